@@ -1,0 +1,157 @@
+"""Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun; CVPR 2016): ResNet-50, -101 and -152.
+
+Parameter names are torchvision's (`conv1`, `bn1`, `layer1.0.conv1`, ...), so its state dicts load unchanged. What the
+segmentation papers vary is an argument:
+
+- `stem`: the paper's one 7x7 convolution ("plain"), or three 3x3 of 64, 64 and 128 channels ("deep"), as in TensorFlow
+  DeepLab's "beta" checkpoints and PSPNet.
+- `stride_at`: which unit of a stage reduces the resolution: the "first" of the next stage (torchvision, PSPNet), or the
+  "last" of the stage (TensorFlow slim, the beta checkpoints). Either way the stage's map is the one before the stride.
+
+The stride sits on the 3x3 convolution, where torchvision, PSPNet and TensorFlow have it; the paper's is on the first
+1x1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from atrous.backbones.base import Backbone, register_backbone
+from atrous.errors import AtrousError
+from atrous.layers.conv import ConvNormAct, init_convs
+from atrous.layers.norm import BatchNorm2d
+from atrous.registry import Paper
+
+PAPER = Paper("Deep Residual Learning for Image Recognition", "He, Zhang, Ren, Sun", 2016, "1512.03385")
+
+UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Units per stage by depth: table 1 of the paper."""
+
+Stem = Literal["plain", "deep"]
+StrideAt = Literal["first", "last"]
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around which the input passes unchanged (figure 5, right)."""
+
+    def __init__(self, in_channels: int, mid_channels: int, *, stride: int = 1) -> None:
+        super().__init__()
+        out_channels = 4 * mid_channels
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
+        self.bn1 = BatchNorm2d(mid_channels)
+        self.conv2 = nn.Conv2d(mid_channels, mid_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(mid_channels)
+        self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
+        self.bn3 = BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if in_channels != out_channels:
+            self.downsample = ConvNormAct(in_channels, out_channels, stride=stride, act=None)
+        elif stride > 1:
+            self.downsample = nn.MaxPool2d(1, stride=stride)  # an identity that skips pixels
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(Backbone):
+    """ResNet-50, -101 or -152 without its classifier, or with it where `num_classes` is given.
+
+    `width` scales every number of channels.
+
+    Shape: (N, in_channels, H, W) -> maps of 256, 512, 1024 and 2048 channels at strides 4, 8, 16, 32 (x width).
+    Raises: `AtrousError` for a depth the paper does not have.
+    """
+
+    native_strides = (4, 8, 16, 32)
+    classifier_keys = ("fc.",)
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        stem: Stem = "plain",
+        stride_at: StrideAt = "first",
+        whole_stage: bool = False,
+        in_channels: int = 3,
+        width: float = 1.0,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        if depth not in UNITS:
+            raise AtrousError(f"ResNet-{depth}: the depths are {', '.join(map(str, UNITS))}.")
+        self.stride_at = stride_at
+        self.whole_stage = whole_stage
+        base = max(4, round(64 * width))
+        channels = base if stem == "plain" else 2 * base
+        self.conv1: nn.Module = nn.Conv2d(in_channels, base, 7, stride=2, padding=3, bias=False)
+        if stem == "deep":
+            self.conv1 = nn.Sequential(
+                *ConvNormAct(in_channels, base, 3, stride=2),
+                *ConvNormAct(base, base, 3),
+                nn.Conv2d(base, channels, 3, padding=1, bias=False),
+            )
+        self.bn1 = BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        for stage, count in enumerate(UNITS[depth]):
+            mid = base * 2**stage
+            stride_of = {"first": {0: 2 if stage > 0 else 1}, "last": {count - 1: 2 if stage < 3 else 1}}[stride_at]
+            units = []
+            for index in range(count):
+                units.append(Bottleneck(channels, mid, stride=stride_of.get(index, 1)))
+                channels = 4 * mid
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*units))
+        self.channels = tuple(4 * base * 2**stage for stage in range(4))
+        self.fc = nn.Linear(channels, num_classes) if num_classes else None
+        init_convs(self)
+
+    def stages(self) -> list[nn.Sequential]:
+        """The four residual stages, conv2_x to conv5_x in the paper's names."""
+        return [self.get_submodule(f"layer{stage}") for stage in range(1, 5)]  # type: ignore[misc]
+
+    def units(self) -> list[nn.Module]:
+        stem = self.conv1 if isinstance(self.conv1, nn.Sequential) else [self.conv1]
+        return [*stem, self.maxpool, *(unit for stage in self.stages() for unit in stage)]
+
+    def grid_units(self) -> list[nn.Module]:
+        return list(self.stages()[-1])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        maps = []
+        for index, stage in enumerate(self.stages()):
+            if self.stride_at == "last" and index < 3:
+                *before, last = stage
+                for unit in before:
+                    x = unit(x)
+                maps.append(x)
+                x = last(x)
+            else:
+                x = stage(x)
+                maps.append(x)
+        return maps
+
+    def _classify(self, features: Tensor) -> Tensor:
+        assert self.fc is not None
+        return self.fc(features.mean((2, 3)))
+
+
+@register_backbone("resnet50", PAPER, depth=50)
+@register_backbone("resnet101", PAPER, depth=101)
+@register_backbone("resnet152", PAPER, depth=152)
+def resnet(depth: int, **options: Any) -> ResNet:
+    """As torchvision has it."""
+    return ResNet(depth, **options)
+
+
+@register_backbone("resnet50_beta", PAPER, depth=50)
+@register_backbone("resnet101_beta", PAPER, depth=101)
+def resnet_beta(depth: int, **options: Any) -> ResNet:
+    """As TensorFlow DeepLab has it, with its "beta" stem."""
+    return ResNet(depth, stem="deep", stride_at="last", **options)

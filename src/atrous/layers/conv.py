@@ -1,0 +1,132 @@
+"""Convolutions as segmentation networks use them: with normalisation and activation, separable, TensorFlow-padded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atrous.layers.norm import BatchNorm2d
+
+Padding = Literal["symmetric", "tensorflow"]
+Layer = Callable[[], nn.Module]
+Norm = Callable[[int], nn.Module]
+
+
+class Conv2dSame(nn.Conv2d):
+    """A convolution with TensorFlow's "SAME" padding: output ceil(n / stride), the odd pixel of padding at the end.
+
+    It differs from symmetric padding only where a stride meets an even size, and lets imported weights meet such sizes
+    as they were trained.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if max(self.stride) == 1:
+            return super().forward(x)
+        pads: list[int] = []
+        for size, k, s, d in zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True):
+            total = _same_padding(size, k, s, d)
+            pads = [total // 2, total - total // 2, *pads]  # F.pad counts dimensions from the last
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
+    # ((size - 1) // stride) * stride is where the last window starts; never negative for kernels >= strides.
+    return (size - 1) // stride * stride + (kernel - 1) * dilation + 1 - size if kernel > 1 else 0
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, normalisation, activation; children `0`, `1`, `2`, as torchvision names them.
+
+    The padding keeps the size (divided by the stride). `norm=None` gives the convolution a bias instead.
+
+    Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)) for odd kernels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        norm: Norm | None = BatchNorm2d,
+        act: Layer | None = nn.ReLU,
+        padding: Padding = "symmetric",
+    ) -> None:
+        conv = Conv2dSame if padding == "tensorflow" else nn.Conv2d
+        layers: list[nn.Module] = [
+            conv(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride=stride,
+                padding=dilation * (kernel_size - 1) // 2,
+                dilation=dilation,
+                groups=groups,
+                bias=norm is None,
+            )
+        ]
+        if norm is not None:
+            layers.append(norm(out_channels))
+        if act is not None:
+            layers.append(act())
+        super().__init__(*layers)
+
+
+class SeparableConv(nn.Sequential):
+    """Depthwise 3x3 then pointwise 1x1, each with its own batch normalisation.
+
+    `between` and `after` are the activations behind the two: both in ASPP and decoder, neither inside Xception's
+    entry and middle flow.
+
+    Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    Source: DeepLab v3+ (Chen et al. 2018), section 3.1 and figure 3.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        norm: Norm = BatchNorm2d,
+        between: Layer | None = nn.ReLU,
+        after: Layer | None = nn.ReLU,
+    ) -> None:
+        super().__init__(
+            ConvNormAct(
+                in_channels,
+                in_channels,
+                3,
+                stride=stride,
+                dilation=dilation,
+                groups=in_channels,
+                norm=norm,
+                act=between,
+            ),
+            ConvNormAct(in_channels, out_channels, norm=norm, act=after),
+        )
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor`, at least `divisor` and no more than a tenth below.
+
+    Source: MobileNet's released code; `divisor=1` just truncates, as the x0.5 DeepLab release does.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor) if divisor > 1 else max(1, int(channels))
+    return rounded + divisor if rounded < 0.9 * channels and divisor > 1 else rounded
+
+
+def init_convs(module: nn.Module) -> None:
+    """He initialisation (fan out) of every convolution; biases zero. Classifiers set their own afterwards."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,128 @@
+"""The contract of every network here, and the table they are registered in."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from atrous.backbones.base import Backbone
+from atrous.layers.resize import resize
+from atrous.registry import Paper, Registry
+
+
+class SegmentationModel(nn.Module):
+    """An image in, class logits of its size out.
+
+    `model(image)` holds in both modes, for every architecture, any height and width and any batch size from 1.
+
+    Shape: `image` (N, in_channels, H, W), float, preprocessed as the weights ask -> (N, num_classes, H, W), float.
+    """
+
+    backbone: Backbone
+    num_classes: int
+    align_corners: bool = False
+    """How the maps are resized, see `layers.resize`."""
+
+    @abstractmethod
+    def scores(self, image: Tensor) -> Tensor:
+        """The class scores before the last resize.
+
+        Shape: (N, in_channels, H, W) -> (N, num_classes, h, w).
+        """
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._to_size_of(image, self.scores(image))
+
+    def supervised(self, image: Tensor) -> list[tuple[Tensor, float]]:
+        """What the training loss looks at: logits at image size and their weights in the loss.
+
+        The first are `model(image)`; auxiliary heads and the branches of several scales follow.
+        """
+        return [(self(image), 1.0)]
+
+    @property
+    def output_stride(self) -> int:
+        """By how much the features that are classified are coarser than the image."""
+        return self.backbone.output_stride
+
+    def set_output_stride(self, output_stride: int) -> SegmentationModel:
+        """Run a trained network more densely, or more sparsely: strides become dilations, the atrous rates follow.
+
+        No weight moves, and it can be undone. The model itself is returned.
+
+        Raises: `AtrousError` for a stride the network cannot have.
+        """
+        self.backbone.set_output_stride(output_stride)
+        return self
+
+    def head(self) -> Iterable[nn.Module]:
+        """The parts that the paper trains at a higher rate than the backbone; by default, all but the backbone."""
+        return [child for name, child in self.named_children() if name != "backbone"]
+
+    def parameter_groups(
+        self,
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        head: float = 1.0,
+        bias: float = 1.0,
+        decay_bias: bool = True,
+        decay_norm: bool = True,
+        decay_depthwise: bool = True,
+    ) -> list[dict[str, Any]]:
+        """Parameters in groups for an optimiser, with the multipliers the papers use.
+
+        `head` and `bias` multiply the learning rate (DeepLab v2: 10 and 2); the `decay_` switches free the biases of
+        convolutions, the scale and shift of normalisation, and depthwise kernels (DeepLab v3+) from weight decay.
+        Parameters that need no gradient are left out.
+        """
+        in_head = {id(p) for part in self.head() for p in part.parameters()}
+        groups: dict[tuple[str, float, float], dict[str, Any]] = {}
+        for layer in self.modules():
+            norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+            depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
+            for name, parameter in layer.named_parameters(recurse=False):
+                if not parameter.requires_grad:
+                    continue
+                is_bias = name == "bias" and not norm
+                decay = decay_norm if norm else decay_bias if is_bias else decay_depthwise if depthwise else True
+                part = "head" if id(parameter) in in_head else "backbone"
+                rate = lr * (head if part == "head" else 1.0) * (bias if is_bias else 1.0)
+                key = (part, rate, weight_decay if decay else 0.0)
+                group = groups.setdefault(key, {"name": part, "params": [], "lr": rate, "weight_decay": key[2]})
+                group["params"].append(parameter)
+        return list(groups.values())
+
+    def _to_size_of(self, image: Tensor, scores: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        return resize(scores, (height, width), align_corners=self.align_corners)
+
+
+def scaled(channels: int, width: float) -> int:
+    """A number of channels of a paper times a width multiplier, at least 4."""
+    return max(4, round(channels * width))
+
+
+MODELS: Registry[SegmentationModel] = Registry("model")
+register_model = MODELS.register
+
+Function = TypeVar("Function", bound=Callable[..., SegmentationModel])
+
+
+def register_family(
+    architecture: str, backbones: Mapping[str, Mapping[str, Any]], paper: Paper
+) -> Callable[[Function], Function]:
+    """Decorate a function of a backbone's name to enter it as `architecture.backbone` for each of `backbones`.
+
+    The values are arguments that differ from the defaults on that backbone.
+    """
+
+    def enter(function: Function) -> Function:
+        for backbone, preset in backbones.items():
+            register_model(f"{architecture}.{backbone}", paper, backbone=backbone, **preset)(function)
+        return function
+
+    return enter

@@ -1,0 +1,136 @@
+"""DeepLab v3: Rethinking Atrous Convolution for Semantic Image Segmentation (Chen, Papandreou, Schroff, Adam; 2017).
+
+A ResNet whose last strides are traded for dilations, multi-grid rates in its last stage, and atrous spatial pyramid
+pooling with image-level features; no CRF.
+
+What differs between the paper and what was released, all by name:
+
+- `deeplab_v3.mobilenet_v2` has the head of the MobileNetV2 paper (section 6.3): no atrous rates, only the 1x1 branch
+  and image pooling. `atrous_rates=(6, 12, 18)` gives it the full pyramid.
+- `*_beta` backbones are TensorFlow DeepLab's, on which the paper's figures were measured: three 3x3 convolutions as the
+  stem, and the stride in the last unit of a stage.
+- `dropout=0.1` before the classifier is TensorFlow DeepLab's; the paper's text has none.
+- `refine=True` adds the 3x3 convolution that torchvision puts between ASPP and classifier; with `auxiliary=True`,
+  `multi_grid=(1, 1, 1)`, `dropout=0.5` and `output_stride=8` its released state dicts fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from atrous.backbones import Backbone, create_backbone
+from atrous.layers.conv import ConvNormAct, init_convs
+from atrous.layers.heads import FCNHead
+from atrous.layers.pyramid import ASPP
+from atrous.models.base import SegmentationModel, register_family, scaled
+from atrous.registry import Paper
+
+PAPER = Paper(
+    title="Rethinking Atrous Convolution for Semantic Image Segmentation",
+    authors="Chen, Papandreou, Schroff, Adam",
+    year=2017,
+    arxiv="1706.05587",
+)
+
+
+class DeepLabV3(SegmentationModel):
+    """Backbone, ASPP, classifier. The multi-grid (1, 2, 4) is the best of table 5; the rates hold at output stride 16.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
+    Raises: `AtrousError` for an output stride or rates that cannot be.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int = 21,
+        output_stride: int = 16,
+        multi_grid: Sequence[int] | None = (1, 2, 4),
+        atrous_rates: Sequence[int] = (6, 12, 18),
+        channels: int = 256,
+        image_pooling: bool = True,
+        pooling_crop: tuple[int, int] | None = None,
+        separable: bool = False,
+        dropout: float = 0.1,
+        refine: bool = False,
+        auxiliary: bool = False,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.align_corners = align_corners
+        self.backbone = backbone
+        if multi_grid is not None:
+            backbone.set_multi_grid(multi_grid)
+        self.aspp = ASPP(
+            backbone.channels[-1],
+            channels,
+            rates=atrous_rates,
+            image_pooling=image_pooling,
+            pooling_crop=pooling_crop,
+            separable=separable,
+            dropout=dropout,
+            align_corners=align_corners,
+        )
+        self.refine = ConvNormAct(channels, channels, 3) if refine else None
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.auxiliary = FCNHead(backbone.channels[-2], num_classes) if auxiliary else None
+        for part in self.head():
+            init_convs(part)
+        nn.init.trunc_normal_(self.classifier.weight, std=0.01)
+        self.set_output_stride(output_stride)
+
+    def set_output_stride(self, output_stride: int) -> SegmentationModel:
+        self.aspp.set_output_stride(output_stride)
+        return super().set_output_stride(output_stride)
+
+    def scores(self, image: Tensor) -> Tensor:
+        return self._classify(self.backbone(image))
+
+    def supervised(self, image: Tensor) -> list[tuple[Tensor, float]]:
+        if self.auxiliary is None:
+            return super().supervised(image)
+        maps = self.backbone(image)
+        return [
+            (self._to_size_of(image, self._classify(maps)), 1.0),
+            (self._to_size_of(image, self.auxiliary(maps[-2])), 0.5),
+        ]
+
+    def _encode(self, maps: list[Tensor]) -> Tensor:
+        features = self.aspp(maps[-1])
+        return features if self.refine is None else self.refine(features)
+
+    def _classify(self, maps: list[Tensor]) -> Tensor:
+        return self.classifier(self._encode(maps))
+
+
+RELEASED_HEAD = {"atrous_rates": (), "multi_grid": None}
+"""MobileNetV2 section 6.3: neither atrous rates nor multi-grid."""
+
+MODEL_BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet50": {},
+    "resnet101": {},
+    "resnet152": {},
+    "resnet50_beta": {},
+    "resnet101_beta": {},
+    "mobilenet_v2": RELEASED_HEAD,
+    "mobilenet_v2_x0.5": RELEASED_HEAD,
+}
+
+
+@register_family("deeplab_v3", MODEL_BACKBONES, PAPER)
+def deeplab_v3(
+    backbone: str,
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DeepLabV3:
+    """DeepLab v3 on a backbone by name; `width` scales all its channels, `backbone_options` go to the backbone."""
+    trunk = create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {}))
+    return DeepLabV3(trunk, **{"channels": scaled(256, width), **options})

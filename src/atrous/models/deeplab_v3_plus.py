@@ -1,0 +1,127 @@
+"""DeepLab v3+: Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation (Chen, Zhu, Papandreou,
+Schroff, Adam; ECCV 2018).
+
+DeepLab v3 as an encoder, and a small decoder that brings back the boundaries: the encoder's features, upsampled to
+stride 4, meet the backbone's low-level features, reduced to 48 channels so that they do not outweigh them; two 3x3
+convolutions refine both (tables 1 and 2). With `separable=True` the atrous convolutions of ASPP and those of the
+decoder are depthwise separable ("SC" in table 5).
+
+What differs from the paper: on `*_beta` backbones TensorFlow's release taps a convolution inside the last unit before
+the stride, here as elsewhere the tap is that unit's output ("Conv2 before striding"). MobileNetV2 is not in the paper;
+it gets separable convolutions, as its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atrous.backbones import Backbone, create_backbone
+from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
+from atrous.layers.resize import resize
+from atrous.models.base import register_family, scaled
+from atrous.models.deeplab_v3 import DeepLabV3
+from atrous.registry import Paper
+
+PAPER = Paper(
+    title="Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation",
+    authors="Chen, Zhu, Papandreou, Schroff, Adam",
+    year=2018,
+    arxiv="1802.02611",
+)
+
+
+class Decoder(nn.Module):
+    """Low-level features reduced by a 1x1 convolution, joined to the encoder's, refined.
+
+    Shape: `low` (N, low_channels, H, W), `high` (N, high_channels, h, w) -> (N, channels, H, W).
+    Source: figure 2; `low_level_channels` is table 1, `convs` and `kernel_size` table 2.
+    """
+
+    def __init__(
+        self,
+        low_channels: int,
+        high_channels: int,
+        channels: int,
+        *,
+        low_level_channels: int,
+        convs: int,
+        separable: bool = False,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.reduce = ConvNormAct(low_channels, low_level_channels)
+        inputs = [low_level_channels + high_channels] + [channels] * (convs - 1)
+        self.refine = nn.Sequential(
+            *(SeparableConv(n, channels) if separable else ConvNormAct(n, channels, 3) for n in inputs)
+        )
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        height, width = low.shape[-2:]
+        high = resize(high, (height, width), align_corners=self.align_corners)
+        return self.refine(torch.cat([high, self.reduce(low)], 1))
+
+
+class DeepLabV3Plus(DeepLabV3):
+    """DeepLab v3 with a decoder between its ASPP and its classifier; the other options are `DeepLabV3`'s.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at stride 4.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        channels: int = 256,
+        low_level_channels: int = 48,
+        decoder_convs: int = 2,
+        separable: bool = False,
+        align_corners: bool = False,
+        **encoder: Any,
+    ) -> None:
+        super().__init__(backbone, channels=channels, separable=separable, align_corners=align_corners, **encoder)
+        self.decoder = Decoder(
+            backbone.channels[0],
+            channels,
+            channels,
+            low_level_channels=low_level_channels,
+            convs=decoder_convs,
+            separable=separable,
+            align_corners=align_corners,
+        )
+        init_convs(self.decoder)
+
+    def _classify(self, maps: list[Tensor]) -> Tensor:
+        return self.classifier(self.decoder(maps[0], self._encode(maps)))
+
+
+MOBILE: dict[str, Any] = {"separable": True, "multi_grid": None}
+
+MODEL_BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet50": {},
+    "resnet101": {},
+    "resnet152": {},
+    "resnet50_beta": {},
+    "resnet101_beta": {},
+    "mobilenet_v2": MOBILE,
+    "mobilenet_v2_x0.5": MOBILE,
+}
+
+
+@register_family("deeplab_v3_plus", MODEL_BACKBONES, PAPER)
+def deeplab_v3_plus(
+    backbone: str,
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DeepLabV3Plus:
+    """DeepLab v3+ on a backbone by name; `width` scales all its channels, `backbone_options` go to the backbone."""
+    trunk = create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {}))
+    widths = {"channels": scaled(256, width), "low_level_channels": scaled(48, width)}
+    return DeepLabV3Plus(trunk, **{**widths, **options})

@@ -1,0 +1,1 @@
+"""Weights, and the cards that travel with them."""

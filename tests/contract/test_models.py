@@ -1,0 +1,132 @@
+"""Ring one: what every registered network promises, at a tiny width."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from atrous import AtrousError, create_model, list_models
+from atrous.models import SegmentationModel
+
+WIDTH = 0.125
+EVERY_MODEL = pytest.mark.parametrize("name", list_models())
+
+
+@functools.cache
+def _built(name: str) -> SegmentationModel:
+    torch.manual_seed(0)
+    model = create_model(name, width=WIDTH, num_classes=5)
+    for layer in model.modules():  # statistics and scales of a trained network, so that nothing cancels by chance
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.running_mean, std=0.1)
+            nn.init.uniform_(layer.running_var, 0.5, 2.0)
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, std=0.1)
+    return model.eval()
+
+
+def tiny(name: str) -> SegmentationModel:
+    return copy.deepcopy(_built(name))
+
+
+@EVERY_MODEL
+@settings(max_examples=5)
+@given(height=st.integers(1, 80), width=st.integers(1, 80), batch=st.integers(1, 2), training=st.booleans())
+def test_logits_have_the_size_of_the_image(name: str, height: int, width: int, batch: int, training: bool) -> None:
+    model = tiny(name).train(training)
+    logits = model(torch.randn(batch, 3, height, width))
+    assert logits.shape == (batch, 5, height, width)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+@EVERY_MODEL
+def test_trains_at_batch_1_and_every_parameter_gets_a_gradient(name: str) -> None:
+    model = tiny(name).train()
+    supervised = model.supervised(torch.randn(1, 3, 70, 45))
+    loss = sum((logits**2).mean() * weight for logits, weight in supervised)
+    loss.backward()
+    missing = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert not missing
+    for logits, weight in supervised:
+        assert logits.shape == (1, 5, 70, 45)
+        assert weight > 0
+
+
+@EVERY_MODEL
+def test_the_first_supervised_logits_are_the_output(name: str) -> None:
+    model = tiny(name)
+    image = torch.randn(1, 3, 50, 61)
+    with torch.no_grad():
+        torch.testing.assert_close(model.supervised(image)[0][0], model(image))
+
+
+@EVERY_MODEL
+def test_output_stride_can_be_changed_and_undone(name: str) -> None:
+    model = tiny(name)
+    image = torch.randn(1, 3, 97, 65)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        outputs = {}
+        for stride in (32, 16, 8, 16):
+            model.set_output_stride(stride)
+            assert model.output_stride == stride
+            outputs.setdefault(stride, []).append(model(image))
+    first, again = outputs[16]
+    assert torch.equal(first, again)
+    assert not torch.equal(outputs[32][0], outputs[8][0])
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@EVERY_MODEL
+def test_an_impossible_output_stride_is_named(name: str) -> None:
+    with pytest.raises(AtrousError, match="output_stride 12: this network runs at"):
+        create_model(name, width=WIDTH, output_stride=12)
+
+
+@EVERY_MODEL
+def test_saves_and_loads_exactly(name: str, tmp_path) -> None:
+    model = tiny(name)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    other = create_model(name, width=WIDTH, num_classes=5).eval()
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    image = torch.randn(1, 3, 40, 33)
+    with torch.no_grad():
+        assert torch.equal(model(image), other(image))
+
+
+@EVERY_MODEL
+def test_exports_with_dynamic_batch_height_and_width(name: str) -> None:
+    model = tiny(name)
+    dynamic = torch.export.Dim.DYNAMIC
+    exported = torch.export.export(
+        model, (torch.randn(2, 3, 65, 97),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
+    ).module()
+    for shape in ((2, 3, 65, 97), (1, 3, 130, 71), (3, 3, 64, 64)):
+        image = torch.randn(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(exported(image), model(image), rtol=1e-4, atol=1e-5)
+
+
+@EVERY_MODEL
+def test_other_numbers_of_classes_and_channels(name: str) -> None:
+    model = create_model(name, width=WIDTH, num_classes=2, in_channels=4)
+    assert model.num_classes == 2
+    assert model(torch.randn(2, 4, 33, 47)).shape == (2, 2, 33, 47)
+
+
+@EVERY_MODEL
+def test_parameter_groups_hold_every_parameter_once(name: str) -> None:
+    model = tiny(name)
+    groups = model.parameter_groups(0.1, weight_decay=1e-4, head=10, bias=2, decay_bias=False)
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
+    assert {round(group["lr"], 9) for group in groups} <= {0.1, 0.2, 1.0, 2.0}
+    torch.optim.SGD(groups, lr=0.1)
