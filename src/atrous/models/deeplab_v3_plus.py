@@ -1,5 +1,5 @@
-"""DeepLab v3+: Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation (Chen, Zhu, Papandreou,
-Schroff, Adam; ECCV 2018).
+"""DeepLab v3+: Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation (Chen, Zhu,
+Papandreou, Schroff, Adam; ECCV 2018).
 
 DeepLab v3 as an encoder, and a small decoder that brings back the boundaries: the encoder's features, upsampled to
 stride 4, meet the backbone's low-level features, reduced to 48 channels so that they do not outweigh them; two 3x3

@@ -1,0 +1,85 @@
+"""Parameters and multiply-adds, against independent counts and published figures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from atrous import create_model
+from atrous.backbones import create_backbone
+from atrous.models.summary import count_parameters, multiply_adds
+
+TORCHVISION = {"refine": True, "multi_grid": (1, 1, 1), "output_stride": 8}
+FULL_ASPP = {"atrous_rates": (6, 12, 18)}
+
+TRUNKS = [
+    ("resnet50", 23_508_032),
+    ("resnet101", 42_500_160),
+    ("resnet152", 58_143_808),
+    ("mobilenet_v2", 1_811_712),
+]
+
+PARAMETERS = [
+    ("deeplab_v3.resnet101_beta", {}, 58_164_437),  # published 58.16M, MobileNetV2 table 7
+    ("deeplab_v3.resnet50", {}, 39_048_533),
+    ("deeplab_v3.resnet101", {}, 58_040_661),
+    ("deeplab_v3.mobilenet_v2", {}, 2_113_557),  # published 2.11M, ibid.
+    ("deeplab_v3.mobilenet_v2", FULL_ASPP, 4_523_541),  # published 4.52M, ibid.
+    ("deeplab_v3.mobilenet_v2_x0.5", {}, 697_013),
+    ("deeplab_v3.resnet50", TORCHVISION, 39_638_869),
+    ("deeplab_v3.resnet101", TORCHVISION, 58_630_997),
+    ("deeplab_v3.resnet50", TORCHVISION | {"auxiliary": True}, 42_004_074),  # published by torchvision
+    ("deeplab_v3.resnet101", TORCHVISION | {"auxiliary": True}, 60_996_202),  # published by torchvision
+    ("deeplab_v3_plus.resnet101_beta", {}, 59_468_085),
+    ("deeplab_v3_plus.resnet50", {}, 40_352_181),
+    ("deeplab_v3_plus.resnet101", {}, 59_344_309),
+    ("deeplab_v3_plus.resnet50", {"separable": True}, 26_696_133),
+    ("deeplab_v3_plus.resnet101", {"separable": True}, 45_688_261),
+]
+
+MULTIPLY_ADDS = [  # at 513 x 513, in units of 1e9
+    ("deeplab_v3.resnet101_beta", {"output_stride": 32}, 51.407),
+    ("deeplab_v3.resnet101_beta", {"output_stride": 16}, 76.052),
+    ("deeplab_v3.resnet101_beta", {"output_stride": 8}, 252.252),
+    ("deeplab_v3_plus.resnet101_beta", {"output_stride": 32}, 73.170),
+    ("deeplab_v3_plus.resnet101_beta", {"output_stride": 16}, 97.811),
+    ("deeplab_v3_plus.resnet101_beta", {"output_stride": 8}, 273.994),
+    ("deeplab_v3.resnet101", {"output_stride": 16}, 71.061),
+    ("deeplab_v3.resnet101", {"output_stride": 8}, 246.182),
+    ("deeplab_v3_plus.resnet101", {"output_stride": 16}, 92.820),
+    ("deeplab_v3_plus.resnet101", {"output_stride": 8}, 267.924),
+    ("deeplab_v3.resnet50", {"output_stride": 16}, 50.436),
+    ("deeplab_v3.resnet50", {"output_stride": 8}, 166.161),
+    ("deeplab_v3_plus.resnet50", {"output_stride": 16}, 72.195),
+    ("deeplab_v3_plus.resnet50", {"output_stride": 8}, 187.903),
+    ("deeplab_v3.mobilenet_v2", {"output_stride": 16}, 2.741),
+    ("deeplab_v3.mobilenet_v2", {"output_stride": 8}, 8.826),
+    ("deeplab_v3.mobilenet_v2", FULL_ASPP, 5.364),
+]
+
+MULTIPLY_ADDS_ELSEWHERE = [  # (height, width), in units of 1e9
+    ("deeplab_v3.resnet50", TORCHVISION, (520, 520), 168.731),
+    ("deeplab_v3.resnet101", TORCHVISION, (520, 520), 248.752),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), TRUNKS)
+def test_parameters_of_backbones(name: str, expected: int) -> None:
+    with torch.device("meta"):
+        assert count_parameters(create_backbone(name)) == expected
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected"), PARAMETERS)
+def test_parameters(name: str, arguments: dict, expected: int) -> None:
+    with torch.device("meta"):
+        assert count_parameters(create_model(name, **arguments)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "size", "billions"),
+    [(name, arguments, (513, 513), billions) for name, arguments, billions in MULTIPLY_ADDS] + MULTIPLY_ADDS_ELSEWHERE,
+)
+def test_multiply_adds(name: str, arguments: dict, size: tuple[int, int], billions: float) -> None:
+    with torch.device("meta"):
+        model = create_model(name, **arguments)
+    assert multiply_adds(model, *size) / 1e9 == pytest.approx(billions, rel=1e-3)
