@@ -61,11 +61,11 @@ class _Conv:
 
     @property
     def stride(self) -> int:
-        return int(self.operator.options.StrideH())
+        return self.operator.options["StrideH"]
 
     @property
     def dilation(self) -> int:
-        return int(self.operator.options.DilationHFactor())
+        return self.operator.options["DilationHFactor"]
 
 
 @dataclass
@@ -126,7 +126,7 @@ class _Reader:
         self._skip("QUANTIZE")
         branch_end = self.tensor
         pool = consumers["AVERAGE_POOL_2D"]
-        window = pool.options.FilterHeight(), pool.options.FilterWidth()
+        window = pool.options["FilterHeight"], pool.options["FilterWidth"]
         self.tensor = pool.outputs[0]
         pooling = self._conv(activation="relu")
         self._resize()
@@ -170,19 +170,19 @@ class _Reader:
         depthwise = name == "DEPTHWISE_CONV_2D"
         self._expect(operator, weight.ndim == 4 and weight.shape[1:3] == (kernel, kernel))
         self._expect(operator, operator.activation == activation)
-        self._expect(operator, kernel == 1 or options.Padding() == 0)  # "SAME"
-        self._expect(operator, options.StrideH() == options.StrideW())
-        self._expect(operator, options.DilationHFactor() == options.DilationWFactor())
-        self._expect(operator, not depthwise or options.DepthMultiplier() == 1)
+        self._expect(operator, kernel == 1 or options["Padding"] == 0)  # "SAME"
+        self._expect(operator, options["StrideH"] == options["StrideW"])
+        self._expect(operator, options["DilationHFactor"] == options["DilationWFactor"])
+        self._expect(operator, not depthwise or options["DepthMultiplier"] == 1)
         self.tensor = operator.outputs[0]
         order = (3, 0, 1, 2) if depthwise else (0, 3, 1, 2)
         return _Conv(operator, torch.from_numpy(weight.transpose(order).copy()), torch.from_numpy(bias.copy()))
 
     def _resize(self) -> bool:
         operator = self._next("RESIZE_BILINEAR")
-        align_corners = bool(operator.options.AlignCorners())
+        align_corners = bool(operator.options["AlignCorners"])
         self._expect(
-            operator, align_corners != bool(operator.options.HalfPixelCenters())
+            operator, align_corners != bool(operator.options["HalfPixelCenters"])
         )  # neither is an old, third grid
         self.tensor = operator.outputs[0]
         return align_corners

@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tflite
@@ -25,13 +24,15 @@ _NUMPY_TYPES = {
     tflite.TensorType.UINT8: np.uint8,
     tflite.TensorType.INT8: np.int8,
 }
+_WINDOW = ("Padding", "StrideH", "StrideW", "FusedActivationFunction")
+_DILATION = ("DilationHFactor", "DilationWFactor")
 _OPTIONS = {
-    "CONV_2D": tflite.Conv2DOptions,
-    "DEPTHWISE_CONV_2D": tflite.DepthwiseConv2DOptions,
-    "AVERAGE_POOL_2D": tflite.Pool2DOptions,
-    "RESIZE_BILINEAR": tflite.ResizeBilinearOptions,
-    "ADD": tflite.AddOptions,
-    "CONCATENATION": tflite.ConcatenationOptions,
+    "CONV_2D": (tflite.Conv2DOptions, (*_WINDOW, *_DILATION)),
+    "DEPTHWISE_CONV_2D": (tflite.DepthwiseConv2DOptions, (*_WINDOW, *_DILATION, "DepthMultiplier")),
+    "AVERAGE_POOL_2D": (tflite.Pool2DOptions, (*_WINDOW, "FilterHeight", "FilterWidth")),
+    "RESIZE_BILINEAR": (tflite.ResizeBilinearOptions, ("AlignCorners", "HalfPixelCenters")),
+    "ADD": (tflite.AddOptions, ("FusedActivationFunction",)),
+    "CONCATENATION": (tflite.ConcatenationOptions, ("FusedActivationFunction", "Axis")),
 }
 _ACTIVATIONS = {0: "none", 1: "relu", 3: "relu6"}
 
@@ -44,12 +45,13 @@ class Operator:
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    options: Any
+    options: dict[str, int]
+    """By their names in the schema, for the kinds of operators that are understood."""
 
     @property
     def activation(self) -> str:
         """The activation fused into it: "none", "relu", "relu6" or a number that has no name here."""
-        code = self.options.FusedActivationFunction()
+        code = self.options["FusedActivationFunction"]
         return _ACTIVATIONS.get(code, str(code))
 
     def __str__(self) -> str:
@@ -69,7 +71,7 @@ class Graph:
             raise damaged(path, "it does not begin as a TensorFlow Lite file")
         try:
             self._model = tflite.Model.GetRootAsModel(data, 0)
-            if self._model.SubgraphsLength() != 1:
+            if self._model.SubgraphsLength() > 1:
                 raise AtrousError(f"{path}: {self._model.SubgraphsLength()} subgraphs; only one is understood.")
             self._graph = self._model.Subgraphs(0)
             self.operators = [self._operator(index) for index in range(self._graph.OperatorsLength())]
@@ -78,7 +80,7 @@ class Graph:
         except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
             if isinstance(error, AtrousError):
                 raise
-            raise damaged(path, f"{type(error).__name__} while reading its tables") from error
+            raise damaged(path, "its tables cannot be read") from error
 
     def consumers(self, tensor: int) -> list[Operator]:
         """The operators that read a tensor, in order of execution."""
@@ -130,10 +132,11 @@ class Graph:
         code = self._model.OperatorCodes(found.OpcodeIndex())
         builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the newer field, and the older of one byte
         name = tflite.utils.BUILTIN_OPCODE2NAME.get(builtin, f"operator code {builtin}")
-        options = None
+        options = {}
         if name in _OPTIONS:
-            table = found.BuiltinOptions()
-            options = _OPTIONS[name]()
-            options.Init(table.Bytes, table.Pos)
+            kind, keys = _OPTIONS[name]
+            table, reader = found.BuiltinOptions(), kind()
+            reader.Init(table.Bytes, table.Pos)
+            options = {key: int(getattr(reader, key)()) for key in keys}
         inputs, outputs = (tuple(int(t) for t in side) for side in (found.InputsAsNumpy(), found.OutputsAsNumpy()))
         return Operator(index, name, inputs, outputs, options)
