@@ -104,6 +104,9 @@ class _Reader:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.tensor = graph.input
+        shape = graph.shape(graph.input)
+        if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
+            raise AtrousError(f"{graph.path}: the input is {shape}; one RGB image, (1, height, width, 3), is expected.")
 
     def trunk(self) -> _Trunk:
         """Stem and inverted residuals, up to where the head divides."""
@@ -165,6 +168,7 @@ class _Reader:
     def _conv(self, *, activation: str, name: str = "CONV_2D", kernel: int = 1, start: Operator | None = None) -> _Conv:
         operator = start or self._next(name)
         options = operator.options
+        self._expect(operator, len(operator.inputs) == 3 and len(operator.outputs) == 1)
         weight = self.graph.constant(operator.inputs[1])
         bias = self.graph.constant(operator.inputs[2])
         depthwise = name == "DEPTHWISE_CONV_2D"
@@ -249,7 +253,7 @@ def _preprocessing(graph: Graph, height: int, width: int) -> Preprocessing:
     Images are padded to graphs of the training crop's size, and squeezed to smaller ones, as the publishers do.
     """
     quantised = graph.quantisation(graph.input)
-    mean, std = (127.5, 127.5) if quantised is None else (float(quantised[1][0]), 1 / float(quantised[0][0]))
+    mean, std = (127.5, 127.5) if quantised is None else (quantised[1], 1 / quantised[0])
     padded = min(height, width) >= VOC_CROP
     return Preprocessing(
         resize="pad" if padded else "squeeze",
