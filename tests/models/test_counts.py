@@ -17,6 +17,9 @@ TRUNKS = [
     ("resnet101", 42_500_160),
     ("resnet152", 58_143_808),
     ("mobilenet_v2", 1_811_712),
+    ("xception41", 24_920_560),
+    ("xception65", 37_867_312),
+    ("xception71", 40_289_736),
 ]
 
 PARAMETERS = [
