@@ -1,8 +1,8 @@
 """DeepLab v3: Rethinking Atrous Convolution for Semantic Image Segmentation (Chen, Papandreou, Schroff, Adam; 2017).
 
-A ResNet whose last strides are traded for dilations and multi-grid rates in its last stage, going deeper in one of two
-ways: in parallel, by atrous spatial pyramid pooling with image-level features (`DeepLabV3`, section 3.3), or in cascade,
-by copies of its last stage (`DeepLabV3Cascade`, section 3.2). No CRF.
+A ResNet whose last strides are traded for dilations, multi-grid rates in its last stage, and then one of two ways to
+see more: in parallel, by atrous spatial pyramid pooling with image-level features (`DeepLabV3`, section 3.3), or in
+cascade, by copies of the last stage (`DeepLabV3Cascade`, section 3.2). No CRF.
 
 What differs between the paper and what was released, all by name:
 
@@ -148,8 +148,8 @@ class DeepLabV3Cascade(SegmentationModel):
 def score_layer(channels: int, num_classes: int) -> nn.Conv2d:
     """The 1x1 classifier, initialised as TensorFlow DeepLab initialises it."""
     layer = nn.Conv2d(channels, num_classes, 1)
+    init_convs(layer)
     nn.init.trunc_normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)
     return layer
 
 
