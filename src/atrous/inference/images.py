@@ -59,6 +59,8 @@ def _from_file(path: Path) -> Pixels:
                 return _from_pil(image, str(path))
     except UnidentifiedImageError as error:
         raise AtrousError(f"{path}: not an image in any known format, whatever its name says.") from error
+    except OSError as error:
+        raise AtrousError(f"{path}: it cannot be read ({error}). Save or fetch it anew.") from error
     except Image.DecompressionBombError as error:
         raise AtrousError(f"{path}: too large, over {MAX_PIXELS / 1e6:.0f} megapixels; it was not decoded.") from error
 
