@@ -20,6 +20,8 @@ TRUNKS = [
     ("xception41", 24_920_560),
     ("xception65", 37_867_312),
     ("xception71", 40_289_736),
+    ("vgg16", 14_714_688),
+    ("vgg16_bn", 14_723_136),
 ]
 
 PARAMETERS = [
@@ -38,6 +40,19 @@ PARAMETERS = [
     ("deeplab_v3_plus.resnet101", {}, 59_344_309),
     ("deeplab_v3_plus.resnet50", {"separable": True}, 26_696_133),
     ("deeplab_v3_plus.resnet101", {"separable": True}, 45_688_261),
+    ("fcn_32s.vgg16", {}, 136_152_917),
+    ("fcn_16s.vgg16", {}, 134_815_994),
+    ("fcn_8s.vgg16", {}, 134_489_759),  # published 134M, FCN table 1; 134.5M in tables on CamVid
+    ("fcn_8s.vgg16", {"upsampling": "learnt"}, 134_489_759),
+    ("fcn_8s.vgg16", {"upsampling": "resize"}, 134_362_751),
+    ("fcn_8s.vgg16", {"num_classes": 60}, 135_589_364),
+    ("fcn_8s.vgg16", {"num_classes": 11}, 134_348_929),
+    ("fcn_8s.vgg16", {"num_classes": 19}, 134_456_985),
+    ("fcn_8s_at_once.vgg16", {}, 134_490_527),
+    ("fcn.resnet50", {}, 35_322_218),  # published by torchvision
+    ("fcn.resnet101", {}, 54_314_346),  # published by torchvision
+    ("fcn.resnet50", {"auxiliary": False}, 32_957_013),
+    ("fcn.resnet101", {"auxiliary": False}, 51_949_141),
 ]
 
 MULTIPLY_ADDS = [  # at 513 x 513, in units of 1e9
@@ -63,6 +78,14 @@ MULTIPLY_ADDS = [  # at 513 x 513, in units of 1e9
 MULTIPLY_ADDS_ELSEWHERE = [  # (height, width), in units of 1e9
     ("deeplab_v3.resnet50", TORCHVISION, (520, 520), 168.731),
     ("deeplab_v3.resnet101", TORCHVISION, (520, 520), 248.752),
+    ("fcn.resnet50", {}, (520, 520), 142.726),  # the auxiliary head, idle here, is torchvision's 9.991 more
+    ("fcn.resnet101", {}, (520, 520), 222.747),
+    ("fcn_32s.vgg16", {}, (500, 500), 181.366),  # transposed convolutions charged densely, all pairs of classes
+    ("fcn_16s.vgg16", {}, (500, 500), 181.448),
+    ("fcn_8s.vgg16", {}, (500, 500), 181.529),
+    ("fcn_32s.vgg16", {}, (360, 480), 139.68),
+    ("fcn_16s.vgg16", {}, (360, 480), 139.75),
+    ("fcn_8s.vgg16", {}, (360, 480), 139.81),
 ]
 
 
