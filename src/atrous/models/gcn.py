@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ from atrous.backbones import Backbone, create_backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
 from atrous.layers.refine import BoundaryRefinement, GlobalConvolution, check_odd, conv3x3
-from atrous.layers.resize import resize
+from atrous.layers.resize import BilinearDeconv, resize
 from atrous.models.base import SegmentationModel, register_family
 from atrous.registry import Paper
 
@@ -48,17 +47,14 @@ Upsampling = Literal["deconvolution", "bilinear"]
 
 
 class Double(nn.Module):
-    """Twice the resolution, cropped to the size asked for: a deconvolution that starts as bilinear interpolation.
+    """Twice the resolution, cropped to the size asked for: a learnt deconvolution.
 
     Shape: `x` (N, channels, h, w) and a size of up to (2h, 2w) -> (N, channels, *size).
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.deconv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1, bias=False)
-        edge = torch.tensor([0.25, 0.75, 0.75, 0.25])
-        with torch.no_grad():
-            self.deconv.weight.copy_(torch.eye(channels)[:, :, None, None] * torch.outer(edge, edge))
+        self.deconv = BilinearDeconv(channels, 2, padding=1, learnt=True)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         x = self.deconv(x)
