@@ -9,6 +9,7 @@ container are shown as one.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -256,13 +257,17 @@ def _stage(network: nn.Module, run: _Run, large: _Run, path: str) -> Stage:
 
 
 def _merged(stages: Sequence[Stage]) -> list[Stage]:
-    """Successive parts of one container, of the same channels and stride, as one: `features.4` to `features.6`."""
+    """Successive parts of one container, of the same channels and stride, as one: `features.4` to `features.6`.
+
+    A part whose output something else reads as well stays the last of its kind.
+    """
     merged: list[Stage] = []
     place: dict[int, int] = {-1: -1}
+    readers = Counter(source for stage in stages for source in stage.inputs)
     for index, stage in enumerate(stages):
         inputs = {place[source] for source in stage.inputs}
         last = merged[-1] if merged else None
-        if last and _alike(last, stage) and inputs == {len(merged) - 1}:
+        if last and _alike(last, stage) and inputs == {len(merged) - 1} and readers[index - 1] == 1:
             first = last.name.partition("-")[0]
             merged[-1] = replace(
                 stage,

@@ -9,7 +9,7 @@ exactly; pointwise operations pass them on. An operation that is none of these i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -255,6 +255,7 @@ class FieldTracer(TorchDispatchMode):
         self._fields = WeakIdKeyDictionary()
         self._on_op = on_op
         self.sources: MutableMapping[Tensor, frozenset[int]] = WeakIdKeyDictionary()
+        self._indices: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
 
     def watch(self, image: Tensor) -> Tensor:
         """Let the pixels of this tensor be what fields are counted in."""
@@ -274,12 +275,16 @@ class FieldTracer(TorchDispatchMode):
             if fields and out.ndim >= 4 and out.dtype != torch.int64:
                 self._fields[out] = self._follow(func, fields, out, args)
             self.sources[out] = sources
+        if not fields and isinstance(result, Tensor) and result.ndim == 1 and not result.is_floating_point():
+            self._compute_index(func, args, kwargs or {}, result)
         if self._on_op is not None:
             self._on_op(func, args, result)
         return result
 
     def _follow(self, func: Any, fields: list[Field], out: Tensor, args: Sequence[Any]) -> Field:
         packet = func._overloadpacket
+        if packet is aten.index_select:
+            return self._selected(fields[0], out, *args[1:])
         if packet in RULES and torch.Tag.pointwise not in func.tags:
             return RULES[packet](fields[0], out.shape, args)
         if packet is aten.cat and len(args) > 1 and args[1] % out.ndim > 1:
@@ -288,6 +293,19 @@ class FieldTracer(TorchDispatchMode):
             joined = union([rows for rows, _ in fields]), union([columns for _, columns in fields])
             return _same(joined, out.shape, args)
         raise AtrousError(f"The receptive field of the operation {func} is not known.")
+
+    def _compute_index(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> None:
+        """Where the pass computes nothing, the few numbers that say which rows to take are computed beside it."""
+        args = [self._indices.get(arg, arg) if isinstance(arg, Tensor) else arg for arg in args]
+        if not any(isinstance(arg, Tensor) and arg.is_meta for arg in args):
+            self._indices[result] = func(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})})
+
+    def _selected(self, field: Field, out: Tensor, dim: int, index: Tensor) -> Field:
+        axis = dim % out.ndim - out.ndim
+        if axis < -2:
+            return field
+        chosen = field[axis].at(self._indices[index].numpy())
+        return (chosen, field[1]) if axis == -2 else (field[0], chosen)
 
 
 def _tensors(args: Any) -> list[Tensor]:
