@@ -1,6 +1,13 @@
 """The networks, one file per paper."""
 
-from atrous.models import deeplab_v3, deeplab_v3_plus  # noqa: F401  (they register themselves)
+from atrous.models import (  # noqa: F401  (they register themselves)
+    deeplab_v3,
+    deeplab_v3_plus,
+    fcn,
+    gcn,
+    pspnet,
+    refinenet,
+)
 from atrous.models.base import MODELS, SegmentationModel
 
 create_model = MODELS.create
