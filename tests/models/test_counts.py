@@ -50,6 +50,15 @@ PARAMETERS = [
     ("fcn.resnet101", {}, 54_314_346),  # published by torchvision
     ("fcn.resnet50", {"auxiliary": False}, 32_957_013),
     ("fcn.resnet101", {"auxiliary": False}, 51_949_141),
+    ("segnet.vgg16", {"num_classes": 11}, 29_449_355),  # published 29.45M, SegNet table 6 (117 MB)
+    ("segnet.vgg16", {"num_classes": 12}, 29_449_932),
+    ("segnet.vgg16", {}, 29_455_125),
+    ("bayesian_segnet.vgg16", {}, 29_455_125),
+    ("segnet.basic", {"num_classes": 11}, 1_416_587),  # published 1.425M, which counts otherwise
+    ("unet.valid", {"in_channels": 1, "num_classes": 2}, 31_030_658),  # published 31.0M
+    ("unet.padded", {"batch_norm": False}, 31_033_045),
+    ("unet.padded", {"conv_bias": True}, 31_044_821),
+    ("unet.padded", {}, 31_038_933),
 ]
 
 MULTIPLY_ADDS = [  # at 513 x 513, in units of 1e9
@@ -83,6 +92,15 @@ MULTIPLY_ADDS_ELSEWHERE = [  # (height, width), in units of 1e9
     ("fcn_32s.vgg16", {}, (360, 480), 139.68),
     ("fcn_16s.vgg16", {}, (360, 480), 139.75),
     ("fcn_8s.vgg16", {}, (360, 480), 139.81),
+    # The independent counts are 110.183 and 60.215, with decoder maps of twice the pooled size, 12 -> 24 -> ... -> 384
+    # and 23 -> 46 -> ... -> 368 rows. Unpooling gives the sizes that were pooled: 12 -> 23 -> 45 -> 90 -> 180 -> 360.
+    # Rows less by 1, 3, 6, 12, 24 (basic: 1, 2, 4, 8) are 0.212 + 1.062 + 1.062 + 0.637 + 0.498 = 3.471 less
+    # (basic: 0.012 + 0.048 + 0.193 + 0.774 = 1.027).
+    ("segnet.vgg16", {"num_classes": 11}, (360, 480), 110.183 - 3.471),
+    ("segnet.basic", {"num_classes": 11}, (360, 480), 60.215 - 1.027),
+    ("unet.valid", {"in_channels": 1, "num_classes": 2}, (388, 388), 150.43),  # mirrored to 572 x 572
+    ("unet.padded", {"batch_norm": False}, (512, 512), 193.0),
+    ("unet.padded", {"batch_norm": False, "num_classes": 11}, (352, 480), 124.3),
 ]
 
 
@@ -105,4 +123,5 @@ def test_parameters(name: str, arguments: dict, expected: int) -> None:
 def test_multiply_adds(name: str, arguments: dict, size: tuple[int, int], billions: float) -> None:
     with torch.device("meta"):
         model = create_model(name, **arguments)
-    assert multiply_adds(model, *size) / 1e9 == pytest.approx(billions, rel=1e-3)
+    channels = arguments.get("in_channels", 3)
+    assert multiply_adds(model, *size, in_channels=channels) / 1e9 == pytest.approx(billions, rel=1e-3)

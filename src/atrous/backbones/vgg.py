@@ -17,6 +17,7 @@ What the segmentation papers vary is an argument:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch.nn.functional as F
@@ -150,12 +151,16 @@ class VGG16(Backbone):
     def units(self) -> list[nn.Module]:
         return [*self.features, *(self.classifier or [] if self.has_fc else [])]
 
+    def stages(self) -> list[nn.Sequential]:
+        """The five stages, each with its pooling as the last layer."""
+        ends = [0, *(i + 1 for i, unit in enumerate(self.features) if isinstance(unit, CeilMaxPool2d))]
+        return [nn.Sequential(*list(self.features)[start:end]) for start, end in pairwise(ends)]
+
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
-        for unit in self.features:
-            x = unit(x)
-            if isinstance(unit, CeilMaxPool2d):
-                maps.append(x)
+        for stage in self.stages():
+            x = stage(x)
+            maps.append(x)
         if self.pool5a is not None:
             maps[-1] = self.pool5a(maps[-1])
         if self.classifier is not None and self.has_fc:

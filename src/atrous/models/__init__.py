@@ -1,6 +1,6 @@
 """The networks, one file per paper."""
 
-from atrous.models import deeplab_v3, deeplab_v3_plus, fcn  # noqa: F401  (they register themselves)
+from atrous.models import deeplab_v3, deeplab_v3_plus, fcn, segnet, unet  # noqa: F401  (they register themselves)
 from atrous.models.base import MODELS, SegmentationModel
 
 create_model = MODELS.create
