@@ -59,6 +59,21 @@ PARAMETERS = [
     ("unet.padded", {"batch_norm": False}, 31_033_045),
     ("unet.padded", {"conv_bias": True}, 31_044_821),
     ("unet.padded", {}, 31_038_933),
+    ("dilation8.vgg16", {}, 141_149_720),
+    ("dilation8.vgg16", {"context": "basic", "num_classes": 11}, 134_313_443),
+    ("dilation10.vgg16", {"num_classes": 19}, 134_373_043),  # of which 4,864 are the fixed transposed convolution
+    ("dilation7.vgg16", {"num_classes": 11}, 134_312_343),
+    ("deeplab_v1.vgg16", {}, 20_505_429),  # published 20.5M, DeepLab v1 table 2
+    ("deeplab_v1.vgg16", {"fov": "7x7"}, 134_346_581),  # published 134.3M, ibid.
+    ("deeplab_v1.vgg16", {"fov": "4x4"}, 65_140_565),  # published 65.1M, ibid.
+    ("deeplab_v1.vgg16", {"fov": "small"}, 65_140_565),  # published 65.1M, ibid.
+    ("deeplab_v1_msc.vgg16", {}, 21_711_550),
+    ("deeplab_v2.vgg16", {}, 37_877_652),
+    ("deeplab_v2.vgg16", {"atrous_rates": (2, 4, 8, 12)}, 37_877_652),
+    ("deeplab_v2.vgg16", {"atrous_rates": (12,)}, 20_505_429),
+    ("deeplab_v2.resnet101", {}, 44_048_532),
+    ("deeplab_v2.resnet101", {"atrous_rates": (12,)}, 42_887_253),
+    ("deeplab_v2_msc.resnet101", {}, 44_048_532),
 ]
 
 MULTIPLY_ADDS = [  # at 513 x 513, in units of 1e9
@@ -101,6 +116,16 @@ MULTIPLY_ADDS_ELSEWHERE = [  # (height, width), in units of 1e9
     ("unet.valid", {"in_channels": 1, "num_classes": 2}, (388, 388), 150.43),  # mirrored to 572 x 572
     ("unet.padded", {"batch_norm": False}, (512, 512), 193.0),
     ("unet.padded", {"batch_norm": False, "num_classes": 11}, (352, 480), 124.3),
+    ("dilation8.vgg16", {}, (528, 528), 826.4),  # mirrored to 900 x 900
+    ("dilation8.vgg16", {"context": "basic", "num_classes": 11}, (528, 728), 1053.4),  # to 900 x 1100
+    ("dilation10.vgg16", {"num_classes": 19}, (1024, 1024), 2647.4),  # to 1396 x 1396
+    ("dilation7.vgg16", {"num_classes": 11}, (480, 1268), 1622.0),  # to 852 x 1644, where the release takes 1640
+    ("deeplab_v2.vgg16", {}, (321, 321), 80.12),
+    ("deeplab_v2.vgg16", {}, (513, 513), 201.956),
+    ("deeplab_v2.resnet101", {}, (321, 321), 75.136),
+    ("deeplab_v2.resnet101", {}, (513, 513), 188.886),
+    ("deeplab_v2_msc.resnet101", {}, (321, 321), 137.8),
+    ("deeplab_v2_msc.resnet101", {}, (513, 513), 344.9),
 ]
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from atrous.backbones.base import Backbone, register_backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
+from atrous.layers.dilate import native
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pool import CeilMaxPool2d
 from atrous.registry import Paper
@@ -150,6 +151,14 @@ class VGG16(Backbone):
 
     def units(self) -> list[nn.Module]:
         return [*self.features, *(self.classifier or [] if self.has_fc else [])]
+
+    def possible_output_strides(self) -> list[int]:
+        possible = super().possible_output_strides()
+        if self.classifier is None or not self.has_fc:
+            return possible
+        fc6 = native(self.classifier.get_submodule("0"))  # type: ignore[arg-type]
+        lopsided = fc6.padding > 0 and fc6.dilation * (fc6.kernel - 1) % 2  # an even kernel whose middle is no pixel
+        return possible[:-1] if lopsided else possible
 
     def stages(self) -> list[nn.Sequential]:
         """The five stages, each with its pooling as the last layer."""
