@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -12,6 +12,13 @@ from atrous.errors import AtrousError, did_you_mean
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that match a shell wildcard, or hold the pattern where it has none; in alphabetical order."""
+    if not any(sign in pattern for sign in "*?["):
+        pattern = f"*{pattern}*"
+    return sorted(fnmatch.filter(names, pattern))
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,13 @@ class Paper:
     authors: str
     year: int
     arxiv: str = ""
+
+    @property
+    def short(self) -> str:
+        """As it is cited in running text: `Chen et al., arXiv 1706.05587`."""
+        first, *others = self.authors.split(", ")
+        names = f"{first} et al." if len(others) > 1 else " and ".join([first, *others])
+        return f"{names}, arXiv {self.arxiv}" if self.arxiv else names
 
 
 @dataclass(frozen=True)
@@ -87,10 +101,8 @@ class Registry(Generic[T]):
         return enter
 
     def names(self, pattern: str = "*") -> list[str]:
-        """All names that match, in alphabetical order: a shell wildcard, or a text that is part of the name."""
-        if not any(sign in pattern for sign in "*?["):
-            pattern = f"*{pattern}*"
-        return sorted(fnmatch.filter(self._entries, pattern))
+        """All names that match, see `matching`."""
+        return matching(pattern, self._entries)
 
     def entry(self, name: str) -> Entry[T]:
         """Raises: `AtrousError` naming the nearest known names."""

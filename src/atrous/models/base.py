@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -12,6 +12,9 @@ from atrous.backbones.base import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.resize import resize
 from atrous.registry import Paper, Registry
+
+if TYPE_CHECKING:
+    from atrous.weights import Card
 
 
 class SegmentationModel(nn.Module):
@@ -26,6 +29,8 @@ class SegmentationModel(nn.Module):
     num_classes: int
     align_corners: bool = False
     """How the maps are resized, see `layers.resize`."""
+    card: Card | None = None
+    """What is known of the weights, once there are any worth knowing about."""
 
     @abstractmethod
     def scores(self, image: Tensor) -> Tensor:

@@ -1,0 +1,30 @@
+"""`atrous import-weights`: files of others to files of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="A .tflite or .pth file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    half: Annotated[bool, typer.Option("--half", help="Store 16-bit floats: half the size.")] = False,
+) -> None:
+    """Convert weights of TensorFlow Lite or torchvision to a safetensors file with a card.
+
+    Example:
+
+      atrous import-weights deeplabv3_257_mv_gpu.tflite -o deeplab_v3.mobilenet_v2_x0.5.voc.safetensors
+    """
+    from rich.console import Console
+
+    from atrous.files import check_writable
+    from atrous.weights import load, save
+
+    check_writable(out.parent)
+    model = load(file)
+    path = save(model, out, half=half)
+    Console().print(f"{type(model).__name__}, {model.num_classes} classes -> {path}", soft_wrap=True)

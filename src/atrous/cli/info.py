@@ -1,0 +1,55 @@
+"""`atrous info`: what a file of weights is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def info(
+    weights: Annotated[str, typer.Argument(help="An id or a file of weights.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+) -> None:
+    """Show the card of weights: network, classes, preprocessing, source, licence, measured figures.
+
+    Examples:
+
+      atrous info deeplab_v3.mobilenet_v2_x0.5.voc
+
+      atrous info model.safetensors --json
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from atrous.weights import read_card, resolve
+
+    card = read_card(weights)
+    if as_json:
+        typer.echo(card.model_dump_json(indent=2))
+        return
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    arguments = ", ".join(f"{key}={value}" for key, value in card.arguments.items())
+    how = card.preprocessing
+    size = f" to {how.size[1]} x {how.size[0]}" if how.size else ""
+    rows = {
+        "file": str(resolve(weights)),
+        "network": card.model,
+        "arguments": arguments,
+        "classes": f"{len(card.classes)}: {', '.join(card.classes)}",
+        "input": f"{how.channel_order}, {how.resize}{size}, (pixel - {how.mean}) / {how.std}",
+        "align_corners": str(card.align_corners),
+        "ignore index": str(card.ignore_index),
+        "trained on": card.trained_on,
+        "source": card.source,
+        "licence": card.licence,
+    }
+    for key, value in rows.items():
+        if value:
+            table.add_row(key, value)
+    for figure in card.measured:
+        note = "published" if figure.published else figure.command
+        table.add_row(figure.name, f"{figure.value:g} on {figure.data} ({note})")
+    Console().print(table)

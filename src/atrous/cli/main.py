@@ -1,0 +1,75 @@
+"""`atrous`: the commands, and how they end.
+
+Nothing heavy is imported here or in the files of the commands, so that `atrous --help` answers at once; each command
+imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from atrous import __version__
+from atrous.cli.import_weights import import_weights
+from atrous.cli.info import info
+from atrous.cli.models import models
+from atrous.cli.predict import predict
+from atrous.cli.weights import weights
+from atrous.errors import AtrousError
+
+EPILOG = """Examples:
+
+  atrous predict cat.jpg
+
+  atrous predict photos/ -w model.safetensors -o segmented
+
+  atrous models deeplab_v3_plus
+
+Every command has --help with more."""
+
+app = typer.Typer(
+    name="atrous",
+    help="Semantic segmentation as the papers have it: DeepLab v1 to v3+ and the networks around it.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(predict)
+app.command()(models)
+app.command()(weights)
+app.command()(info)
+app.command("import-weights")(import_weights)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"atrous {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _atrous(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Run the command line: what the user did wrong is one line and exit code 2, Ctrl-C is exit code 130."""
+    try:
+        app()
+    except AtrousError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Weights that others released, where they are served, and how to know them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Release:
+    """One file of weights on somebody's server."""
+
+    name: str
+    """Our id: architecture.backbone.tag."""
+    url: str
+    sha256: str
+    """The checksum, or as much of its beginning as the publisher tells."""
+    megabytes: float
+    about: str
+
+    @property
+    def file(self) -> str:
+        """The file's name, under which folders are searched for it too."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+_TENSORFLOW = "https://storage.googleapis.com/download.tensorflow.org/models/tflite/gpu"
+_CORAL = "https://raw.githubusercontent.com/google-coral/test_data/master"
+_TORCHVISION = "https://download.pytorch.org/models"
+
+RELEASES = {
+    release.name: release
+    for release in (
+        Release(
+            "deeplab_v3.mobilenet_v2_x0.5.voc",
+            f"{_TENSORFLOW}/deeplabv3_257_mv_gpu.tflite",
+            "68a539782c2c6a72f8aac3724600124a85ed977162b44e84cbae5db717c933c6",
+            2.8,
+            "TensorFlow's DeepLab v3 for phones, VOC, 257x257",
+        ),
+        Release(
+            "deeplab_v3.mobilenet_v2.voc",
+            f"{_CORAL}/deeplabv3_mnv2_pascal_quant.tflite",
+            "350af47fd346ea6d74b58833a351f583ba860e9806ec5bd292ff8d8f1f249398",
+            2.2,
+            "Coral's DeepLab v3, VOC, trained with 8-bit quantisation, 513x513",
+        ),
+        Release(
+            "deeplab_v3.resnet50.coco_with_voc_labels",
+            f"{_TORCHVISION}/deeplabv3_resnet50_coco-cd0a2569.pth",
+            "cd0a2569",
+            160.5,
+            "torchvision's DeepLab v3, COCO images with the 21 VOC classes",
+        ),
+        Release(
+            "deeplab_v3.resnet101.coco_with_voc_labels",
+            f"{_TORCHVISION}/deeplabv3_resnet101_coco-586e9e4e.pth",
+            "586e9e4e",
+            233.2,
+            "torchvision's DeepLab v3, COCO images with the 21 VOC classes",
+        ),
+    )
+}

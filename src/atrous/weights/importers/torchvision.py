@@ -1,0 +1,117 @@
+"""State dicts of torchvision's segmentation networks: `deeplabv3_resnet50` and `deeplabv3_resnet101`.
+
+The backbones agree key by key; how the heads differ in naming is the table below. torchvision runs them at output
+stride 8 with rates 12, 24, 36 (ours are declared at stride 16), a 3x3 convolution before the classifier, dropout 0.5.
+
+Source: torchvision/models/segmentation/deeplabv3.py; preprocessing of `DeepLabV3_ResNet50_Weights`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from atrous.data import voc
+from atrous.data.labels import bit_colours
+from atrous.errors import AtrousError
+from atrous.models import SegmentationModel
+from atrous.weights.card import Card, Measurement, Preprocessing
+from atrous.weights.fill import damaged, fill
+
+RENAMED = (
+    (r"classifier\.0\.convs\.0\.", "aspp.branches.0."),
+    (r"classifier\.0\.convs\.([123])\.", r"aspp.branches.\1."),
+    (r"classifier\.0\.convs\.4\.1\.", "aspp.pooling.conv.0."),
+    (r"classifier\.0\.convs\.4\.2\.", "aspp.pooling.conv.1."),
+    (r"classifier\.0\.project\.", "aspp.project."),
+    (r"classifier\.1\.", "refine.0."),
+    (r"classifier\.2\.", "refine.1."),
+    (r"classifier\.4\.", "classifier."),
+    (r"aux_classifier\.([01])\.", r"auxiliary.0.\1."),
+    (r"aux_classifier\.4\.", "auxiliary.2."),
+)
+"""torchvision's keys and ours; `backbone.` is the same in both."""
+
+DEPTHS = {6: 50, 23: 101}
+"""Units in `layer3` and the depth they tell."""
+
+PUBLISHED = {50: (66.4, 92.4), 101: (67.4, 92.4)}
+"""mIoU and pixel accuracy on the part of COCO val2017 with VOC's classes."""
+
+
+def read(path: Path) -> tuple[SegmentationModel, Card]:
+    """The network of a torchvision state dict.
+
+    Raises: `AtrousError` for a file that is no state dict, or has a key that is none of `deeplabv3_resnet50/101`'s.
+    """
+    state = read_state_dict(path)
+    if "classifier.0.convs.0.0.weight" not in state or "backbone.layer3.0.conv1.weight" not in state:
+        raise AtrousError(
+            f"{path}: its keys ({next(iter(state))}, ...) are not those of torchvision's deeplabv3_resnet50/101."
+        )
+    units = len({key.split(".")[2] for key in state if key.startswith("backbone.layer3.")})
+    if units not in DEPTHS:
+        raise AtrousError(f"{path}: 'backbone.layer3' has {units} units; only ResNet-50 (6) and -101 (23) are known.")
+    classes = state["classifier.4.weight"].shape[0] if "classifier.4.weight" in state else 0
+    card = _card(DEPTHS[units], classes, auxiliary=any(key.startswith("aux_classifier.") for key in state))
+    with torch.device("meta"):
+        model = card.build()
+    fill(model, {_renamed(key): value for key, value in state.items()}, str(path))
+    return model, card
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth` file, by torch's restricted unpickler that builds nothing but tensors.
+
+    Raises: `AtrousError` for a damaged file or one that holds more than tensors.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise AtrousError(
+            f"{path}: it holds more than tensors, or is damaged; what could run code is not loaded."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise damaged(path, type(error).__name__) from error
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise AtrousError(f"{path}: expected a state dict, names to tensors.")
+    return state
+
+
+def _renamed(key: str) -> str:
+    for pattern, ours in RENAMED:
+        if re.match(pattern, key):
+            return re.sub(pattern, ours, key, count=1)
+    return key
+
+
+def _card(depth: int, classes: int, *, auxiliary: bool) -> Card:
+    of_voc = classes == len(voc.CLASSES)
+    miou, accuracy = PUBLISHED[depth]
+    data = "COCO val2017, VOC classes"
+    return Card(
+        model=f"deeplab_v3.resnet{depth}",
+        arguments={
+            "output_stride": 8,
+            "multi_grid": (1, 1, 1),
+            "dropout": 0.5,
+            "refine": True,
+            "auxiliary": auxiliary,
+        },
+        classes=voc.CLASSES if of_voc else tuple(f"class {index}" for index in range(classes)),
+        colours=bit_colours(classes),
+        preprocessing=Preprocessing(resize="shorter_side", size=(520, 520)),
+        licence="BSD-3-Clause" if of_voc else "unknown",
+        source="torchvision" if of_voc else "",
+        trained_on="COCO train2017, images with VOC classes" if of_voc else "",
+        measured=(
+            Measurement(name="mIoU", value=miou, data=data, published=True),
+            Measurement(name="pixel accuracy", value=accuracy, data=data, published=True),
+        )
+        if of_voc
+        else (),
+    )
