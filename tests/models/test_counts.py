@@ -84,6 +84,30 @@ PARAMETERS = [
     ("fcn.resnet101", {}, 54_314_346),  # published by torchvision
     ("fcn.resnet50", {"auxiliary": False}, 32_957_013),
     ("fcn.resnet101", {"auxiliary": False}, 51_949_141),
+    ("segnet.vgg16", {"num_classes": 11}, 29_449_355),  # published 29.45M, SegNet table 6 (117 MB)
+    ("segnet.vgg16", {"num_classes": 12}, 29_449_932),
+    ("segnet.vgg16", {}, 29_455_125),
+    ("bayesian_segnet.vgg16", {}, 29_455_125),
+    ("segnet.basic", {"num_classes": 11}, 1_416_587),  # published 1.425M, which counts otherwise
+    ("unet.valid", {"in_channels": 1, "num_classes": 2}, 31_030_658),  # published 31.0M
+    ("unet.padded", {"batch_norm": False}, 31_033_045),
+    ("unet.padded", {"conv_bias": True}, 31_044_821),
+    ("unet.padded", {}, 31_038_933),
+    ("dilation8.vgg16", {}, 141_149_720),
+    ("dilation8.vgg16", {"context": "basic", "num_classes": 11}, 134_313_443),
+    ("dilation10.vgg16", {"num_classes": 19}, 134_373_043),  # of which 4,864 are the fixed transposed convolution
+    ("dilation7.vgg16", {"num_classes": 11}, 134_312_343),
+    ("deeplab_v1.vgg16", {}, 20_505_429),  # published 20.5M, DeepLab v1 table 2
+    ("deeplab_v1.vgg16", {"fov": "7x7"}, 134_346_581),  # published 134.3M, ibid.
+    ("deeplab_v1.vgg16", {"fov": "4x4"}, 65_140_565),  # published 65.1M, ibid.
+    ("deeplab_v1.vgg16", {"fov": "small"}, 65_140_565),  # published 65.1M, ibid.
+    ("deeplab_v1_msc.vgg16", {}, 21_711_550),
+    ("deeplab_v2.vgg16", {}, 37_877_652),
+    ("deeplab_v2.vgg16", {"atrous_rates": (2, 4, 8, 12)}, 37_877_652),
+    ("deeplab_v2.vgg16", {"atrous_rates": (12,)}, 20_505_429),
+    ("deeplab_v2.resnet101", {}, 44_048_532),
+    ("deeplab_v2.resnet101", {"atrous_rates": (12,)}, 42_887_253),
+    ("deeplab_v2_msc.resnet101", {}, 44_048_532),
 ]
 
 MULTIPLY_ADDS = [  # at 513 x 513, in units of 1e9
@@ -129,6 +153,25 @@ MULTIPLY_ADDS_ELSEWHERE = [  # (height, width), in units of 1e9
     ("fcn_32s.vgg16", {}, (360, 480), 139.68),
     ("fcn_16s.vgg16", {}, (360, 480), 139.75),
     ("fcn_8s.vgg16", {}, (360, 480), 139.81),
+    # The independent counts are 110.183 and 60.215, with decoder maps of twice the pooled size, 12 -> 24 -> ... -> 384
+    # and 23 -> 46 -> ... -> 368 rows. Unpooling gives the sizes that were pooled: 12 -> 23 -> 45 -> 90 -> 180 -> 360.
+    # Rows less by 1, 3, 6, 12, 24 (basic: 1, 2, 4, 8) are 0.212 + 1.062 + 1.062 + 0.637 + 0.498 = 3.471 less
+    # (basic: 0.012 + 0.048 + 0.193 + 0.774 = 1.027).
+    ("segnet.vgg16", {"num_classes": 11}, (360, 480), 110.183 - 3.471),
+    ("segnet.basic", {"num_classes": 11}, (360, 480), 60.215 - 1.027),
+    ("unet.valid", {"in_channels": 1, "num_classes": 2}, (388, 388), 150.43),  # mirrored to 572 x 572
+    ("unet.padded", {"batch_norm": False}, (512, 512), 193.0),
+    ("unet.padded", {"batch_norm": False, "num_classes": 11}, (352, 480), 124.3),
+    ("dilation8.vgg16", {}, (528, 528), 826.4),  # mirrored to 900 x 900
+    ("dilation8.vgg16", {"context": "basic", "num_classes": 11}, (528, 728), 1053.4),  # to 900 x 1100
+    ("dilation10.vgg16", {"num_classes": 19}, (1024, 1024), 2647.4),  # to 1396 x 1396
+    ("dilation7.vgg16", {"num_classes": 11}, (480, 1268), 1622.0),  # to 852 x 1644, where the release takes 1640
+    ("deeplab_v2.vgg16", {}, (321, 321), 80.12),
+    ("deeplab_v2.vgg16", {}, (513, 513), 201.956),
+    ("deeplab_v2.resnet101", {}, (321, 321), 75.136),
+    ("deeplab_v2.resnet101", {}, (513, 513), 188.886),
+    ("deeplab_v2_msc.resnet101", {}, (321, 321), 137.8),
+    ("deeplab_v2_msc.resnet101", {}, (513, 513), 344.9),
 ]
 
 MULTIPLY_ADDS_ELSEWHERE += [
@@ -185,7 +228,8 @@ def test_parameters(name: str, arguments: dict, expected: int) -> None:
 def test_multiply_adds(name: str, arguments: dict, size: tuple[int, int], billions: float) -> None:
     with torch.device("meta"):
         model = create_model(name, **arguments)
-    assert multiply_adds(model, *size) / 1e9 == pytest.approx(billions, rel=1e-3)
+    channels = arguments.get("in_channels", 3)
+    assert multiply_adds(model, *size, in_channels=channels) / 1e9 == pytest.approx(billions, rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "arguments", "side", "billions"), MULTIPLY_ADDS_IN_TRAINING)

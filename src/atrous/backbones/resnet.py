@@ -9,9 +9,8 @@ segmentation papers vary is an argument:
   "last" of the stage (TensorFlow slim, the beta checkpoints). Either way the stage's map is the one before the stride.
 - `stages`: more than the paper's four repeat the last, as wide and with a shortcut that projects like its first, each
   at twice its stride: the cascade of DeepLab v3. The multi-grid is then of all of them.
-
-The stride sits on the 3x3 convolution, where torchvision, PSPNet and TensorFlow have it; the paper's is on the first
-1x1.
+- `stride_on`: which convolution of that unit has the stride: the "3x3" (torchvision, PSPNet, TensorFlow), or the first
+  "1x1" (the paper's released Caffe networks, and so DeepLab v2).
 """
 
 from __future__ import annotations
@@ -33,17 +32,27 @@ UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 Stem = Literal["plain", "deep"]
 StrideAt = Literal["first", "last"]
+StrideOn = Literal["3x3", "1x1"]
 
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions around which the input passes unchanged (figure 5, right)."""
 
-    def __init__(self, in_channels: int, mid_channels: int, *, stride: int = 1, project: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        *,
+        stride: int = 1,
+        stride_on: StrideOn = "3x3",
+        project: bool = False,
+    ) -> None:
         super().__init__()
         out_channels = 4 * mid_channels
-        self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
+        first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, stride=first, bias=False)
         self.bn1 = BatchNorm2d(mid_channels)
-        self.conv2 = nn.Conv2d(mid_channels, mid_channels, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(mid_channels, mid_channels, 3, stride=second, padding=1, bias=False)
         self.bn2 = BatchNorm2d(mid_channels)
         self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
         self.bn3 = BatchNorm2d(out_channels)
@@ -78,6 +87,7 @@ class ResNet(Backbone):
         *,
         stem: Stem = "plain",
         stride_at: StrideAt = "first",
+        stride_on: StrideOn = "3x3",
         whole_stage: bool = False,
         stages: int = 4,
         in_channels: int = 3,
@@ -110,7 +120,8 @@ class ResNet(Backbone):
             stride_of = {"first": {0: 2 if stage > 0 else 1}, "last": {count - 1: last}}[stride_at]
             units = []
             for index in range(count):
-                units.append(Bottleneck(channels, mid, stride=stride_of.get(index, 1), project=index == 0))
+                step = stride_of.get(index, 1)
+                units.append(Bottleneck(channels, mid, stride=step, stride_on=stride_on, project=index == 0))
                 channels = 4 * mid
             self.add_module(f"layer{stage + 1}", nn.Sequential(*units))
         self.native_strides = tuple(4 * 2**stage for stage in range(stages))
@@ -162,3 +173,9 @@ def resnet(depth: int, **options: Any) -> ResNet:
 def resnet_beta(depth: int, **options: Any) -> ResNet:
     """As TensorFlow DeepLab has it, with its "beta" stem."""
     return ResNet(depth, stem="deep", stride_at="last", **options)
+
+
+@register_backbone("resnet101_caffe", PAPER, depth=101)
+def resnet_caffe(depth: int, **options: Any) -> ResNet:
+    """As its authors released it: the stride of a stage on its very first convolution."""
+    return ResNet(depth, stride_on="1x1", **options)

@@ -17,6 +17,7 @@ What the segmentation papers vary is an argument:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from atrous.backbones.base import Backbone, register_backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
+from atrous.layers.dilate import native
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pool import CeilMaxPool2d
 from atrous.registry import Paper
@@ -150,12 +152,24 @@ class VGG16(Backbone):
     def units(self) -> list[nn.Module]:
         return [*self.features, *(self.classifier or [] if self.has_fc else [])]
 
+    def possible_output_strides(self) -> list[int]:
+        possible = super().possible_output_strides()
+        if self.classifier is None or not self.has_fc:
+            return possible
+        fc6 = native(self.classifier.get_submodule("0"))  # type: ignore[arg-type]
+        lopsided = fc6.padding > 0 and fc6.dilation * (fc6.kernel - 1) % 2  # an even kernel whose middle is no pixel
+        return possible[:-1] if lopsided else possible
+
+    def stages(self) -> list[nn.Sequential]:
+        """The five stages, each with its pooling as the last layer."""
+        ends = [0, *(i + 1 for i, unit in enumerate(self.features) if isinstance(unit, CeilMaxPool2d))]
+        return [nn.Sequential(*list(self.features)[start:end]) for start, end in pairwise(ends)]
+
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
-        for unit in self.features:
-            x = unit(x)
-            if isinstance(unit, CeilMaxPool2d):
-                maps.append(x)
+        for stage in self.stages():
+            x = stage(x)
+            maps.append(x)
         if self.pool5a is not None:
             maps[-1] = self.pool5a(maps[-1])
         if self.classifier is not None and self.has_fc:

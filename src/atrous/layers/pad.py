@@ -1,6 +1,8 @@
-"""Borders: images mirrored beyond their edge, or filled up to a size that fits."""
+"""Borders: images mirrored beyond their edge or filled up to a size that fits, and maps cropped back."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,3 +36,21 @@ def fill_to_grid(image: Tensor, stride: int) -> Tensor:
     """
     height, width = image.shape[-2:]
     return F.pad(image, (0, -(width - 1) % stride, 0, -(height - 1) % stride))
+
+
+def crop(x: Tensor, size: Sequence[int], *, top: int, left: int) -> Tensor:
+    """A part of the map, of `size` (height, width).
+
+    Shape: (N, C, H, W) -> (N, C, *size).
+    """
+    # A slice of everything is another operation than a slice of a part; export would fix which of them it is.
+    rows, columns = (torch.arange(n, device=x.device) for n in size)
+    return x.index_select(2, rows + top).index_select(3, columns + left)
+
+
+def crop_centre(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle of the map, of `size` (height, width); where it cannot be, half a pixel before.
+
+    Shape: (N, C, H, W) -> (N, C, *size).
+    """
+    return crop(x, size, top=(x.shape[2] - size[0]) // 2, left=(x.shape[3] - size[1]) // 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -178,3 +178,41 @@ class PyramidPooling(nn.Module):
         size = min(window[0], x.shape[2]), min(window[1], x.shape[3])
         pool = F.avg_pool2d if self.pool == "average" else F.max_pool2d
         return pool(x, size, size, ceil_mode=True)
+
+
+class SumASPP(nn.Module):
+    """Atrous spatial pyramid pooling of DeepLab v2: whole classifiers side by side, their scores added.
+
+    `branch` builds one for an atrous rate, its dilated convolution first: a 3x3 convolution to the classes (ResNet), or
+    fc6, fc7 and fc8 (VGG-16). `rates` hold at output stride 8 and follow `set_output_stride`.
+
+    Shape: (N, in_channels, h, w) -> (N, num_classes, h, w).
+    Source: DeepLab v2 section 3.2 and figure 7.
+    Raises: `AtrousError` for no rates, or rates below 1.
+    """
+
+    DECLARED_AT = 8
+
+    def __init__(self, branch: Callable[[int], nn.Module], rates: Sequence[int]) -> None:
+        super().__init__()
+        if not rates or any(rate < 1 for rate in rates):
+            raise AtrousError(f"atrous_rates {tuple(rates)}: one or more are needed, each of 1 or more.")
+        self.rates = tuple(rates)
+        self.branches = nn.ModuleList(branch(rate) for rate in rates)
+
+    def takes_output_stride(self, output_stride: int) -> bool:
+        """Whether all rates are whole numbers there."""
+        return not any(rate * self.DECLARED_AT % output_stride for rate in self.rates)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Scale the rates, so that each branch keeps its field of view in the image."""
+        for rate, branch in zip(self.rates, self.branches, strict=True):
+            conv = next(layer for layer in branch.modules() if isinstance(layer, nn.Conv2d))
+            set_dilation(conv, rate * self.DECLARED_AT // output_stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = self.branches
+        scores = first(x)
+        for branch in others:
+            scores = scores + branch(x)
+        return scores

@@ -29,6 +29,7 @@ from atrous.backbones import Backbone, create_backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
 from atrous.layers.heads import FCNHead
+from atrous.layers.pad import crop
 from atrous.layers.resize import BilinearDeconv
 from atrous.models.base import SegmentationModel, register_family, register_model
 from atrous.registry import Paper
@@ -117,7 +118,8 @@ class FCN(SegmentationModel):
             skipped = score_skip(pool)
             if self.released:
                 scores = self.upscore[step](scores)
-                scores = scores + _crop(skipped, self.offsets[step], scores)
+                offset = self.offsets[step]
+                scores = scores + crop(skipped, scores.shape[2:], top=offset, left=offset)
             else:
                 scores = self._to_size_of(skipped, scores) + skipped
         return scores
@@ -125,19 +127,16 @@ class FCN(SegmentationModel):
     def forward(self, image: Tensor) -> Tensor:
         if not self.released:
             return super().forward(image)
-        return _crop(self.upscore[-1](self.scores(image)), self.offsets[-1], image)
+        offset = self.offsets[-1]
+        return crop(self.upscore[-1](self.scores(image)), image.shape[2:], top=offset, left=offset)
 
 
 def _score(in_channels: int, num_classes: int) -> nn.Conv2d:
     """A layer of zeros: random ones "yielded neither better performance nor faster convergence" (section 4)."""
     conv = nn.Conv2d(in_channels, num_classes, 1)
-    conv.load_state_dict({key: torch.zeros_like(value) for key, value in conv.state_dict().items()})
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
     return conv
-
-
-def _crop(x: Tensor, offset: int, partner: Tensor) -> Tensor:
-    height, width = partner.shape[-2:]
-    return x[..., offset : offset + height, offset : offset + width]
 
 
 @register_model("fcn_32s.vgg16", PAPER, finest=32)
