@@ -133,7 +133,7 @@ class Lattice:
         """
         from numba import get_num_threads
 
-        from atrous.crf.lattice_numba import link_runs, number_vertices
+        from atrous.crf.lattice_numba import link_runs, number_vertices, ranges
 
         kernels = [checked_features(each) for each in features]
         if len({len(each) for each in kernels}) != 1:
@@ -146,16 +146,18 @@ class Lattice:
         weights = np.empty((points, columns[-1]), np.float32)
         chains, copies, owners, rows, vertices = [], [], [], 0, 0
         for column, each in zip(columns, kernels, strict=False):
-            lowest, highest = each.min(0), each.max(0)
+            lowest, highest = ranges(each, 16)
             if not (np.isfinite(lowest).all() and np.isfinite(highest).all()):
                 raise AtrousError("features hold NaN or infinity; expected finite numbers: check them and their sigmas")
             strides = key_strides(lowest, highest)
             steps = key_steps(strides)
             scale = embedding_scale(each.shape[1])
+            memory = np.empty((2 * points * len(steps), 2), np.int64)  # numpy asks for huge pages, numba does not
             keys, table, behind = number_vertices(
-                each, scale, strides, steps, bounds, offsets, weights, column, rows
+                each, scale, strides, steps, bounds, offsets, weights, column, rows, memory
             )
-            runs, used = link_runs(keys, table, steps, rows)
+            after, runs = np.empty((2, len(steps), len(keys)), np.int32)
+            used = link_runs(keys, table, steps, rows, after, runs)
             chains.append(tuple(runs[axis, : used[axis]] for axis in range(len(steps))))
             copies.append(np.arange(rows + len(keys), rows + len(keys) + len(behind), dtype=np.int32))
             owners.append(behind)

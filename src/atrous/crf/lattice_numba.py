@@ -23,29 +23,56 @@ _GOLDEN = np.int64(-7046029254386353131)  # 2^64 / golden ratio, as a signed num
 _LOW_32 = np.int64(0xFFFFFFFF)
 
 
+@njit(cache=True, parallel=True, nogil=True)
+def ranges(features: Any, parts: int) -> Any:
+    """The lowest and highest value of each feature, (d,) each; NaN where a feature has one."""
+    points, d = features.shape
+    lows, highs = np.empty((parts, d), np.float32), np.empty((parts, d), np.float32)
+    for part in prange(parts):
+        low, high = features[0].copy(), features[0].copy()
+        for point in range(points * part // parts, points * (part + 1) // parts):
+            for i in range(d):
+                value = features[point, i]
+                low[i] = value if not value >= low[i] else low[i]
+                high[i] = value if not value <= high[i] else high[i]
+                if value != value:  # and it stays: nothing compares with it
+                    low[i] = high[i] = value
+        lows[part], highs[part] = low, high
+    lowest, highest = lows[0].copy(), highs[0].copy()
+    for part in range(parts):
+        lowest, highest = np.minimum(lowest, lows[part]), np.maximum(highest, highs[part])
+    return lowest, highest
+
+
 @njit(cache=True, nogil=True)
-def _empty_table(slots: int) -> Any:
-    """An open-addressing table: rows of (key, number), one memory access for both."""
-    table = np.empty((slots, 2), np.int64)
-    table[:, 0] = _FREE
+def _empty_table(memory: Any, slots: int) -> Any:
+    """An open-addressing table: rows of (key, number), one memory access for both, in the beginning of `memory`."""
+    table = memory[:slots]
+    for slot in range(slots):
+        table[slot, 0] = _FREE
     return table
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _find(key: Any, table: Any) -> Any:
-    """The slot that holds `key`, or the free one where it belongs (the high 32 bits of the hash choose where to start)."""
-    slot = ((((key * _GOLDEN) >> 32) & _LOW_32) * table.shape[0]) >> 32
+def _slot(key: Any, table: Any) -> Any:
+    """Where to begin to look for `key`: the high 32 bits of its hash, scaled to the table."""
+    return ((((key * _GOLDEN) >> 32) & _LOW_32) * table.shape[0]) >> 32
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _find(key: Any, slot: Any, table: Any) -> Any:
+    """The slot, from `slot` on, that holds `key`, or the free one where it belongs."""
     while table[slot, 0] != key and table[slot, 0] != _FREE:
         slot = slot + 1 if slot + 1 < table.shape[0] else 0
     return slot
 
 
 @njit(cache=True, nogil=True)
-def _filled(vertices: Any, slots: int) -> Any:
+def _grown(vertices: Any, slots: int) -> Any:
     """A table of `slots` slots with `vertices` numbered in order."""
-    table = _empty_table(slots)
+    table = _empty_table(np.empty((slots, 2), np.int64), slots)
     for number in range(vertices.size):
-        slot = _find(vertices[number], table)
+        slot = _find(vertices[number], _slot(vertices[number], table), table)
         table[slot, 0] = vertices[number]
         table[slot, 1] = number
     return table
@@ -97,15 +124,18 @@ def _number_band(
 ) -> int:  # fmt: skip
     """Embed pixels low..high; number their vertices in order of first touch into `vertices`; return how many.
 
-    Consecutive pixels often share corners, so a corner is looked up only where it differs from the last pixel's.
+    Consecutive pixels often share corners, so a corner is looked up only where it differs from the last pixel's. The
+    table is first read for all corners of eight pixels, with no branch in between, so that the waits for memory overlap.
     """
     n = steps.size
     down = np.float32(1) / np.float32(n)
     point, elevated = np.zeros((n, LANES), np.float32), np.empty((n, LANES), np.float32)
     corner, rank = np.empty((n, LANES), np.float32), np.empty((n, LANES), np.float32)
     barycentric, axis_of = np.empty(n + 1, np.float32), np.empty(n, np.int64)
+    keys, slots, seen = np.empty((LANES, n), np.int64), np.empty((LANES, n), np.int64), np.empty((LANES, n), np.int64)
     last_key, last_number = np.full(n, _FREE, np.int64), np.zeros(n, np.int32)
-    table = _empty_table(max(64, high - low))
+    room = max(64, high - low)
+    table = _empty_table(np.empty((room, 2), np.int64), room)
     count = 0
     for first in range(low, high, LANES):
         here = min(LANES, high - first)
@@ -125,34 +155,44 @@ def _number_band(
                 key += np.int64(corner[i, lane]) * strides[i]
             barycentric[0] += np.float32(1) + barycentric[n]
             for colour in range(n):
+                weights[first + lane, column + colour] = barycentric[colour]
+                keys[lane, colour] = key
+                slots[lane, colour] = _slot(key, table)
+                seen[lane, colour] = table[slots[lane, colour], 0]
+                key += steps[axis_of[colour]]
+        for lane in range(here):
+            for colour in range(n):
+                key, slot = keys[lane, colour], slots[lane, colour]
                 if key != last_key[colour]:
-                    slot = _find(key, table)
-                    if table[slot, 0] == _FREE:
-                        table[slot, 0] = key
-                        table[slot, 1] = count
-                        vertices[count] = key
-                        count += 1
-                        if 2 * count > table.shape[0]:
-                            table = _filled(vertices[:count], 2 * table.shape[0])
-                            slot = _find(key, table)
+                    if seen[lane, colour] != key:
+                        if 2 * count >= table.shape[0]:
+                            table = _grown(vertices[:count], 2 * table.shape[0])
+                        slot = _find(key, _slot(key, table), table)
+                        if table[slot, 0] == _FREE:
+                            table[slot, 0] = key
+                            table[slot, 1] = count
+                            vertices[count] = key
+                            count += 1
+                    elif table[slot, 0] != key:  # the table has grown since it was seen
+                        slot = _find(key, _slot(key, table), table)
                     last_key[colour] = key
                     last_number[colour] = table[slot, 1]
                 offsets[first + lane, column + colour] = last_number[colour]
-                weights[first + lane, column + colour] = barycentric[colour]
-                key += steps[axis_of[colour]]
     return count
 
 
 @njit(cache=True, parallel=True, nogil=True)
 def number_vertices(
-    features: Any, scale: Any, strides: Any, steps: Any, bounds: Any, offsets: Any, weights: Any, column: int, first: int
-) -> Any:
+    features: Any, scale: Any, strides: Any, steps: Any, bounds: Any,
+    offsets: Any, weights: Any, column: int, first: int, memory: Any,
+) -> Any:  # fmt: skip
     """Fill columns `column...` of `offsets` (rows from `first` on) and `weights`.
 
     Bands of pixels, between consecutive `bounds`, number their vertices independently and are merged in order, which
     gives the numbers that a single scan gives. A vertex that an earlier band has met gets, for the later band, a row of
     its own behind the vertices, so that bands can splat at the same time without touching the same row.
 
+    `memory`, int64 (2 * points * corners, 2), is room for the table, of which only what is needed is touched.
     Returns the keys of the vertices, the table that finds them, and for each row behind them the vertex it stands for.
     """
     bands, n = bounds.size - 1, steps.size
@@ -165,12 +205,12 @@ def number_vertices(
             features, low, high, scale, strides, steps, offsets, weights, column, keys[low * n : high * n]
         )
     most = counts.sum()
-    table = _empty_table(max(64, most * 7 // 4))
+    table = _empty_table(memory, max(64, most * 7 // 4))
     vertices, owners = np.empty(most, np.int64), np.empty(most, np.int32)
     count, copies = 0, 0
     for band in range(bands):
         for i in range(bounds[band] * n, bounds[band] * n + counts[band]):
-            slot = _find(keys[i], table)
+            slot = _find(keys[i], _slot(keys[i], table), table)
             if table[slot, 0] == _FREE:
                 table[slot, 0] = keys[i]
                 table[slot, 1] = count
@@ -192,14 +232,19 @@ def number_vertices(
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def _neighbours(vertices: Any, table: Any, steps: Any) -> Any:
-    """The next vertex along each axis, or -1: int32 (axes, vertices)."""
-    after = np.empty((steps.size, vertices.size), np.int32)
-    for v in prange(vertices.size):
-        for axis in range(steps.size):
-            slot = _find(vertices[v] + steps[axis], table)
-            after[axis, v] = -1 if table[slot, 0] == _FREE else table[slot, 1]
-    return after
+def _neighbours(vertices: Any, table: Any, steps: Any, after: Any, parts: int) -> None:
+    """after[axis, v] = the next vertex along each axis, or -1. The table is read ahead as in `_number_band`."""
+    axes = steps.size
+    for part in prange(parts):
+        slots, seen = np.empty(axes, np.int64), np.empty(axes, np.int64)
+        for v in range(vertices.size * part // parts, vertices.size * (part + 1) // parts):
+            for axis in range(axes):
+                slots[axis] = _slot(vertices[v] + steps[axis], table)
+                seen[axis] = table[slots[axis], 0]
+            for axis in range(axes):
+                key = vertices[v] + steps[axis]
+                slot = slots[axis] if seen[axis] == key else _find(key, slots[axis], table)
+                after[axis, v] = -1 if table[slot, 0] == _FREE else table[slot, 1]
 
 
 @njit(cache=True, nogil=True)
@@ -242,15 +287,14 @@ def _runs(after: Any, first: int, chain: Any) -> int:
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def link_runs(vertices: Any, table: Any, steps: Any, first: int) -> Any:
-    """Along each axis the vertices that have a neighbour, run by run: int32 (axes, vertices), and the length used.
+def link_runs(vertices: Any, table: Any, steps: Any, first: int, after: Any, chains: Any) -> Any:
+    """Write to `chains` (axes, vertices) the vertices that have a neighbour, run by run; return the lengths used.
 
     The last vertex of a run is stored as `~vertex`. A vertex with no neighbour along an axis is left unchanged by the
-    blur along it and is not listed.
+    blur along it and is not listed. `after` is room for (axes, vertices) numbers.
     """
-    after = _neighbours(vertices, table, steps)
-    chains = np.empty((steps.size, vertices.size), np.int32)
+    _neighbours(vertices, table, steps, after, 64)
     lengths = np.zeros(steps.size, np.int64)
     for axis in prange(steps.size):
         lengths[axis] = _runs(after[axis], first, chains[axis])
-    return chains, lengths
+    return lengths
