@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from atrous.crf import engine_numba, filter_numba
 from atrous.crf.lattice import LANES, Array, Lattice, Normalization, slice_factor
-from atrous.errors import AtrousError
 
 Float32s = npt.NDArray[np.float32]
 
@@ -54,24 +53,20 @@ class Unary:
 class MeanField:
     """The kernels of one image, built once.
 
-    *Shape:* `features[k]`: (points, d_k); `pixels`: (points,), the pixel behind each point, by default all in order.
+    *Shape:* `features[k]`: (points, d_k); `pixels`: (points,), the pixel behind each point.
     """
 
     def __init__(
         self,
         features: Sequence[Array],
         normalizations: Sequence[Normalization],
-        pixels: npt.NDArray[np.int32] | None = None,
+        pixels: npt.NDArray[np.int32],
     ) -> None:
         self.lattice: Lattice | None = None
         with _one_at_a_time:
             if features:
                 self.lattice = Lattice.build(*features)
                 self.splat_weights, self.slice_weights = self._weights(self.lattice, normalizations)
-        if pixels is None:
-            if self.lattice is None:
-                raise AtrousError("a CRF without pairwise kernels has to be told which pixels it has")
-            pixels = np.arange(self.lattice.points, dtype=np.int32)
         self.pixels = pixels
         self._parts = 64
 
