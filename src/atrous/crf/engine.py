@@ -95,7 +95,7 @@ class MeanField:
     ) -> Inference:
         """`iterations` updates from softmax(-U), fewer once no marginal changes by `tolerance` or more.
 
-        `couplings[k]`: what a logit gains per unit of filtered marginal: () for Potts, (classes,), or (classes, classes)
+        `couplings[k]`: what a logit gains per filtered marginal: () for Potts, (classes,), or (classes, classes)
         with the sender first. `divergence(step, value)` is called with the KL divergence, up to a constant, before each
         step and after the last.
         """

@@ -19,7 +19,7 @@ _ZERO, _ONE, _TINY = np.float32(0), np.float32(1), np.float32(1e-20)
 
 @njit(cache=True, parallel=True, nogil=True)
 def logits_from_probabilities(
-    probabilities: Any, pixels: Any, kept: Any, pruned: Any, floor: Any, logits: Any, parts: int
+    probabilities: Any, pixels: Any, kept: Any, pruned: Any, floor: Any, logits: Any, parts: Any
 ) -> None:
     """logits[panel, i, lane] = log max(p, floor) of the kept classes, then of the sum over the pruned ones.
 
@@ -43,7 +43,7 @@ def logits_from_probabilities(
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def logits_from_energies(energies: Any, pixels: Any, logits: Any, parts: int) -> None:
+def logits_from_energies(energies: Any, pixels: Any, logits: Any, parts: Any) -> None:
     """logits[panel, i, lane] = -energy of each class (classes, all pixels)."""
     for part in prange(parts):
         for i in range(pixels.size * part // parts, pixels.size * (part + 1) // parts):
@@ -53,7 +53,7 @@ def logits_from_energies(energies: Any, pixels: Any, logits: Any, parts: int) ->
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _softmax(marginals: Any, pixel: int) -> None:
+def _softmax(marginals: Any, pixel: Any) -> None:
     panels, stride, at = marginals.shape[0], marginals.shape[1] * LANES, pixel * LANES
     peak = load(marginals, at)
     for panel in range(1, panels):
@@ -70,7 +70,7 @@ def _softmax(marginals: Any, pixel: int) -> None:
 
 @njit(cache=True, parallel=True, nogil=True)
 def update_panel(
-    offsets: Any, weights: Any, rows: Any, logits: Any, marginals: Any, panel: int, first: bool, divergence: Any
+    offsets: Any, weights: Any, rows: Any, logits: Any, marginals: Any, panel: Any, first: bool, divergence: Any
 ) -> None:
     """marginals[panel] = logits + sliced messages; after the last panel, the soft-max over all of them.
 
@@ -111,7 +111,7 @@ def mix_classes(marginals: Any, matrix: Any, out: Any) -> None:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _pruned_share(marginals: Any, i: int, rest: int, probabilities: Any, pruned: Any, pixel: int, floor: Any) -> Any:
+def _pruned_share(marginals: Any, i: Any, rest: Any, probabilities: Any, pruned: Any, pixel: Any, floor: Any) -> Any:
     """What multiplies the probability of a pruned class to give its marginal."""
     total = _ZERO
     for k in range(pruned.size):
@@ -121,7 +121,7 @@ def _pruned_share(marginals: Any, i: int, rest: int, probabilities: Any, pruned:
 
 @njit(cache=True, parallel=True, nogil=True)
 def write_marginals(
-    marginals: Any, probabilities: Any, pixels: Any, kept: Any, pruned: Any, floor: Any, out: Any, parts: int
+    marginals: Any, probabilities: Any, pixels: Any, kept: Any, pruned: Any, floor: Any, out: Any, parts: Any
 ) -> None:
     """Marginals back to (classes, all pixels); pixels that take no part are left as they are in `out`."""
     for part in prange(parts):
@@ -137,7 +137,7 @@ def write_marginals(
 
 @njit(cache=True, parallel=True, nogil=True)
 def write_labels(
-    marginals: Any, probabilities: Any, pixels: Any, kept: Any, pruned: Any, floor: Any, out: Any, parts: int
+    marginals: Any, probabilities: Any, pixels: Any, kept: Any, pruned: Any, floor: Any, out: Any, parts: Any
 ) -> None:
     """The most probable class of each pixel, the first of equals, without writing the marginals out."""
     for part in prange(parts):
@@ -158,7 +158,7 @@ def write_labels(
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def largest_change(before: Any, after: Any, parts: int) -> Any:
+def largest_change(before: Any, after: Any, parts: Any) -> Any:
     """max |after - before| over two flat arrays."""
     worst = np.zeros(parts, np.float32)
     for part in prange(parts):

@@ -17,7 +17,7 @@ _ZERO, _HALF = np.float32(0), np.float32(0.5)
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def clear(rows: Any, parts: int) -> None:
+def clear(rows: Any, parts: Any) -> None:
     """Set all rows to zero."""
     for part in prange(parts):
         rows[rows.shape[0] * part // parts : rows.shape[0] * (part + 1) // parts] = 0
@@ -55,7 +55,7 @@ def spread_copies(copies: Any, owners: Any, rows: Any) -> None:
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def blur_axis(chain: Any, rows: Any, parts: int) -> None:
+def blur_axis(chain: Any, rows: Any, parts: Any) -> None:
     """v += (previous + next) / 2 along the runs of `chain`, in place: a run is walked once, old values in registers.
 
     *Source:* Adams et al. section 3; weights 1/2, 1, 1/2 as in Krähenbühl's code.
@@ -81,7 +81,7 @@ def blur_axis(chain: Any, rows: Any, parts: int) -> None:
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def slice_panel(offsets: Any, weights: Any, begin: int, end: int, rows: Any, out: Any) -> None:
+def slice_panel(offsets: Any, weights: Any, begin: Any, end: Any, rows: Any, out: Any) -> None:
     """out[pixel] = sum of weight * rows[corner] over the corners in columns begin..end."""
     for pixel in prange(out.shape[0]):
         total = splat(_ZERO)

@@ -49,7 +49,7 @@ def oriented_image(image: Any, size: tuple[int, int]) -> Array:
         height, width = found.shape[:2]
         swapped = " (height and width are swapped: transpose one of them)" if (width, height) == size else ""
         raise AtrousError(
-            f"image is {height} high and {width} wide, but the class maps are {size[0]} high and {size[1]} wide{swapped}; "
+            f"image is {height} high and {width} wide, the class maps {size[0]} high and {size[1]} wide{swapped}; "
             "they must be the same, resize the probabilities to the image"
         )
     return found
@@ -67,13 +67,13 @@ def checked_maps(name: str, maps: Any) -> Array:
         raise AtrousError(f"{name} has shape {found.shape}, expected (K, H, W): classes, height, width")
     if 0 in found.shape:
         raise AtrousError(
-            f"{name} has shape {found.shape}, length 0 on axis {found.shape.index(0)}; expected at least 1 on every axis"
+            f"{name} has shape {found.shape}, length 0 on axis {found.shape.index(0)}; expected at least 1 on each"
         )
     found = np.ascontiguousarray(found, np.float32)
     if np.isnan(found.sum()):  # one pass, no temporary; infinities of both signs are caught as well
         where = np.unravel_index(int(np.isnan(found).argmax()), found.shape)
         raise AtrousError(
-            f"{name} holds NaN, the first at class {where[0]}, row {where[1]}, column {where[2]}; expected finite numbers"
+            f"{name} holds NaN, the first at class {where[0]}, row {where[1]}, column {where[2]}; expected numbers"
         )
     return found
 

@@ -65,10 +65,10 @@ def embedding_scale(d: int) -> npt.NDArray[np.float32]:
 def key_strides(lowest: Array, highest: Array) -> npt.NDArray[np.int64]:
     """Strides that make `sum_i coordinate_i * stride_i` a different 64-bit key for every vertex near the features.
 
-    A vertex of colour r has coordinates (d + 1) c_i + r. Radices that are 1 modulo d + 1 make the strides' sum -1 modulo
-    d + 1, so that the key tells r, and then the c_i, which need a factor d + 1 less room each. When even that does not
-    fit in 62 bits (many features with wide ranges) the strides are fixed random odd numbers and the key is a linear
-    hash: two of M vertices then share a key with probability below M^2 / 2^64.
+    A vertex of colour r has coordinates (d + 1) c_i + r. Radices that are 1 modulo d + 1 make the strides' sum -1
+    modulo d + 1, so that the key tells r, and then the c_i, which need a factor d + 1 less room each. When even that
+    does not fit in 62 bits (many features with wide ranges) the strides are fixed random odd numbers and the key is a
+    linear hash: two of M vertices then share a key with probability below M^2 / 2^64.
 
     *Shape:* lowest, highest: (d,), the range of the features. Returns (d + 1,), the last one 0.
     """
@@ -164,7 +164,8 @@ class Lattice:
             rows += len(keys) + len(behind)
             vertices += len(keys)
         return cls(
-            offsets, weights, columns, bounds, tuple(chains), np.concatenate(copies), np.concatenate(owners), rows, vertices
+            offsets, weights, columns, bounds, tuple(chains),
+            np.concatenate(copies), np.concatenate(owners), rows, vertices,
         )  # fmt: skip
 
     @property

@@ -1,6 +1,6 @@
 """Numba kernels that build a permutohedral lattice: embed the pixels, number the vertices, link neighbours into runs.
 
-Everything about a vertex follows from one 64-bit key that is *linear* in its coordinates, `key(v) = sum_i v_i stride_i`:
+Everything about a vertex follows from one 64-bit key, *linear* in its coordinates: `key(v) = sum_i v_i stride_i`;
 the d + 1 corners of a simplex and the two neighbours along an axis are the key plus or minus a constant `steps[axis]`.
 No coordinate vector is ever stored or compared.
 
@@ -24,7 +24,7 @@ _LOW_32 = np.int64(0xFFFFFFFF)
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def ranges(features: Any, parts: int) -> Any:
+def ranges(features: Any, parts: Any) -> Any:
     """The lowest and highest value of each feature, (d,) each; NaN where a feature has one."""
     points, d = features.shape
     lows, highs = np.empty((parts, d), np.float32), np.empty((parts, d), np.float32)
@@ -45,7 +45,7 @@ def ranges(features: Any, parts: int) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _empty_table(memory: Any, slots: int) -> Any:
+def _empty_table(memory: Any, slots: Any) -> Any:
     """An open-addressing table: rows of (key, number), one memory access for both, in the beginning of `memory`."""
     table = memory[:slots]
     for slot in range(slots):
@@ -68,7 +68,7 @@ def _find(key: Any, slot: Any, table: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _grown(vertices: Any, slots: int) -> Any:
+def _grown(vertices: Any, slots: Any) -> Any:
     """A table of `slots` slots with `vertices` numbered in order."""
     table = _empty_table(np.empty((slots, 2), np.int64), slots)
     for number in range(vertices.size):
@@ -119,13 +119,13 @@ def _enclose(point: Any, scale: Any, elevated: Any, corner: Any, rank: Any) -> N
 
 @njit(cache=True, nogil=True)
 def _number_band(
-    features: Any, low: int, high: int, scale: Any, strides: Any, steps: Any,
-    offsets: Any, weights: Any, column: int, vertices: Any,
+    features: Any, low: Any, high: Any, scale: Any, strides: Any, steps: Any,
+    offsets: Any, weights: Any, column: Any, vertices: Any,
 ) -> int:  # fmt: skip
     """Embed pixels low..high; number their vertices in order of first touch into `vertices`; return how many.
 
     Consecutive pixels often share corners, so a corner is looked up only where it differs from the last pixel's. The
-    table is first read for all corners of eight pixels, with no branch in between, so that the waits for memory overlap.
+    table is first read for all corners of eight pixels, with no branch between, so that the waits for memory overlap.
     """
     n = steps.size
     down = np.float32(1) / np.float32(n)
@@ -184,7 +184,7 @@ def _number_band(
 @njit(cache=True, parallel=True, nogil=True)
 def number_vertices(
     features: Any, scale: Any, strides: Any, steps: Any, bounds: Any,
-    offsets: Any, weights: Any, column: int, first: int, memory: Any,
+    offsets: Any, weights: Any, column: Any, first: Any, memory: Any,
 ) -> Any:  # fmt: skip
     """Fill columns `column...` of `offsets` (rows from `first` on) and `weights`.
 
@@ -232,7 +232,7 @@ def number_vertices(
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def _neighbours(vertices: Any, table: Any, steps: Any, after: Any, parts: int) -> None:
+def _neighbours(vertices: Any, table: Any, steps: Any, after: Any, parts: Any) -> None:
     """after[axis, v] = the next vertex along each axis, or -1. The table is read ahead as in `_number_band`."""
     axes = steps.size
     for part in prange(parts):
@@ -248,25 +248,24 @@ def _neighbours(vertices: Any, table: Any, steps: Any, after: Any, parts: int) -
 
 
 @njit(cache=True, nogil=True)
-def _runs(after: Any, first: int, chain: Any) -> int:
+def _runs(after: Any, first: Any, chain: Any) -> int:
     """Write the runs of neighbours along one axis to `chain`, sorted by length; return how much of it is used.
 
     Runs of one length follow one another so that the processor foresees where each ends.
     """
     n = after.size
     follows, lengths = np.zeros(n, np.bool_), np.zeros(n + 1, np.int32)
-    for v in range(n):
-        if after[v] >= 0:
-            follows[after[v]] = True
+    for vertex in range(n):
+        if after[vertex] >= 0:
+            follows[after[vertex]] = True
     heads, sizes = np.empty(n, np.int32), np.empty(n, np.int32)
     runs = 0
     for head in range(n):
         if after[head] < 0 or follows[head]:
             continue
-        v, size = np.int64(after[head]), 1
+        v, size = after[head], 1
         while v >= 0:
-            v = np.int64(after[v])
-            size += 1
+            v, size = after[v], size + 1
         heads[runs], sizes[runs] = head, size
         lengths[size] += size
         runs += 1
@@ -276,18 +275,18 @@ def _runs(after: Any, first: int, chain: Any) -> int:
         lengths[size] = place
         place += total
     for run in range(runs):
-        at, v = np.int64(lengths[sizes[run]]), np.int64(heads[run])
+        begin, v = lengths[sizes[run]], heads[run]
         lengths[sizes[run]] += sizes[run]
-        for _ in range(sizes[run]):
+        for at in range(begin, begin + sizes[run]):
             chain[at] = first + v
-            at += 1
-            v = np.int64(after[v])
-        chain[at - 1] = ~chain[at - 1]
+            v = after[v]
+        last = begin + sizes[run] - 1
+        chain[last] = ~chain[last]
     return place
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def link_runs(vertices: Any, table: Any, steps: Any, first: int, after: Any, chains: Any) -> Any:
+def link_runs(vertices: Any, table: Any, steps: Any, first: Any, after: Any, chains: Any) -> Any:
     """Write to `chains` (axes, vertices) the vertices that have a neighbour, run by run; return the lengths used.
 
     The last vertex of a run is stored as `~vertex`. A vertex with no neighbour along an axis is left unchanged by the

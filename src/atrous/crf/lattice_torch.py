@@ -99,7 +99,7 @@ class TorchLattice:
         for previous, following in self.neighbours.flip(0) if reverse else self.neighbours:
             rows[:-1] += 0.5 * (rows[previous] + rows[following])
         corners = (weights[:, c, None] * rows[self.offsets[:, c]] for c in range(self.d + 1))
-        return (sum(corners) * slice_factor(self.d)).view_as(values)  # type: ignore[union-attr,no-any-return]
+        return (sum(corners) * slice_factor(self.d)).view_as(values)  # type: ignore[union-attr]
 
 
 class NumbaLattice:
@@ -131,4 +131,4 @@ def permutohedral_filter(values: Tensor, lattice: FilterLattice, *, reverse: boo
 
     *Shape:* values (batch, points, channels); returns the same.
     """
-    return _Filter.apply(values, lattice, reverse)  # type: ignore[no-any-return,no-untyped-call]
+    return _Filter.apply(values, lattice, reverse)

@@ -95,14 +95,14 @@ class DenseCRF:
         *Raises:* `AtrousError` for sizes or options that do not go together.
         """
         out = self._start(maps, energies)
-        return self._infer(maps, how, energies, weights).probabilities(out).reshape(maps.shape)  # type: ignore[no-any-return]
+        return self._infer(maps, how, energies, weights).probabilities(out).reshape(maps.shape)
 
     def labels(self, maps: Array, how: Inference, *, energies: bool = False, weights: Weights = None) -> Array:
         """The arg-max of `probabilities`, (H, W) int64, without writing the marginals out."""
         out = np.empty(self.size[0] * self.size[1], np.int64)
         if self.pixels.size != out.size:
             out[:] = (maps.argmin(0) if energies else maps.argmax(0)).ravel()
-        return self._infer(maps, how, energies, weights).labels(out).reshape(self.size)  # type: ignore[no-any-return]
+        return self._infer(maps, how, energies, weights).labels(out).reshape(self.size)
 
     def probabilities_in_torch(self, maps: Array, how: Inference, device: Any, *, energies: bool = False) -> Any:
         """As `probabilities`, computed by torch on `device` and left there."""
@@ -147,7 +147,8 @@ class DenseCRF:
         couplings = self._couplings(maps, how, energies, weights)
         unary = Unary.of(maps.reshape(len(maps), -1), energies=energies, prune=how.prune)
         return self.field.infer(
-            unary, couplings if self.pixels.size else [], how.iterations, tolerance=how.tolerance, divergence=how.divergence
+            unary, couplings if self.pixels.size else [], how.iterations,
+            tolerance=how.tolerance, divergence=how.divergence,
         )  # fmt: skip
 
 
@@ -175,17 +176,15 @@ def dense_crf(
     """Refine the class probabilities of a network by mean-field inference in the fully connected CRF.
 
     `preset` names a paper's terms (see `atrous.crf.preset`), which `gaussian`, `bilateral` (`None` leaves a term out)
-    and `iterations` replace; `others` adds terms on features of your own. Instead of probabilities, `energies` gives the
-    unaries themselves, minus logits; see `unary_from_labels` for partial labels.
+    and `iterations` replace; `others` adds terms on features of your own. Instead of probabilities, `energies` gives
+    the unaries themselves, minus logits; for partial labels see `probabilities_from_labels`.
 
-    `ignore`: (H, W) bool, pixels that take no part. `prune`: classes whose probability is nowhere above it exchange no
-    messages, which costs nothing where they are absent and leaves their share of each pixel to the unaries. `tolerance`:
-    stop once no marginal changes by so much. `divergence(step, value)`: called with the KL divergence, up to a constant.
-    `backend`: numba on the CPU and torch on a GPU, unless told.
+    `ignore`: (H, W) bool, pixels that take no part. `prune`, `tolerance` and `divergence`: see `Inference`. `backend`:
+    numba on the CPU and torch on a GPU, unless told.
 
     *Shape:* image (H, W, 3) or (3, H, W) uint8; probabilities (K, H, W), summing to 1 over axis 0, numpy or torch, any
-    float type (computed in float32). Returns float32 of that shape and kind, on the same device. Batches: a leading axis
-    on all of image, probabilities and ignore.
+    float type (computed in float32). Returns float32 of that shape and kind, on the same device. Batches: a leading
+    axis on all of image, probabilities and ignore.
 
     *Source:* Krähenbühl and Koltun 2011, algorithm 1.
 
@@ -253,8 +252,8 @@ def _run(
         pictures = tuple(getattr(image, "shape", ()))
         if len(pictures) != 4 or pictures[0] != shape[0]:
             raise AtrousError(
-                f"the class maps are a batch of shape {shape}, the image has shape {pictures}; expected as many images: "
-                "(N, H, W, 3) or (N, 3, H, W)"
+                f"the class maps are a batch of shape {shape}, the image has shape {pictures}; expected as many "
+                "images: (N, H, W, 3) or (N, 3, H, W)"
             )
         items = list(zip(image, given, [None] * shape[0] if ignore is None else ignore, strict=True))
     else:

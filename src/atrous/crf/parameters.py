@@ -112,7 +112,9 @@ class Bilateral(_Kernel):
         height, width = image.shape[:2]
         out = np.empty((height, width, 5), np.float32)
         out[..., :2] = position_features((height, width), _sigmas("sigma_alpha", self.sigma_alpha, 2))
-        np.divide(image, np.float32(_sigmas("sigma_beta", self.sigma_beta, 3)), out=out[..., 2:], dtype=np.float32)
+        np.divide(
+            image, np.asarray(_sigmas("sigma_beta", self.sigma_beta, 3), np.float32), out=out[..., 2:], dtype=np.float32
+        )
         return out.reshape(-1, 5)
 
 

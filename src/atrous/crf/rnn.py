@@ -69,13 +69,15 @@ class CRFRNN(nn.Module):
         spatial = (place / self.sigma_gamma).flatten(2).mT
         bilateral = torch.cat([place / self.sigma_alpha, colour], 1).flatten(2).mT
         on_cpu = image.device.type == "cpu" and dtype == torch.float32
-        backend = ("numba" if on_cpu else "torch") if self.backend == "auto" else self.backend
-        return tuple(TorchKernel.of(each, self.normalization, backend) for each in (spatial, bilateral))  # type: ignore[return-value]
+        automatic: Literal["numba", "torch"] = "numba" if on_cpu else "torch"
+        backend = automatic if self.backend == "auto" else self.backend
+        kind = self.normalization
+        return TorchKernel.of(spatial, kind, backend), TorchKernel.of(bilateral, kind, backend)
 
     def forward(self, logits: Tensor, image: Tensor) -> Tensor:
         """Refined logits.
 
-        *Shape:* logits (N, K, H, W); image (N, 3, H, W), uint8 or float in 0..255, not normalised. Returns (N, K, H, W).
+        *Shape:* logits (N, K, H, W); image (N, 3, H, W), uint8 or float in 0..255, not normalised. Returns logits.
         """
         classes = len(self.spatial_weights)
         expected = (len(logits), 3, *logits.shape[2:])

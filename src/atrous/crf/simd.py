@@ -17,12 +17,14 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import lower_builtin, models, register_model, type_callable
 
 LANES = 8
+intrinsic: Any = _intrinsic  # to a type checker: what it makes has one argument fewer than what it is given
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
 _VECTOR, _INTEGERS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 

@@ -170,7 +170,7 @@ class DenseCRF2D(DenseCRF):
             raise AtrousError(f"Bad shape for pairwise bilateral (Need {(self._h, self._w, 3)}, got {found.shape})")
         features = np.empty((self._h, self._w, 5), np.float32)
         features[..., :2] = self._positions(sxy)
-        np.divide(found, np.broadcast_to(np.float32(srgb), 3), out=features[..., 2:], dtype=np.float32)
+        np.divide(found, np.broadcast_to(np.asarray(srgb, np.float32), 3), out=features[..., 2:], dtype=np.float32)
         self._add(features.reshape(-1, 5), compat, kernel, normalization)
 
     def _positions(self, sxy: float | Sequence[float]) -> Array:
