@@ -9,7 +9,6 @@ equation 4 and algorithm 1. As in their code, the term j = i is kept in K.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from atrous.crf import engine_numba, filter_numba
-from atrous.crf.lattice import LANES, Array, Lattice, Normalization, slice_factor
+from atrous.crf.lattice import LANES, Array, Lattice, Normalization, kernels_running, slice_factor
 
 Float32s = npt.NDArray[np.float32]
 
 FLOOR = np.float32(1e-5)  # probabilities are clipped here before the logarithm, as by pydensecrf's unary_from_softmax
 _NO_CLASSES = np.empty(0, np.int64)
-_one_at_a_time = threading.RLock()  # numba's portable threading layer may be entered by one thread only
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Unary:
     @classmethod
     def of(cls, values: Array, *, energies: bool = False, prune: float = 0.0) -> Unary:
         """Prune the classes whose probability is nowhere above `prune`."""
-        values = np.ascontiguousarray(values, np.float32)
+        values = np.require(values, np.float32, "CW")  # numba would compile anew for read-only arrays
         everything = np.arange(len(values))
         if not prune:
             return cls(values, energies, everything, _NO_CLASSES)
@@ -63,7 +61,7 @@ class MeanField:
         pixels: npt.NDArray[np.int32],
     ) -> None:
         self.lattice: Lattice | None = None
-        with _one_at_a_time:
+        with kernels_running(len(pixels)):
             if features:
                 self.lattice = Lattice.build(*features)
                 self.splat_weights, self.slice_weights = self._weights(self.lattice, normalizations)
@@ -99,7 +97,7 @@ class MeanField:
         with the sender first. `divergence(step, value)` is called with the KL divergence, up to a constant, before each
         step and after the last.
         """
-        with _one_at_a_time:
+        with kernels_running(len(self.pixels)):
             state = Inference(self, unary, couplings)
             previous = np.empty_like(state.marginals) if tolerance else None
             for step in range(iterations):
@@ -181,13 +179,14 @@ class Inference:
     def step(self, divergence: bool = False) -> float:
         """One update; the divergence of the marginals it started from, if asked for, else 0."""
         terms = np.zeros(self.field._parts if divergence else 0)
-        for kernel, matrix in self._mixes.items():
-            engine_numba.mix_classes(self.marginals, matrix, self._mixed[kernel])
-        for panel in range(len(self.marginals)):
-            if self.field.lattice is not None:
-                send = np.ascontiguousarray(self._send[:, panel])
-                self._lattice.splat_and_blur(self._sources(panel), send, self._rows, self.field.splat_weights)
-            self._update(panel, divergence=terms)
+        with kernels_running(len(self.field.pixels)):
+            for kernel, matrix in self._mixes.items():
+                engine_numba.mix_classes(self.marginals, matrix, self._mixed[kernel])
+            for panel in range(len(self.marginals)):
+                if self.field.lattice is not None:
+                    send = np.ascontiguousarray(self._send[:, panel])
+                    self._lattice.splat_and_blur(self._sources(panel), send, self._rows, self.field.splat_weights)
+                self._update(panel, divergence=terms)
         return float(terms.sum())
 
     def divergence(self) -> float:
@@ -217,7 +216,7 @@ class Inference:
 
     def _write(self, kernel: Callable[..., None], out: Array) -> None:
         unary = self.unary
-        with _one_at_a_time:
+        with kernels_running(len(self.field.pixels)):
             kernel(
                 self.marginals, unary.values, self.field.pixels, unary.kept, unary.pruned, FLOOR, out, self.field._parts
             )

@@ -10,7 +10,9 @@ scaling, blur, slice factor and normalisation as in Krähenbühl's code, which p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -22,6 +24,25 @@ from atrous.errors import AtrousError
 
 Array = npt.NDArray[Any]
 LANES = 8
+_one_at_a_time = threading.RLock()
+
+
+@contextmanager
+def kernels_running(points: int) -> Iterator[None]:
+    """Enter numba's parallel kernels: one Python thread at a time, with no more threads than `points` keep busy.
+
+    numba's portable threading layer may be entered by one thread only, and waking threads for a small image costs more
+    than they save.
+    """
+    from numba import get_num_threads, set_num_threads
+
+    with _one_at_a_time:
+        before = get_num_threads()
+        set_num_threads(max(1, min(before, points // 4096)))
+        try:
+            yield
+        finally:
+            set_num_threads(before)
 
 
 class Normalization(IntEnum):
@@ -131,15 +152,19 @@ class Lattice:
 
         *Raises:* `AtrousError` when they are empty, not finite, or differ in the number of points.
         """
+        kernels = [checked_features(each) for each in features]
+        if len({len(each) for each in kernels}) != 1:
+            raise AtrousError(f"all kernels need the same number of points, found {[len(each) for each in kernels]}")
+        with kernels_running(len(kernels[0])):
+            return cls._build(kernels)
+
+    @classmethod
+    def _build(cls, kernels: list[npt.NDArray[np.float32]]) -> Lattice:
         from numba import get_num_threads
 
         from atrous.crf.lattice_numba import link_runs, number_vertices, ranges
 
-        kernels = [checked_features(each) for each in features]
-        if len({len(each) for each in kernels}) != 1:
-            raise AtrousError(f"all kernels need the same number of points, found {[len(each) for each in kernels]}")
-        points = len(kernels[0])
-        bands = min(get_num_threads(), -(-points // 1024))
+        points, bands = len(kernels[0]), get_num_threads()
         bounds = np.arange(bands + 1, dtype=np.int64) * points // bands
         columns = np.cumsum([0, *(each.shape[1] + 1 for each in kernels)], dtype=np.int64)
         offsets = np.empty((points, columns[-1]), np.int32)
@@ -152,7 +177,7 @@ class Lattice:
             strides = key_strides(lowest, highest)
             steps = key_steps(strides)
             scale = embedding_scale(each.shape[1])
-            memory = np.empty((2 * points * len(steps), 2), np.int64)  # numpy asks for huge pages, numba does not
+            memory = np.empty((2 * points * len(steps) + 64, 2), np.int64)  # numpy asks for huge pages, numba does not
             keys, table, behind = number_vertices(
                 each, scale, strides, steps, bounds, offsets, weights, column, rows, memory
             )
@@ -236,10 +261,11 @@ class Lattice:
         out = np.empty_like(given, order="C")
         rows, panel = self.empty_rows(), np.zeros((self.points, LANES), np.float32)
         send = np.full((1, LANES), slice_factor(self.dimension(0)), np.float32)
-        for first in range(0, given.shape[1], LANES):
-            width = min(LANES, given.shape[1] - first)
-            panel[:, :width] = given[:, first : first + width]
-            self.splat_and_blur([(0, 1, panel)], send, rows, self.weights, reverse)
-            slice_panel(self.offsets, self.weights, 0, self.columns[1], rows, panel)
-            out[:, first : first + width] = panel[:, :width]
+        with kernels_running(self.points):
+            for first in range(0, given.shape[1], LANES):
+                width = min(LANES, given.shape[1] - first)
+                panel[:, :width] = given[:, first : first + width]
+                self.splat_and_blur([(0, 1, panel)], send, rows, self.weights, reverse)
+                slice_panel(self.offsets, self.weights, 0, self.columns[1], rows, panel)
+                out[:, first : first + width] = panel[:, :width]
         return out

@@ -192,7 +192,7 @@ def number_vertices(
     gives the numbers that a single scan gives. A vertex that an earlier band has met gets, for the later band, a row of
     its own behind the vertices, so that bands can splat at the same time without touching the same row.
 
-    `memory`, int64 (2 * points * corners, 2), is room for the table, of which only what is needed is touched.
+    `memory`, int64 (2 * points * corners + 64, 2), is room for the table, of which only what is needed is touched.
     Returns the keys of the vertices, the table that finds them, and for each row behind them the vertex it stands for.
     """
     bands, n = bounds.size - 1, steps.size
