@@ -113,4 +113,7 @@ DATASETS: Registry[SegmentationDataset] = Registry("data set")
 def describe_mismatch(item: Item, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
     """That an image and its mask have not one size, (height, width) each; and why, where it can be seen."""
     turned = " The one is the other turned: see the EXIF orientation." if image == mask[::-1] else ""
-    return f"{item.image} is {image[1]} x {image[0]}, but its mask {item.mask} is {mask[1]} x {mask[0]}; they must be equal. {turned}"
+    return (
+        f"{item.image} is {image[1]} x {image[0]}, its mask {item.mask} is {mask[1]} x {mask[0]}; "
+        f"they must have one size.{turned}"
+    )
