@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from atrous.errors import AtrousError
 from atrous.models import SegmentationModel, create_model
@@ -71,6 +72,11 @@ class Card(_Part):
     source: str = ""
     trained_on: str = ""
     measured: tuple[Measurement, ...] = ()
+
+    @field_validator("arguments")
+    @classmethod
+    def _plain(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        return json.loads(json.dumps(arguments))  # as it will be read back: lists for tuples
 
     @model_validator(mode="after")
     def _check(self) -> Card:

@@ -61,11 +61,11 @@ class _Conv:
 
     @property
     def stride(self) -> int:
-        return int(self.operator.options.StrideH())
+        return self.operator.options["StrideH"]
 
     @property
     def dilation(self) -> int:
-        return int(self.operator.options.DilationHFactor())
+        return self.operator.options["DilationHFactor"]
 
 
 @dataclass
@@ -104,6 +104,9 @@ class _Reader:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.tensor = graph.input
+        shape = graph.shape(graph.input)
+        if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
+            raise AtrousError(f"{graph.path}: the input is {shape}; one RGB image, (1, height, width, 3), is expected.")
 
     def trunk(self) -> _Trunk:
         """Stem and inverted residuals, up to where the head divides."""
@@ -126,7 +129,7 @@ class _Reader:
         self._skip("QUANTIZE")
         branch_end = self.tensor
         pool = consumers["AVERAGE_POOL_2D"]
-        window = pool.options.FilterHeight(), pool.options.FilterWidth()
+        window = pool.options["FilterHeight"], pool.options["FilterWidth"]
         self.tensor = pool.outputs[0]
         pooling = self._conv(activation="relu")
         self._resize()
@@ -165,25 +168,25 @@ class _Reader:
     def _conv(self, *, activation: str, name: str = "CONV_2D", kernel: int = 1, start: Operator | None = None) -> _Conv:
         operator = start or self._next(name)
         options = operator.options
+        self._expect(operator, len(operator.inputs) == 3 and len(operator.outputs) == 1)
         weight = self.graph.constant(operator.inputs[1])
         bias = self.graph.constant(operator.inputs[2])
         depthwise = name == "DEPTHWISE_CONV_2D"
         self._expect(operator, weight.ndim == 4 and weight.shape[1:3] == (kernel, kernel))
         self._expect(operator, operator.activation == activation)
-        self._expect(operator, kernel == 1 or options.Padding() == 0)  # "SAME"
-        self._expect(operator, options.StrideH() == options.StrideW())
-        self._expect(operator, options.DilationHFactor() == options.DilationWFactor())
-        self._expect(operator, not depthwise or options.DepthMultiplier() == 1)
+        self._expect(operator, options["StrideH"] == 1 if kernel == 1 else options["Padding"] == 0)  # 0 is "SAME"
+        self._expect(operator, options["StrideH"] == options["StrideW"])
+        self._expect(operator, options["DilationHFactor"] == options["DilationWFactor"])
+        self._expect(operator, not depthwise or options["DepthMultiplier"] == 1)
         self.tensor = operator.outputs[0]
         order = (3, 0, 1, 2) if depthwise else (0, 3, 1, 2)
         return _Conv(operator, torch.from_numpy(weight.transpose(order).copy()), torch.from_numpy(bias.copy()))
 
     def _resize(self) -> bool:
         operator = self._next("RESIZE_BILINEAR")
-        align_corners = bool(operator.options.AlignCorners())
-        self._expect(
-            operator, align_corners != bool(operator.options.HalfPixelCenters())
-        )  # neither is an old, third grid
+        align_corners = bool(operator.options["AlignCorners"])
+        half_pixel = bool(operator.options["HalfPixelCenters"])
+        self._expect(operator, align_corners != half_pixel)  # without either, it is an old, third grid
         self.tensor = operator.outputs[0]
         return align_corners
 
@@ -249,7 +252,7 @@ def _preprocessing(graph: Graph, height: int, width: int) -> Preprocessing:
     Images are padded to graphs of the training crop's size, and squeezed to smaller ones, as the publishers do.
     """
     quantised = graph.quantisation(graph.input)
-    mean, std = (127.5, 127.5) if quantised is None else (float(quantised[1][0]), 1 / float(quantised[0][0]))
+    mean, std = (127.5, 127.5) if quantised is None else (quantised[1], 1 / quantised[0])
     padded = min(height, width) >= VOC_CROP
     return Preprocessing(
         resize="pad" if padded else "squeeze",

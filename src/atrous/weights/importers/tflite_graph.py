@@ -5,10 +5,10 @@ Source: the schema of TensorFlow Lite (`schema.fbs`), through the flatbuffers cl
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tflite
@@ -25,13 +25,15 @@ _NUMPY_TYPES = {
     tflite.TensorType.UINT8: np.uint8,
     tflite.TensorType.INT8: np.int8,
 }
+_WINDOW = ("Padding", "StrideH", "StrideW", "FusedActivationFunction")
+_DILATION = ("DilationHFactor", "DilationWFactor")
 _OPTIONS = {
-    "CONV_2D": tflite.Conv2DOptions,
-    "DEPTHWISE_CONV_2D": tflite.DepthwiseConv2DOptions,
-    "AVERAGE_POOL_2D": tflite.Pool2DOptions,
-    "RESIZE_BILINEAR": tflite.ResizeBilinearOptions,
-    "ADD": tflite.AddOptions,
-    "CONCATENATION": tflite.ConcatenationOptions,
+    "CONV_2D": (tflite.Conv2DOptions, (*_WINDOW, *_DILATION)),
+    "DEPTHWISE_CONV_2D": (tflite.DepthwiseConv2DOptions, (*_WINDOW, *_DILATION, "DepthMultiplier")),
+    "AVERAGE_POOL_2D": (tflite.Pool2DOptions, (*_WINDOW, "FilterHeight", "FilterWidth")),
+    "RESIZE_BILINEAR": (tflite.ResizeBilinearOptions, ("AlignCorners", "HalfPixelCenters")),
+    "ADD": (tflite.AddOptions, ("FusedActivationFunction",)),
+    "CONCATENATION": (tflite.ConcatenationOptions, ("FusedActivationFunction", "Axis")),
 }
 _ACTIVATIONS = {0: "none", 1: "relu", 3: "relu6"}
 
@@ -44,20 +46,31 @@ class Operator:
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    options: Any
+    options: dict[str, int]
+    """By their names in the schema, for the kinds of operators that are understood."""
 
     @property
     def activation(self) -> str:
         """The activation fused into it: "none", "relu", "relu6" or a number that has no name here."""
-        code = self.options.FusedActivationFunction()
+        code = self.options["FusedActivationFunction"]
         return _ACTIVATIONS.get(code, str(code))
 
     def __str__(self) -> str:
         return f"operator {self.index} ({self.name})"
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    shape: tuple[int, ...]
+    kind: int
+    data: NDArray[np.uint8]
+    scale: NDArray[np.float32]
+    zero: NDArray[np.int64]
+    axis: int
+
+
 class Graph:
-    """The one subgraph of a file.
+    """The one subgraph of a file, read whole when it is opened.
 
     Raises: `AtrousError` for a file that is truncated or no TensorFlow Lite file.
     """
@@ -68,72 +81,89 @@ class Graph:
         if data[4:8] != b"TFL3":
             raise damaged(path, "it does not begin as a TensorFlow Lite file")
         try:
-            self._model = tflite.Model.GetRootAsModel(data, 0)
-            if self._model.SubgraphsLength() != 1:
-                raise AtrousError(f"{path}: {self._model.SubgraphsLength()} subgraphs; only one is understood.")
-            self._graph = self._model.Subgraphs(0)
-            self.operators = [self._operator(index) for index in range(self._graph.OperatorsLength())]
-            (self.input,), (self.output,) = self._graph.InputsAsNumpy(), self._graph.OutputsAsNumpy()
-            self._shapes = [self._shape(index) for index in range(self._graph.TensorsLength())]
-        except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-            if isinstance(error, AtrousError):
-                raise
-            raise damaged(path, f"{type(error).__name__} while reading its tables") from error
+            model = tflite.Model.GetRootAsModel(data, 0)
+            subgraphs = model.SubgraphsLength()
+            graph = model.Subgraphs(0)
+            self.operators = [_operator(model, graph, index) for index in range(graph.OperatorsLength())]
+            (self.input,), (self.output,) = (
+                tuple(map(int, side())) for side in (graph.InputsAsNumpy, graph.OutputsAsNumpy)
+            )
+            self._tensors = [_tensor(model, graph.Tensors(index)) for index in range(graph.TensorsLength())]
+        except _UNREADABLE as error:
+            raise damaged(path, "its tables cannot be read") from error
+        if subgraphs != 1:
+            raise AtrousError(f"{path}: {subgraphs} subgraphs; only one is understood.")
+        used = {t for operator in self.operators for t in (*operator.inputs, *operator.outputs)} | {
+            self.input,
+            self.output,
+        }
+        if max(used) >= len(self._tensors):
+            raise damaged(path, "an operator uses a tensor that is not there")
 
     def consumers(self, tensor: int) -> list[Operator]:
         """The operators that read a tensor, in order of execution."""
         return [operator for operator in self.operators if tensor in operator.inputs]
 
     def shape(self, tensor: int) -> tuple[int, ...]:
-        return self._shapes[tensor]
+        return self._tensors[tensor].shape
 
-    def quantisation(self, tensor: int) -> tuple[NDArray[np.float32], NDArray[np.int64], int] | None:
-        """Scales, zero points and the axis they run along; None for a tensor of floats."""
-        parameters = self._graph.Tensors(tensor).Quantization()
-        if parameters is None or parameters.ScaleLength() == 0:
-            return None
-        scale = parameters.ScaleAsNumpy()
-        zero = parameters.ZeroPointAsNumpy() if parameters.ZeroPointLength() else np.zeros(len(scale), np.int64)
-        return scale, zero, parameters.QuantizedDimension()
+    def quantisation(self, tensor: int) -> tuple[float, int] | None:
+        """Scale and zero point of a tensor that is quantised as a whole; None for one of floats."""
+        found = self._tensors[tensor]
+        return (float(found.scale[0]), int(found.zero[0])) if len(found.scale) == 1 else None
 
     def constant(self, tensor: int) -> NDArray[np.float32]:
         """A constant, as the real numbers it stands for.
 
         Raises: `AtrousError` where the tensor is no constant, or its bytes are not as many as its shape tells.
         """
-        found = self._graph.Tensors(tensor)
-        if found.Type() not in _NUMPY_TYPES:
-            raise AtrousError(f"{self.path}: tensor {tensor} has the unknown type {found.Type()}.")
-        try:
-            raw = self._model.Buffers(found.Buffer()).DataAsNumpy()
-            values = np.frombuffer(np.asarray(raw, np.uint8).tobytes(), _NUMPY_TYPES[found.Type()]).reshape(
-                self.shape(tensor)
-            )
-        except (struct.error, IndexError, ValueError, TypeError, AttributeError) as error:
-            raise damaged(self.path, f"the values of tensor {tensor} are not all there") from error
-        quantised = self.quantisation(tensor)
-        if quantised is None or values.dtype.kind == "f":
+        found = self._tensors[tensor]
+        if found.kind not in _NUMPY_TYPES:
+            raise AtrousError(f"{self.path}: tensor {tensor} has the unknown type {found.kind}.")
+        kind = np.dtype(_NUMPY_TYPES[found.kind])
+        if min(found.shape, default=1) < 1 or found.data.size != math.prod(found.shape) * kind.itemsize:
+            raise damaged(self.path, f"the values of tensor {tensor} are not all there")
+        values = np.frombuffer(found.data.tobytes(), kind).reshape(found.shape)
+        if not len(found.scale) or kind.kind == "f":
             return values.astype(np.float32)
-        scale, zero, axis = quantised
-        if len(scale) > 1:  # per channel
-            along = [1] * values.ndim
-            along[axis] = len(scale)
-            scale, zero = scale.reshape(along), zero.reshape(along)
-        return ((values.astype(np.int64) - zero) * scale).astype(np.float32)
+        along = [1] * values.ndim
+        if len(found.scale) > 1:  # per channel
+            if found.axis not in range(values.ndim) or not values.shape[found.axis] == len(found.scale) == len(
+                found.zero
+            ):
+                raise damaged(self.path, f"the scales of tensor {tensor} do not fit its shape")
+            along[found.axis] = len(found.scale)
+        real = (values.astype(np.int64) - found.zero.reshape(along)) * found.scale.reshape(along)
+        return real.astype(np.float32)
 
-    def _shape(self, tensor: int) -> tuple[int, ...]:
-        found = self._graph.Tensors(tensor)
-        return tuple(int(size) for size in found.ShapeAsNumpy()) if found.ShapeLength() else ()
 
-    def _operator(self, index: int) -> Operator:
-        found = self._graph.Operators(index)
-        code = self._model.OperatorCodes(found.OpcodeIndex())
-        builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the newer field, and the older of one byte
-        name = tflite.utils.BUILTIN_OPCODE2NAME.get(builtin, f"operator code {builtin}")
-        options = None
-        if name in _OPTIONS:
-            table = found.BuiltinOptions()
-            options = _OPTIONS[name]()
-            options.Init(table.Bytes, table.Pos)
-        inputs, outputs = (tuple(int(t) for t in side) for side in (found.InputsAsNumpy(), found.OutputsAsNumpy()))
-        return Operator(index, name, inputs, outputs, options)
+_UNREADABLE = (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
+"""What the generated readers raise on tables that lead nowhere."""
+
+
+def _tensor(model: tflite.Model, found: tflite.Tensor) -> _Tensor:
+    shape = tuple(int(size) for size in found.ShapeAsNumpy()) if found.ShapeLength() else ()
+    buffer = model.Buffers(found.Buffer())
+    data = np.asarray(buffer.DataAsNumpy(), np.uint8) if buffer.DataLength() else np.zeros(0, np.uint8)
+    scale, zero, axis = np.zeros(0, np.float32), np.zeros(0, np.int64), 0
+    parameters = found.Quantization()
+    if parameters is not None and parameters.ScaleLength():
+        scale = parameters.ScaleAsNumpy()
+        zero = parameters.ZeroPointAsNumpy() if parameters.ZeroPointLength() else np.zeros(len(scale), np.int64)
+        axis = int(parameters.QuantizedDimension())
+    return _Tensor(shape, found.Type(), data, scale, zero, axis)
+
+
+def _operator(model: tflite.Model, graph: tflite.SubGraph, index: int) -> Operator:
+    found = graph.Operators(index)
+    code = model.OperatorCodes(found.OpcodeIndex())
+    builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the newer field, and the older of one byte
+    name = tflite.utils.BUILTIN_OPCODE2NAME.get(builtin, f"operator code {builtin}")
+    options = {}
+    if name in _OPTIONS:
+        kind, keys = _OPTIONS[name]
+        table, reader = found.BuiltinOptions(), kind()
+        reader.Init(table.Bytes, table.Pos)
+        options = {key: int(getattr(reader, key)()) for key in keys}
+    inputs, outputs = (tuple(int(t) for t in side) for side in (found.InputsAsNumpy(), found.OutputsAsNumpy()))
+    return Operator(index, name, inputs, outputs, options)

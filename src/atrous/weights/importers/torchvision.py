@@ -76,7 +76,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path}: it holds more than tensors, or is damaged; what could run code is not loaded."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise damaged(path, str(error).splitlines()[0]) from error
+        raise damaged(path, type(error).__name__) from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise AtrousError(f"{path}: expected a state dict, names to tensors.")
     return state

@@ -1,0 +1,126 @@
+"""Downloads, from a real server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import atrous
+from atrous import AtrousError
+from atrous.weights import store
+from atrous.weights.catalog import Release
+from atrous.weights.download import download
+
+CONTENTS = bytes(range(256)) * 20000
+SHA256 = hashlib.sha256(CONTENTS).hexdigest()
+
+
+@dataclass
+class Server:
+    url: str = ""
+    contents: bytes = CONTENTS
+    break_after: int | None = None
+    ranges: bool = True
+    status: int = 200
+    asked: list[str | None] = field(default_factory=list)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range")
+            state.asked.append(wanted)
+            if state.status != 200:
+                self.send_error(state.status)
+                return
+            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and state.ranges else 0
+            if start >= len(state.contents):
+                self.send_error(416)
+                return
+            body = state.contents[start:]
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: state.break_after])
+            if state.break_after is not None:
+                self.connection.close()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    state.url = f"http://127.0.0.1:{httpd.server_port}/file.bin"
+    yield state
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_fetches_reports_and_leaves_no_part(server: Server, tmp_path: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    path = download(server.url, tmp_path / "new" / "file.bin", SHA256, lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == CONTENTS
+    assert seen[-1] == (len(CONTENTS), len(CONTENTS))
+    assert not list(path.parent.glob("*.part"))
+
+
+def test_the_beginning_of_a_checksum_will_do(server: Server, tmp_path: Path) -> None:
+    download(server.url, tmp_path / "file.bin", SHA256[:8])
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_goes_on_where_it_broke_off(server: Server, tmp_path: Path, ranges: bool) -> None:
+    server.break_after, server.ranges = 3_000_000, ranges
+    with pytest.raises(AtrousError, match="broke off"):
+        download(server.url, tmp_path / "file.bin", SHA256)
+    part = tmp_path / "file.bin.part"
+    kept = part.stat().st_size
+    assert kept > 0
+    assert not (tmp_path / "file.bin").exists()
+    server.break_after = None
+    assert download(server.url, tmp_path / "file.bin", SHA256).read_bytes() == CONTENTS
+    assert server.asked == [None, f"bytes={kept}-"]
+
+
+def test_a_whole_part_is_only_checked(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.bin.part").write_bytes(CONTENTS)
+    assert download(server.url, tmp_path / "file.bin", SHA256).read_bytes() == CONTENTS
+
+
+def test_a_wrong_checksum_removes_the_download(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(AtrousError, match=r"not those released.*The download was removed"):
+        download(server.url, tmp_path / "file.bin", "0" * 64)
+    assert not list(tmp_path.glob("*.bin*.part"))
+    assert not (tmp_path / "file.bin").exists()
+
+
+def test_a_refusal_is_told(server: Server, tmp_path: Path) -> None:
+    server.status = 404
+    with pytest.raises(AtrousError, match=r"404 .*ATROUS_WEIGHTS"):
+        download(server.url, tmp_path / "file.bin", SHA256)
+
+
+def test_no_server_is_told(tmp_path: Path) -> None:
+    with pytest.raises(AtrousError, match="broke off"):
+        download("http://127.0.0.1:9/file.bin", tmp_path / "file.bin", SHA256)
+
+
+def test_an_id_is_downloaded_once(server: Server, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.contents = (shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite").read_bytes()
+    name = "deeplab_v3.mobilenet_v2_x0.5.test"
+    url = server.url.replace("file.bin", "test.tflite")
+    release = Release(name, url, hashlib.sha256(server.contents).hexdigest(), 2.8, "a test")
+    monkeypatch.setitem(store.RELEASES, name, release)
+    assert atrous.load(name).num_classes == 21
+    assert atrous.load(name).num_classes == 21
+    assert len(server.asked) == 1
+    assert store.describe(name).path == store.cache_folder() / "test.tflite"

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import atrous
+from atrous import AtrousError
+from atrous.models import SegmentationModel
+from atrous.weights import Card, read_card, resolve, save
+
+
+def test_what_is_saved_comes_back_with_its_card(model, card, image, tmp_path: Path) -> None:
+    path = save(model, tmp_path / "a.safetensors")
+    loaded = atrous.load(path)
+    assert loaded.card == card == read_card(path)
+    assert not loaded.training
+    with torch.no_grad():
+        assert torch.equal(loaded(image), model(image))
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_half_precision_halves_the_file_and_loads_as_floats(model, image, tmp_path: Path) -> None:
+    whole, half = save(model, tmp_path / "whole.safetensors"), save(model, tmp_path / "half.safetensors", half=True)
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    loaded = atrous.load(half)
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+    with torch.no_grad():
+        difference = (loaded(image) - model(image)).abs().max()
+    assert 0 < difference < 0.05 * model(image).abs().max()
+
+
+def test_a_model_without_a_card_is_not_saved(model, tmp_path: Path) -> None:
+    model.card = None
+    with pytest.raises(AtrousError, match="no card"):
+        save(model, tmp_path / "a.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_name_must_be_a_safetensors_name(model, tmp_path: Path) -> None:
+    with pytest.raises(AtrousError, match=r"must end in \.safetensors"):
+        save(model, tmp_path / "a.pth")
+
+
+def test_a_place_that_cannot_be_written_leaves_nothing(model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AtrousError, match="Cannot write"):
+        save(model, tmp_path / "file" / "a.safetensors")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def saved(model: SegmentationModel, tmp_path: Path) -> Path:
+    return save(model, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
+def test_a_truncated_file_is_refused(saved: Path, keep: int) -> None:
+    saved.write_bytes(saved.read_bytes()[:keep])
+    with pytest.raises(AtrousError, match="truncated or altered"):
+        atrous.load(saved)
+
+
+def test_a_file_with_one_changed_weight_is_refused(saved: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    data[-100] ^= 1
+    saved.write_bytes(data)
+    with pytest.raises(AtrousError, match="truncated or altered"):
+        atrous.load(saved)
+
+
+def _rewrite(path: Path, tensors: dict[str, torch.Tensor], card: dict) -> None:
+    save_file(tensors, path, {"atrous": json.dumps(card)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("classifier.bias"), "'classifier.bias' is missing"),
+        (lambda t: t.update(extra=torch.zeros(1)), "'extra' is unknown"),
+        (lambda t: t.update({"classifier.bias": torch.zeros(3)}), r"classifier.bias is \(3,\), expected \(21,\)"),
+        (lambda t: t["classifier.bias"].fill_(float("nan")), "not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(saved: Path, card: Card, change, message: str) -> None:
+    tensors = load_file(saved)
+    change(tensors)
+    _rewrite(saved, tensors, card.model_dump(mode="json"))
+    with pytest.raises(AtrousError, match=message):
+        atrous.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("model", "deeplab_v3.mobilenet_v3", "Did you mean 'deeplab_v3.mobilenet_v2'"),
+        ("arguments", {"output_strid": 8}, "Did you mean 'output_stride'"),
+        ("classes", ["only"], "1 classes but 21 colours"),
+        ("preprocessing", {"resize": "pad"}, "needs a size"),
+        ("surprise", 1, "surprise"),
+        ("version", 2, "version"),
+    ],
+)
+def test_a_card_that_cannot_be_used_says_what_is_wrong(
+    saved: Path, card: Card, entry: str, value, message: str
+) -> None:
+    _rewrite(saved, load_file(saved), card.model_dump(mode="json") | {entry: value})
+    with pytest.raises(AtrousError, match=message):
+        atrous.load(saved)
+
+
+def test_safetensors_of_others_have_no_card(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(AtrousError, match="no card"):
+        atrous.load(tmp_path / "other.safetensors")
+
+
+class TestFinding:
+    def test_a_path_comes_before_an_id(self, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(saved.parent)
+        assert resolve("a.safetensors") == Path("a.safetensors")
+
+    def test_folders_are_searched_in_order_then_the_cache(self, model, tmp_path: Path, monkeypatch) -> None:
+        first, second, cache = (tmp_path / name for name in ("first", "second", "cache"))
+        monkeypatch.setenv("ATROUS_WEIGHTS", f"{first}{os.pathsep}{second}")
+        monkeypatch.setenv("ATROUS_CACHE", str(cache))
+        name = "deeplab_v3.mobilenet_v2.mine"
+        for folder in (cache, second, first):
+            path = save(model, folder / f"{name}.safetensors")
+            assert resolve(name) == path
+        assert name in atrous.list_weights("*.mine")
+        assert atrous.load(name).card == model.card
+
+    def test_the_catalogue_is_listed(self) -> None:
+        assert "deeplab_v3.mobilenet_v2_x0.5.voc" in atrous.list_weights()
+        assert all("coco" in name for name in atrous.list_weights("coco"))
+        assert atrous.list_weights("nothing") == []
+
+    def test_an_unknown_id_gets_the_nearest(self) -> None:
+        with pytest.raises(AtrousError, match=re.escape("Did you mean 'deeplab_v3.mobilenet_v2_x0.5.voc'")):
+            atrous.load("deeplab_v3.mobilnet_v2_x0.5.voc")
+
+    def test_a_missing_file_gets_the_nearest(self, saved: Path) -> None:
+        with pytest.raises(AtrousError, match=r"no such file\. Did you mean 'a.safetensors'"):
+            atrous.load(saved.with_name("aa.safetensors"))
+
+    def test_a_folder_is_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(AtrousError, match="is a folder"):
+            atrous.load(tmp_path)
+
+    def test_another_suffix_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "a.onnx").write_text("x")
+        with pytest.raises(AtrousError, match=r"no weights are read from '\.onnx' files"):
+            atrous.load(tmp_path / "a.onnx")
+
+    def test_offline_says_what_to_fetch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ATROUS_OFFLINE", "1")
+        with pytest.raises(AtrousError, match=r"Get https://\S+/deeplabv3_257_mv_gpu\.tflite"):
+            atrous.load("deeplab_v3.mobilenet_v2_x0.5.voc")
+
+    def test_a_released_name_must_have_the_released_contents(self, tmp_path: Path) -> None:
+        path = tmp_path / "deeplabv3_257_mv_gpu.tflite"
+        path.write_bytes(b"\0\0\0\0TFL3")
+        with pytest.raises(AtrousError, match="not those released"):
+            atrous.load(path)
