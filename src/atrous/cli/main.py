@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from atrous import __version__
+from atrous.cli.data import app as data
 from atrous.cli.import_weights import import_weights
 from atrous.cli.info import info
 from atrous.cli.inspect import inspect
@@ -44,6 +45,7 @@ app.command()(weights)
 app.command()(info)
 app.command("import-weights")(import_weights)
 app.command()(inspect)
+app.add_typer(data)
 
 
 def _version(asked: bool) -> None:
