@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -117,7 +119,7 @@ def test_crops_of_pspnet_cover_the_image_two_thirds_apart() -> None:
     for length in range(473, 2000, 37):
         starts = window_starts(length, 473)
         assert starts[-1] + 473 == length
-        assert all(0 < b - a <= 316 for a, b in zip(starts[:-1], starts[1:], strict=True))
+        assert all(0 < b - a <= 316 for a, b in pairwise(starts))
 
 
 def test_pspnet_divides_by_visits_and_resizes_probabilities(pixels: np.ndarray) -> None:
@@ -149,7 +151,7 @@ def test_looks_fused_on_the_grid_are_the_mean(pixels: np.ndarray) -> None:
 
 
 def test_what_cannot_be_is_named() -> None:
-    with pytest.raises(AtrousError, match="no test-time preset 'v3plus'. Did you mean 'v3_plus'"):
+    with pytest.raises(AtrousError, match=r"no test-time preset 'v3plus'\. Did you mean 'v3_plus'"):
         Segmenter(Convolution(), card(), device="cpu", tta="v3plus")
     with pytest.raises(AtrousError, match="all positive"):
         TestTime((0.0, 1.0))
