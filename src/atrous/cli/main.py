@@ -13,6 +13,7 @@ import typer
 
 from atrous import __version__
 from atrous.cli.data import app as data
+from atrous.cli.evaluate import evaluate
 from atrous.cli.import_weights import import_weights
 from atrous.cli.info import info
 from atrous.cli.inspect import inspect
@@ -40,6 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict)
+app.command()(evaluate)
 app.command()(models)
 app.command()(weights)
 app.command()(info)
