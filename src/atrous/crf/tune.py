@@ -4,14 +4,13 @@
     plot_search(result, "runs/crf.png")
 
 The score of a point is the mIoU of the one confusion matrix of all images. Images are worked on at the same time, one
-thread each. What is known goes to a JSON-lines journal as it is found, and a search that was stopped goes on from there.
+thread each. What is found goes to a JSON-lines journal at once, from which a search that was stopped goes on.
 
 *Source:* arXiv:1412.7062 section 5.1 and arXiv:1606.00915 section 4.1: w2 = 3 and sigma_gamma = 3 are kept, 10 updates.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from atrous.crf.inputs import as_numpy, checked_image, checked_probabilities
+from atrous.crf.journal import Confusion, Journal
 from atrous.crf.lattice import Array
-from atrous.crf.mean_field import DenseCRF, Inference
+from atrous.crf.mean_field import DenseCRF, InferenceOptions
 from atrous.crf.parameters import Bilateral, Gaussian
 from atrous.errors import AtrousError
 
-Confusion = npt.NDArray[np.int64]
 Point = tuple[float, float, float]  # w1, sigma_alpha, sigma_beta
 
 
@@ -152,8 +150,8 @@ def tune(
         "w2": gaussian.w, "sigma_gamma": gaussian.sigma_gamma, "iterations": iterations, "prune": prune,
         "ignore_index": ignore_index,
     }  # fmt: skip
-    how = Inference(iterations, prune)
-    with _Journal(journal, settings) as known:
+    how = InferenceOptions(iterations, prune)
+    with Journal(journal, settings) as known:
         search = _Search(samples, gaussian, how, ignore_index, known, workers or os.cpu_count() or 1, progress)
         best, step = (0, 0, 0), [max(1, (len(axis) - 1) // 2) for axis in ranges.axes]
         coarse = [sorted({*range(0, len(a), s), len(a) - 1}) for a, s in zip(ranges.axes, step, strict=True)]
@@ -161,7 +159,7 @@ def tune(
         trials: dict[tuple[int, ...], Trial] = {}
         while True:
             fresh = [where for where in todo if where not in trials]
-            points = [tuple(float(a[i]) for a, i in zip(ranges.axes, where, strict=True)) for where in fresh]
+            points = [_point(ranges, where) for where in fresh]
             trials.update(zip(fresh, search.evaluate(points), strict=True))
             winner = max(trials, key=lambda where: trials[where].miou)
             if winner == best and not fresh:
@@ -178,23 +176,28 @@ def tune(
         return TuneResult(list(trials.values()), search.before(), gaussian)
 
 
+def _point(ranges: Ranges, where: tuple[int, ...]) -> Point:
+    i, j, k = where
+    return float(ranges.w1[i]), float(ranges.sigma_alpha[j]), float(ranges.sigma_beta[k])
+
+
 class _Search:
     """Evaluates points of the grid over all samples, and remembers what the journal knows."""
 
     def __init__(
-        self, samples: Sequence[Sample], gaussian: Gaussian, how: Inference, ignore_index: int, journal: _Journal,
+        self, samples: Sequence[Sample], gaussian: Gaussian, how: InferenceOptions, ignore_index: int, journal: Journal,
         workers: int, progress: Callable[[int, int], None] | None,
     ) -> None:  # fmt: skip
         self.samples, self.gaussian, self.how, self.ignore_index = samples, gaussian, how, ignore_index
         self.journal, self.workers, self.progress = journal, workers, progress
 
-    def evaluate(self, points: Sequence[tuple[float, ...]]) -> list[Trial]:
+    def evaluate(self, points: Sequence[Point]) -> list[Trial]:
         """The trials of points, after filling in what the journal lacks: one lattice for all weights w1."""
         jobs = []
         for sample in self.samples:
             for sigmas in dict.fromkeys(point[1:] for point in points):
-                missing = [w for w, *rest in points if tuple(rest) == sigmas]
-                missing = [w for w in missing if (sample.name, w, *sigmas) not in self.journal.counts]
+                weights = [point[0] for point in points if point[1:] == sigmas]
+                missing = [w for w in weights if (sample.name, w, *sigmas) not in self.journal.counts]
                 if missing:
                     jobs.append((sample, sigmas, missing))
         with ThreadPoolExecutor(self.workers) as pool:
@@ -236,64 +239,6 @@ class _Search:
                     self.journal.add((sample.name, w, *sigmas), counts)
         except AtrousError as error:
             raise AtrousError(f"{sample.name}: {error}") from error
-
-
-class _Journal:
-    """Confusion matrices by image and point, in memory and, one line each, in a file.
-
-    A line is written by one call to the system, so that it is there or it is not; a last line that a crash cut short is
-    removed when the file is opened again.
-    """
-
-    def __init__(self, path: str | Path | None, settings: dict[str, Any]) -> None:
-        self.path = None if path is None else Path(path)
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
-        self.counts: dict[tuple[Any, ...], Confusion] = {}
-        self._file: int | None = None
-
-    def __enter__(self) -> _Journal:
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            self._read(self.path)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            os.close(self._file)
-
-    def _read(self, path: Path) -> None:
-        assert self._file is not None
-        text = path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        os.truncate(self._file if os.truncate in os.supports_fd else path, len(whole))
-        try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-            head, rows = (lines[0]["settings"], lines[1:]) if lines else (None, [])
-            for row in rows:
-                counts = np.zeros((row["classes"],) * 2, np.int64)
-                for true, label, count in row["counts"]:
-                    counts[true, label] = count
-                self.counts[tuple(row["key"])] = counts
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise AtrousError(f"{path} is not the journal of a CRF search ({error!r}); name another file") from error
-        if head is None:
-            self._write({"settings": self.settings})
-        elif head != self.settings:
-            raise AtrousError(
-                f"{path} belongs to a search with {head}, this one has {self.settings}; name another file"
-            )
-
-    def add(self, key: tuple[Any, ...], counts: Confusion) -> None:
-        places = np.argwhere(counts).tolist()
-        self._write(
-            {"key": key, "classes": len(counts), "counts": [[i, j, int(counts[i, j])] for i, j in places]}
-        )  # fmt: skip
-        self.counts[key] = counts
-
-    def _write(self, record: dict[str, Any]) -> None:
-        if self._file is not None:
-            os.write(self._file, json.dumps(record).encode() + b"\n")
 
 
 def plot_search(result: TuneResult, path: str | Path) -> None:
