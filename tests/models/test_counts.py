@@ -11,12 +11,16 @@ from atrous.models.summary import count_parameters, multiply_adds
 
 TORCHVISION = {"refine": True, "multi_grid": (1, 1, 1), "output_stride": 8}
 FULL_ASPP = {"atrous_rates": (6, 12, 18)}
+DEEP_STEM = {"backbone_options": {"stem": "deep"}}
 
 TRUNKS = [
     ("resnet50", 23_508_032),
     ("resnet101", 42_500_160),
     ("resnet152", 58_143_808),
     ("mobilenet_v2", 1_811_712),
+    ("xception41", 24_920_560),
+    ("xception65", 37_867_312),
+    ("xception71", 40_289_736),
     ("vgg16", 14_714_688),
     ("vgg16_bn", 14_723_136),
 ]
@@ -37,6 +41,36 @@ PARAMETERS = [
     ("deeplab_v3_plus.resnet101", {}, 59_344_309),
     ("deeplab_v3_plus.resnet50", {"separable": True}, 26_696_133),
     ("deeplab_v3_plus.resnet101", {"separable": True}, 45_688_261),
+    ("deeplab_v3_cascade.resnet50", {"stages": 4}, 23_551_061),
+    ("deeplab_v3_cascade.resnet50", {"stages": 5}, 41_137_237),
+    ("deeplab_v3_cascade.resnet50", {"stages": 6}, 58_723_413),
+    ("deeplab_v3_cascade.resnet50", {}, 76_309_589),
+    ("deeplab_v3_cascade.resnet101", {"stages": 4}, 42_543_189),
+    ("deeplab_v3_cascade.resnet101", {"stages": 5}, 60_129_365),
+    ("deeplab_v3_cascade.resnet101", {"stages": 6}, 77_715_541),
+    ("deeplab_v3_cascade.resnet101", {}, 95_301_717),
+    ("deeplab_v3.xception65", {}, 53_407_813),
+    ("deeplab_v3_plus.xception65", {"separable": False}, 54_711_461),
+    ("deeplab_v3_plus.xception65", {}, 41_055_413),  # published 41,258,213 by the Keras port, statistics included
+    ("refinenet.resnet50", {}, 99_060_309),  # published 99M and 118M, Light-Weight RefineNet
+    ("refinenet.resnet101", {}, 118_052_437),
+    ("refinenet.resnet152", {}, 133_696_085),
+    ("refinenet.resnet50", {"pooling_stages": 2}, 90_802_773),
+    ("refinenet.resnet101", {"pooling_stages": 2}, 109_794_901),
+    ("refinenet.resnet152", {"pooling_stages": 2}, 125_438_549),
+    ("pspnet.resnet101", {"auxiliary": False}, 65_708_501),
+    ("pspnet.resnet101", {"auxiliary": False, "num_classes": 19}, 65_707_475),
+    ("pspnet.resnet50", {"auxiliary": False, "num_classes": 150}, 46_782_550),
+    ("pspnet.resnet50", {"auxiliary": False}, 46_716_373),  # published 46.716M
+    ("pspnet.resnet50", {}, 49_081_578),
+    ("pspnet.resnet101", {}, 68_073_706),
+    ("pspnet.resnet50", {"stem": "plain"}, 48_957_802),
+    ("pspnet.resnet101", {"stem": "plain"}, 67_949_930),
+    ("gcn.resnet50", {"upsampling": "bilinear"}, 26_052_308),
+    ("gcn.resnet101", {"upsampling": "bilinear"}, 45_044_436),
+    ("gcn.resnet152", {"upsampling": "bilinear"}, 60_688_084),
+    ("gcn.resnet152", {"upsampling": "bilinear", "kernel_size": 7}, 59_369_620),
+    ("gcn.resnet50", {}, 26_052_308 + 5 * 4 * 4 * 21 * 21),  # and five deconvolutions, which the count leaves out
     ("fcn_32s.vgg16", {}, 136_152_917),
     ("fcn_16s.vgg16", {}, 134_815_994),
     ("fcn_8s.vgg16", {}, 134_489_759),  # published 134M, FCN table 1; 134.5M in tables on CamVid
@@ -94,6 +128,18 @@ MULTIPLY_ADDS = [  # at 513 x 513, in units of 1e9
     ("deeplab_v3.mobilenet_v2", {"output_stride": 16}, 2.741),
     ("deeplab_v3.mobilenet_v2", {"output_stride": 8}, 8.826),
     ("deeplab_v3.mobilenet_v2", FULL_ASPP, 5.364),
+    ("deeplab_v3.resnet101", DEEP_STEM | {"output_stride": 16}, 78.199),
+    ("deeplab_v3.resnet101", DEEP_STEM | {"output_stride": 8}, 253.320),
+    ("deeplab_v3_plus.resnet101", DEEP_STEM | {"output_stride": 16}, 99.958),
+    ("deeplab_v3_plus.resnet101", DEEP_STEM | {"output_stride": 8}, 275.062),
+    ("deeplab_v3_plus.resnet50", {"decoder_convs": 1}, 62.380),
+    ("deeplab_v3_plus.resnet101", {"decoder_convs": 1}, 83.005),
+    ("deeplab_v3.xception65", {}, 64.920),
+    ("deeplab_v3.xception65", {"output_stride": 8}, 227.040),
+    ("deeplab_v3_plus.xception65", {"separable": False}, 86.679),
+    ("deeplab_v3_plus.xception65", {"separable": False, "output_stride": 8}, 248.782),
+    ("deeplab_v3_plus.xception65", {}, 54.035),
+    ("deeplab_v3_plus.xception65", {"output_stride": 8}, 176.852),
 ]
 
 MULTIPLY_ADDS_ELSEWHERE = [  # (height, width), in units of 1e9
@@ -128,6 +174,40 @@ MULTIPLY_ADDS_ELSEWHERE = [  # (height, width), in units of 1e9
     ("deeplab_v2_msc.resnet101", {}, (513, 513), 344.9),
 ]
 
+MULTIPLY_ADDS_ELSEWHERE += [
+    ("pspnet.resnet101", {}, (473, 473), 229.821),
+    ("pspnet.resnet101", {"num_classes": 19}, (713, 713), 517.190),
+    ("pspnet.resnet50", {}, (473, 473), 161.637),
+    ("pspnet.resnet50", {"num_classes": 150}, (473, 473), 161.875),
+    ("refinenet.resnet50", {}, (512, 512), 243.5),
+    ("refinenet.resnet101", {}, (512, 512), 262.9),
+    ("refinenet.resnet152", {}, (512, 512), 282.3),
+    ("refinenet.resnet50", {}, (625, 468), 275.6),
+    ("refinenet.resnet101", {}, (625, 468), 298.3),
+    ("refinenet.resnet152", {}, (625, 468), 320.9),
+    ("gcn.resnet50", {"upsampling": "bilinear"}, (512, 512), 29.54),
+    ("gcn.resnet101", {"upsampling": "bilinear"}, (512, 512), 48.93),
+    ("gcn.resnet152", {"upsampling": "bilinear"}, (512, 512), 68.33),
+]
+
+MULTIPLY_ADDS_IN_TRAINING = [  # auxiliary heads included
+    ("deeplab_v3.resnet50", TORCHVISION | {"auxiliary": True}, 520, 178.722),  # published by torchvision, as the next
+    ("deeplab_v3.resnet101", TORCHVISION | {"auxiliary": True}, 520, 258.743),
+    ("fcn.resnet50", {}, 520, 152.717),
+    ("fcn.resnet101", {}, 520, 232.738),
+    ("pspnet.resnet101", {}, 473, 238.334),
+    ("pspnet.resnet101", {"num_classes": 19}, 713, 536.340),
+    ("pspnet.resnet50", {}, 473, 170.150),
+]
+
+SCALES = (257, 385, 513, 641, 769, 897)
+MULTIPLY_ADDS_OF_SCALES = [  # DeepLab v3+ table 5, "MS"
+    ("deeplab_v3.xception65", {}, 557.13),
+    ("deeplab_v3.xception65", {"output_stride": 8}, 1959.13),
+    ("deeplab_v3_plus.xception65", {"separable": False}, 745.51),
+    ("deeplab_v3_plus.xception65", {"separable": False, "output_stride": 8}, 2147.37),
+]
+
 
 @pytest.mark.parametrize(("name", "expected"), TRUNKS)
 def test_parameters_of_backbones(name: str, expected: int) -> None:
@@ -150,3 +230,17 @@ def test_multiply_adds(name: str, arguments: dict, size: tuple[int, int], billio
         model = create_model(name, **arguments)
     channels = arguments.get("in_channels", 3)
     assert multiply_adds(model, *size, in_channels=channels) / 1e9 == pytest.approx(billions, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "arguments", "side", "billions"), MULTIPLY_ADDS_IN_TRAINING)
+def test_multiply_adds_with_auxiliary_heads(name: str, arguments: dict, side: int, billions: float) -> None:
+    with torch.device("meta"):
+        model = create_model(name, **arguments)
+    assert multiply_adds(model, side, side, supervised=True) / 1e9 == pytest.approx(billions, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "arguments", "billions"), MULTIPLY_ADDS_OF_SCALES)
+def test_multiply_adds_of_several_scales(name: str, arguments: dict, billions: float) -> None:
+    with torch.device("meta"):
+        model = create_model(name, **arguments)
+    assert sum(multiply_adds(model, side, side) for side in SCALES) / 1e9 == pytest.approx(billions, rel=1e-3)

@@ -7,6 +7,9 @@ from atrous.models import (  # noqa: F401  (they register themselves)
     deeplab_v3_plus,
     dilated,
     fcn,
+    gcn,
+    pspnet,
+    refinenet,
     segnet,
     unet,
 )
