@@ -12,8 +12,10 @@ from typing import Annotated
 import typer
 
 from atrous import __version__
+from atrous.cli.data import app as data
 from atrous.cli.import_weights import import_weights
 from atrous.cli.info import info
+from atrous.cli.inspect import inspect
 from atrous.cli.models import models
 from atrous.cli.predict import predict
 from atrous.cli.weights import weights
@@ -42,6 +44,8 @@ app.command()(models)
 app.command()(weights)
 app.command()(info)
 app.command("import-weights")(import_weights)
+app.command()(inspect)
+app.add_typer(data)
 
 
 def _version(asked: bool) -> None:
