@@ -45,7 +45,9 @@ def test_two_crops_are_learnt_by_heart(name: str, crops: tuple[torch.Tensor, tor
     reached = 0.0
     for step in range(1, STEPS + 1):
         optimiser.zero_grad()
-        losses = [weight * F.cross_entropy(logits, truth, ignore_index=VOID) for logits, weight in model.supervised(images)]
+        losses = [
+            weight * F.cross_entropy(logits, truth, ignore_index=VOID) for logits, weight in model.supervised(images)
+        ]
         torch.stack(losses).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
