@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from atrous import __version__
+from atrous.cli.explain import explain
 from atrous.cli.import_weights import import_weights
 from atrous.cli.info import info
 from atrous.cli.models import models
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(models)
+app.command()(explain)
 app.command()(weights)
 app.command()(info)
 app.command("import-weights")(import_weights)

@@ -8,7 +8,6 @@ exactly; pointwise operations pass them on. An operation that is none of these i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -118,6 +117,9 @@ def _resized(span: Span, out: int) -> float:
     return max(1, round(span.stride * len(span) / out))
 
 
+Windows = list[tuple[int, int, int, int]]
+"""Kernel, stride, padding and dilation along each axis."""
+
 Rule = Callable[[Field, Sequence[int], Sequence[Any]], Field]
 
 
@@ -130,18 +132,18 @@ def _convolution(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Fie
 
 
 def _max_pool(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
-    return _pooled(field, shape, *_filled(args[1:5], None, [], 0, 1))
+    rows, columns = (windows(span, out, *g) for span, out, g in zip(field, shape[-2:], _max_windows(args), strict=True))
+    return rows, columns
+
+
+def _max_windows(args: Sequence[Any]) -> Windows:
+    kernel, stride, padding, dilation = _filled(args[1:5], None, [], 0, 1)
+    return list(zip(_pair(kernel), _pair(stride or kernel), _pair(padding), _pair(dilation), strict=True))
 
 
 def _average_pool(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
     kernel, stride, padding = _filled(args[1:4], None, [], 0)
-    return _pooled(field, shape, kernel, stride, padding, 1)
-
-
-def _pooled(field: Field, shape: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> Field:
-    geometry = zip(_pair(kernel), _pair(stride or kernel), _pair(padding), _pair(dilation), strict=True)
-    rows, columns = (windows(span, out, *g) for span, out, g in zip(field, shape[-2:], geometry, strict=True))
-    return rows, columns
+    return _max_pool(field, shape, [args[0], kernel, stride, padding])
 
 
 def _adaptive(field: Field, shape: Sequence[int], _: Sequence[Any]) -> Field:
@@ -152,14 +154,6 @@ def _bilinear(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
     return interpolated(field[0], shape[-2], args[2]), interpolated(field[1], shape[-1], args[2])
 
 
-def _unpool(field: Field, shape: Sequence[int], _: Sequence[Any]) -> Field:
-    rows, columns = (
-        span.at(np.arange(out) // math.ceil(out / len(span))).strided(_resized(span, out))
-        for span, out in zip(field, shape[-2:], strict=True)
-    )
-    return rows, columns
-
-
 def _pad(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
     left, top = args[1][0], args[1][2] if len(args[1]) > 2 else 0
     return field[0].at(np.arange(shape[-2]) - top), field[1].at(np.arange(shape[-1]) - left)
@@ -168,6 +162,14 @@ def _pad(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
 def _reflect(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
     rows, columns = (
         span.at((len(span) - 1) - np.abs((len(span) - 1) - np.abs(np.arange(out) - before)))
+        for span, out, before in zip(field, shape[-2:], (args[1][2], args[1][0]), strict=True)
+    )
+    return rows, columns
+
+
+def _replicate(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
+    rows, columns = (
+        span.at(np.clip(np.arange(out) - before, 0, len(span) - 1))
         for span, out, before in zip(field, shape[-2:], (args[1][2], args[1][0]), strict=True)
     )
     return rows, columns
@@ -207,12 +209,13 @@ RULES: dict[Any, Rule] = {
     aten.convolution: _convolution,
     aten.max_pool2d_with_indices: _max_pool,
     aten.avg_pool2d: _average_pool,
+    aten.avg_pool3d: _average_pool,
     aten._adaptive_avg_pool2d: _adaptive,
     aten.adaptive_max_pool2d: _adaptive,
     aten.upsample_bilinear2d: _bilinear,
-    aten.max_unpool2d: _unpool,
     aten.constant_pad_nd: _pad,
     aten.reflection_pad2d: _reflect,
+    aten.replication_pad2d: _replicate,
     aten.slice: _slice,
     aten.mean: _reduce,
     aten.sum: _reduce,
@@ -256,6 +259,9 @@ class FieldTracer(TorchDispatchMode):
         self._on_op = on_op
         self.sources: MutableMapping[Tensor, frozenset[int]] = WeakIdKeyDictionary()
         self._indices: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
+        self._flat: MutableMapping[Tensor, Field] = WeakIdKeyDictionary()  # of maps flattened to (N, C, h w)
+        self._positions: MutableMapping[Tensor, Windows] = WeakIdKeyDictionary()  # where maxima were, for unpooling
+        self._scattered: MutableMapping[Tensor, tuple[Field, Windows]] = WeakIdKeyDictionary()
 
     def watch(self, image: Tensor) -> Tensor:
         """Let the pixels of this tensor be what fields are counted in."""
@@ -271,6 +277,7 @@ class FieldTracer(TorchDispatchMode):
         fields = [field for x in inputs if (field := self._fields.get(x)) is not None]
         sources = frozenset().union(*(self.sources.get(x, ()) for x in inputs))
         result = func(*args, **(kwargs or {}))
+        self._unpool(func, args, result)
         for out in _tensors([result]):
             if fields and out.ndim >= 4 and out.dtype != torch.int64:
                 self._fields[out] = self._follow(func, fields, out, args)
@@ -293,6 +300,29 @@ class FieldTracer(TorchDispatchMode):
             joined = union([rows for rows, _ in fields]), union([columns for _, columns in fields])
             return _same(joined, out.shape, args)
         raise AtrousError(f"The receptive field of the operation {func} is not known.")
+
+    def _unpool(self, func: Any, args: Sequence[Any], result: Any) -> None:
+        """Max-unpooling as a scatter: flattened values go to where the maxima were, and the plane gets its shape back.
+
+        A pixel of it sees the pooled pixels in whose windows it lies.
+        """
+        packet = func._overloadpacket
+        source: Any = args[0] if args else None
+        if packet is aten.max_pool2d_with_indices:
+            self._positions[result[1]] = _max_windows(args)
+        elif packet in (aten.view, aten._unsafe_view):
+            if source in self._positions:
+                self._positions[result] = self._positions[source]
+            elif source in self._scattered and result.ndim == 4:
+                field, places = self._scattered[source]
+                rows, columns = (
+                    scattered(span, out, *g) for span, out, g in zip(field, result.shape[-2:], places, strict=True)
+                )
+                self._fields[result] = rows, columns
+            elif source in self._fields and result.ndim == 3:
+                self._flat[result] = self._fields[source]
+        elif packet is aten.scatter and args[2] in self._positions and args[3] in self._flat:
+            self._scattered[result] = self._flat[args[3]], self._positions[args[2]]
 
     def _compute_index(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> None:
         """Where the pass computes nothing, the few numbers that say which rows to take are computed beside it."""
@@ -328,4 +358,4 @@ def _filled(args: Sequence[Any], *defaults: Any) -> list[Any]:
 
 def _pair(value: Any) -> list[int]:
     values = _list(value)
-    return values * 2 if len(values) == 1 else values
+    return (values * 2)[-2:]  # of three axes, those of the map

@@ -31,3 +31,11 @@ def multiply_adds(
         run(torch.empty(1, in_channels, height, width, device=device))
     model.train(was_training)
     return counter.get_total_flops() // 2
+
+
+def count_text(count: int) -> str:
+    """A number for people: `76.05 G`, `12.3 M`, or as it is."""
+    for unit, digits, scale in (("G", 2, 1e9), ("M", 1, 1e6)):
+        if count >= 0.1 * scale:
+            return f"{count / scale:.{digits}f} {unit}"
+    return str(count)
