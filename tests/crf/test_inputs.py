@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crf_samples import random_image, random_probabilities
 
 from atrous.crf import Bilateral, Features, Gaussian, dense_crf, preset, probabilities_from_labels
 from atrous.errors import AtrousError
+from tests.crf.crf_samples import random_image, random_probabilities
 
 IMAGE, P = random_image(6, 8), random_probabilities(4, 6, 8)
 

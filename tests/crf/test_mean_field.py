@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crf_samples import random_image, random_probabilities
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from atrous.crf import (
     preset,
     probabilities_from_labels,
 )
+from tests.crf.crf_samples import random_image, random_probabilities
 
 SMALL = {"gaussian": Gaussian(2, 1.5), "bilateral": Bilateral(3, 4, 25), "iterations": 5}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from crf_samples import random_image, random_probabilities
 
 from atrous.crf import CRFRNN, dense_crf
 from atrous.errors import AtrousError
+from tests.crf.crf_samples import random_image, random_probabilities
 
 
 def inputs(height: int = 10, width: int = 12, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

@@ -39,7 +39,7 @@ class Unary:
     @classmethod
     def of(cls, values: Array, *, energies: bool = False, prune: float = 0.0) -> Unary:
         """Prune the classes whose probability is nowhere above `prune`."""
-        values = np.require(values, np.float32, "CW")  # numba would compile anew for read-only arrays
+        values = np.require(values, np.float32, ["C", "W"])  # numba would compile anew for read-only arrays
         everything = np.arange(len(values))
         if not prune:
             return cls(values, energies, everything, _NO_CLASSES)
