@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from atrous.backbones.base import Backbone
-from atrous.models.base import MODELS
+from atrous.models.base import MODELS, SegmentationModel
 from atrous.models.receptive import FieldTracer
-from atrous.models.summary import count_parameters, count_text
+from atrous.models.summary import count_parameters, count_text, without_values
 
 SIDES = (2049, 16385)
 """Sides of the images that receptive fields are measured in: the second where the first does not hold all."""
@@ -149,7 +149,12 @@ class _Run:
         self._running: list[_Call] = []
         self._stages = {path: index for index, path in enumerate([*stages, ""])}
         image = torch.empty(1, in_channels, *size, device="meta")
-        with torch.no_grad(), self._hooked(network), FieldTracer(self._on_op) as self._tracer:
+        with (
+            torch.no_grad(),
+            without_values(network) as self._needy,
+            self._hooked(network),
+            FieldTracer(self._on_op) as self._tracer,
+        ):
             self._tracer.sources[self._tracer.watch(image)] = frozenset((-1,))
             network(image)
 
@@ -167,6 +172,9 @@ class _Run:
                 self._running.append(call)
 
             def leave(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
+                if module in self._needy:
+                    self._tracer.widen(output)
+                    self._running[-1].spatial = True
                 self._note(self._running.pop(), output)
                 if path and path in self._stages:
                     for tensor in _flat(output):
@@ -215,7 +223,7 @@ def _stages(network: nn.Module, calls: Sequence[_Call]) -> list[str]:
     def open_up(path: str, module: nn.Module) -> Iterator[str]:
         for name, child in module.named_children():
             inner = f"{path}.{name}" if path else name
-            if inner not in ran or isinstance(child, Backbone):
+            if inner not in ran or isinstance(child, (Backbone, SegmentationModel)):
                 yield from open_up(inner, child)
             elif ran[inner].spatial:
                 yield inner

@@ -272,6 +272,16 @@ class FieldTracer(TorchDispatchMode):
         """Of a tensor seen in the pass; none where the image has no part in it."""
         return self._fields.get(tensor)
 
+    def widen(self, tensor: Tensor) -> None:
+        """Let every pixel of this tensor depend on all that any of them depends on."""
+        rows, columns = (
+            replace(
+                span, first=np.full_like(span.first, span.first.min()), last=np.full_like(span.last, span.last.max())
+            )
+            for span in self._fields[tensor]
+        )
+        self._fields[tensor] = replace(rows, whole=True), replace(columns, whole=True)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = _tensors(args)
         fields = [field for x in inputs if (field := self._fields.get(x)) is not None]
