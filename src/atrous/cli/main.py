@@ -12,9 +12,11 @@ from typing import Annotated
 import typer
 
 from atrous import __version__
+from atrous.cli.data import app as data
 from atrous.cli.explain import explain
 from atrous.cli.import_weights import import_weights
 from atrous.cli.info import info
+from atrous.cli.inspect import inspect
 from atrous.cli.models import models
 from atrous.cli.predict import predict
 from atrous.cli.weights import weights
@@ -44,6 +46,8 @@ app.command()(explain)
 app.command()(weights)
 app.command()(info)
 app.command("import-weights")(import_weights)
+app.command()(inspect)
+app.add_typer(data)
 
 
 def _version(asked: bool) -> None:
