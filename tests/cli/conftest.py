@@ -1,13 +1,23 @@
-"""The command line in this process."""
+"""The command line as it is typed, in this process."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
 from atrous.cli.main import main
-from tests.command_line import Result, Run
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
 
 
 @pytest.fixture

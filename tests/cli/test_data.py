@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.command_line import Run
+from tests.cli.conftest import Run
 
 
 @pytest.fixture

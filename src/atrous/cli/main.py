@@ -14,6 +14,7 @@ import typer
 from atrous import __version__
 from atrous.cli.crf import app as crf
 from atrous.cli.data import app as data
+from atrous.cli.explain import explain
 from atrous.cli.import_weights import import_weights
 from atrous.cli.info import info
 from atrous.cli.inspect import inspect
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(models)
+app.command()(explain)
 app.command()(weights)
 app.command()(info)
 app.command("import-weights")(import_weights)
