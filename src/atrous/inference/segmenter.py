@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.data.images import ImageLike, Pixels, read_image
-from atrous.data.labels import label_type
+from atrous.data.images import ImageLike, Pixels, read_image, resize_image
+from atrous.data.labels import count_labels, label_type
 from atrous.errors import AtrousError
 from atrous.inference.evidence import Evidence
 from atrous.inference.memory import SPARE, available, bytes_per_pixel, is_out_of_memory, label_array
@@ -30,6 +30,9 @@ log = logging.getLogger("atrous")
 
 FALLBACK_TILE = 1024
 """The side of the windows where an image does not fit as a whole."""
+
+LARGEST_OVERLAY = 4096
+"""The longer side of a saved overlay at most."""
 
 SURELY_FITS = 2**20
 """Pixels of an image about which no memory is asked."""
@@ -51,7 +54,7 @@ class Segmentation:
 
     def shares(self) -> dict[str, float]:
         """The classes that occur and their shares of the image, the largest first."""
-        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.classes))
+        counts = count_labels(self.labels)[: len(self.classes)]
         order = np.argsort(-counts, kind="stable")
         return {self.classes[index]: float(counts[index] / self.labels.size) for index in order if counts[index]}
 
@@ -64,6 +67,8 @@ class Segmentation:
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
         """Write the labels as a palette PNG to `path` (.png), and the overlay beside it (`NAME_overlay.png`).
 
+        The overlay is to be looked at: its longer side has at most 4,096 pixels.
+
         Returns: both paths.
         Raises: `AtrousError` for a name that is no PNG's, or a place that cannot be written.
         """
@@ -75,8 +80,19 @@ class Segmentation:
             raise AtrousError(f"{path}: labels are saved as PNG, for other formats would blur them; name it *.png.")
         overlay = path.with_name(f"{path.stem}_overlay.png")
         save_labels(self.labels, self.colours, path)
-        save_picture(self.overlay(), overlay)
+        save_picture(self._shrunk(LARGEST_OVERLAY).overlay(), overlay)
         return path, overlay
+
+    def _shrunk(self, longest: int) -> Segmentation:
+        """The same at a smaller size, if a side is longer."""
+        height, width = self.labels.shape
+        scale = longest / max(height, width)
+        if scale >= 1:
+            return self
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        nearest = [(np.arange(new) * old // new) for new, old in zip(size, (height, width), strict=True)]
+        image = resize_image(self.image, *size)
+        return replace(self, image=image, labels=np.asarray(self.labels[np.ix_(*nearest)]), probabilities=None)
 
 
 class Segmenter:
