@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from atrous import __version__
+from atrous.cli.crf import app as crf
 from atrous.cli.data import app as data
 from atrous.cli.explain import explain
 from atrous.cli.import_weights import import_weights
@@ -48,6 +49,7 @@ app.command()(info)
 app.command("import-weights")(import_weights)
 app.command()(inspect)
 app.add_typer(data)
+app.add_typer(crf)
 
 
 def _version(asked: bool) -> None:

@@ -13,7 +13,7 @@ STRIDES = (8, 16, 32)
 def models(
     pattern: Annotated[str, typer.Argument(help="A wildcard such as 'deeplab*resnet*', or a part of an id.")] = "*",
 ) -> None:
-    """List the networks: id, paper, year, parameters, multiply-adds for an image of 513 x 513, possible strides.
+    """List the networks by paper and year: parameters, multiply-adds for an image of 513 x 513, possible strides.
 
     Parameters and multiply-adds are those at 21 classes, in the way the network is run unless told otherwise; that is
     at the first of the output strides.
@@ -24,6 +24,8 @@ def models(
 
       atrous models 'deeplab_v3*.mobilenet*'
     """
+    from itertools import groupby
+
     import torch
     from rich.console import Console
     from rich.table import Table
@@ -35,23 +37,21 @@ def models(
     names = list_models(pattern)
     if not names:
         raise AtrousError(f"No network matches '{pattern}'; `atrous models` lists all {len(list_models())}.")
-    table = Table("id", "paper", "year", "parameters", "multiply-adds", "output strides")
-    table.columns[0].no_wrap = True
-    for column in table.columns[3:5]:
-        column.justify = "right"
-        column.no_wrap = True
-    for name in names:
-        entry = MODELS.entry(name)
-        with torch.device("meta"):
-            model = entry.build()
-        first = model.output_stride
-        others = [stride for stride in STRIDES if stride != first and stride in model.possible_output_strides()]
-        table.add_row(
-            name,
-            entry.paper.short,
-            str(entry.paper.year),
-            f"{count_parameters(model):,}",
-            count_text(multiply_adds(model)),
-            ", ".join(map(str, [first, *others])),
-        )
-    Console().print(table)
+    console = Console()
+    width = max(map(len, names))
+    entries = sorted(map(MODELS.entry, names), key=lambda entry: (entry.paper.year, entry.paper.title, entry.name))
+    for paper, group in groupby(entries, key=lambda entry: entry.paper):
+        console.print(f"\n[bold]{paper.title}[/] [dim]({paper.short}, {paper.year})[/]", highlight=False)
+        table = Table("id", "parameters", "madds", "strides", box=None, header_style="dim", pad_edge=False)
+        for column, size, justify in zip(
+            table.columns, (width, 11, 8, 10), ("left", "right", "right", "left"), strict=True
+        ):
+            column.min_width, column.justify, column.no_wrap = size, justify, True  # type: ignore[assignment]
+        for entry in group:
+            with torch.device("meta"):
+                model = entry.build()
+            first = model.output_stride
+            others = [stride for stride in STRIDES if stride != first and stride in model.possible_output_strides()]
+            cost = count_text(multiply_adds(model))
+            table.add_row(entry.name, f"{count_parameters(model):,}", cost, " ".join(map(str, [first, *others])))
+        console.print(table)
