@@ -101,8 +101,5 @@ def interpolated(span: Span, out: int, align_corners: bool) -> Span:
     else:
         place, unit = np.clip((2 * pixels + 1) * size - out, 0, (size - 1) * 2 * out), 2 * out
     left, rest = np.divmod(place, unit)
-    return union([span.at(left), span.at(np.where(rest > 0, left + 1, left))]).strided(_resized(span, out))
-
-
-def _resized(span: Span, out: int) -> float:
-    return max(1, round(span.stride * len(span) / out))
+    stride = max(1, round(span.stride * size / out))
+    return union([span.at(left), span.at(np.where(rest > 0, left + 1, left))]).strided(stride)
