@@ -12,15 +12,15 @@ itself is not counted. One confusion matrix over all images, each for the whole 
 from __future__ import annotations
 
 import argparse
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from atrous import Segmenter
 from atrous.crf import Bilateral, dense_crf_labels
+from atrous.crf.team import limited_to
 from atrous.crf.tune import confusion, mean_iou
 from atrous.data.catalog import open_dataset
 from atrous.files import writing
@@ -47,51 +47,61 @@ def main() -> None:
     parser.add_argument("--sigma-beta", type=float, default=5.0)
     parser.add_argument("--prune", type=float, default=0.01)
     parser.add_argument("--band", type=float, default=5.0)
+    parser.add_argument("--workers", type=int, help="images at a time; by default as many as Python finds fit")
     parser.add_argument("--images", type=int, help="only the first so many")
     arguments = parser.parse_args()
 
     dataset = open_dataset(f"voc2012:{arguments.folder}?split=val")
     dataset = dataset.select(range(min(arguments.images or len(dataset), len(dataset))))
     bilateral = Bilateral(arguments.w1, arguments.sigma_alpha, arguments.sigma_beta)
-    segmenter: Segmenter | None = None
+    files = [arguments.out / f"{name}.npy" for name in dataset.names]
+    missing = [index for index, file in enumerate(files) if not file.exists()]
+    segmenter = Segmenter.load(arguments.weights) if missing else None
+    for index in missing:
+        assert segmenter is not None
+        found = segmenter(dataset[index].image, probabilities=True).probabilities
+        assert found is not None
+        with writing(files[index]) as temporary:
+            np.save(temporary, found.astype(np.float16))
+
     count = len(dataset.classes)
-    totals = {(when, where): np.zeros((count, count), np.int64) for when in ("before", "after") for where in "ib"}
-    seconds = moved = 0.0
-    for index, name in enumerate(dataset.names):
-        image, truth = dataset[index].image, dataset[index].labels
-        file = arguments.out / f"{name}.npy"
-        if not file.exists():
-            segmenter = segmenter or Segmenter.load(arguments.weights)
-            found = segmenter(Image.fromarray(image), probabilities=True).probabilities
-            assert found is not None
-            with writing(file) as temporary:
-                np.save(temporary, found.astype(np.float16))
-        maps = np.load(file).astype(np.float32)
+
+    def counts(index: int) -> tuple[dict[tuple[str, str], np.ndarray], float]:
+        """Confusion matrices of one image, and the share of its labels that the CRF changed."""
+        sample = dataset[index]
+        maps = np.load(files[index]).astype(np.float32)
         maps /= maps.sum(0)
-        start = time.perf_counter()
-        after = dense_crf_labels(image, maps, bilateral=bilateral, prune=arguments.prune)
-        seconds += time.perf_counter() - start
+        with limited_to(1):
+            after = dense_crf_labels(sample.image, maps, bilateral=bilateral, prune=arguments.prune)
         before = maps.argmax(0)
-        moved += float((before != after).mean())
-        band = np.where(near_boundary(truth, arguments.band), truth, VOID)
-        for when, labels in (("before", before), ("after", after)):
-            totals[when, "i"] += confusion(truth, labels, count, VOID)
-            totals[when, "b"] += confusion(band, labels, count, VOID)
+        band = np.where(near_boundary(sample.labels, arguments.band), sample.labels, VOID)
+        matrices = {
+            (when, where): confusion(truth, labels, count, VOID)
+            for when, labels in (("before", before), ("after", after))
+            for where, truth in (("image", sample.labels), ("band", band))
+        }
+        return matrices, float((before != after).mean())
+
+    totals: dict[tuple[str, str], np.ndarray] = {}
+    moved = 0.0
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        for matrices, share in pool.map(counts, range(len(dataset))):
+            moved += share / len(dataset)
+            for key, matrix in matrices.items():
+                totals[key] = totals.get(key, 0) + matrix
 
     print(f"{arguments.weights}, {len(dataset)} images, Gaussian 3/3, bilateral w1 {bilateral.w:g}, ", end="")
     print(f"sigma_alpha {bilateral.sigma_alpha:g}, sigma_beta {bilateral.sigma_beta:g}, prune {arguments.prune:g}")
-    share = totals["before", "b"].sum() / totals["before", "i"].sum()
     print(f"{'':16s}{'before':>9s}{'after':>9s}{'change':>9s}")
-    for title, where in (("mIoU, image", "i"), (f"mIoU, {arguments.band:g} px band", "b")):
-        one, two = (100 * mean_iou(totals[when, where]) for when in ("before", "after"))
-        print(f"{title:16s}{one:9.2f}{two:9.2f}{two - one:+9.2f}")
-    for title, where in (("accuracy, image", "i"), ("accuracy, band", "b")):
-        one, two = (
-            100 * matrix.trace() / matrix.sum() for matrix in (totals[when, where] for when in ("before", "after"))
-        )
-        print(f"{title:16s}{one:9.2f}{two:9.2f}{two - one:+9.2f}")
-    print(f"the band is {share:.1%} of the pixels; {moved / len(dataset):.2%} of the labels changed; ", end="")
-    print(f"{1000 * seconds / len(dataset):.0f} ms per image in the CRF")
+    for where in ("image", "band"):
+        pair = [totals[when, where] for when in ("before", "after")]
+        for title, (one, two) in (
+            ("mIoU", [100 * mean_iou(matrix) for matrix in pair]),
+            ("accuracy", [100 * matrix.trace() / matrix.sum() for matrix in pair]),
+        ):
+            print(f"{title + ', ' + where:16s}{one:9.2f}{two:9.2f}{two - one:+9.2f}")
+    share = totals["before", "band"].sum() / totals["before", "image"].sum()
+    print(f"the band of {arguments.band:g} pixels is {share:.1%} of those counted; {moved:.2%} of the labels changed")
 
 
 if __name__ == "__main__":
