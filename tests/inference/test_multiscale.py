@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import pairwise
+import itertools
 
 import numpy as np
 import pytest
@@ -119,7 +119,7 @@ def test_crops_of_pspnet_cover_the_image_two_thirds_apart() -> None:
     for length in range(473, 2000, 37):
         starts = window_starts(length, 473)
         assert starts[-1] + 473 == length
-        assert all(0 < b - a <= 316 for a, b in pairwise(starts))
+        assert all(0 < b - a <= 316 for a, b in itertools.pairwise(starts))
 
 
 def test_pspnet_divides_by_visits_and_resizes_probabilities(pixels: np.ndarray) -> None:

@@ -32,6 +32,9 @@ class CRFRNN(nn.Module):
     *Raises:* `AtrousError` for no classes, and on shapes that do not match.
     """
 
+    needs_values = True
+    """What it computes depends on the image's values, so it cannot be run on the "meta" device."""
+
     def __init__(
         self,
         num_classes: int,

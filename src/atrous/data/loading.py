@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from atrous.data.dataset import Sample, SegmentationDataset
 from atrous.data.transforms import Transform, adapt
@@ -42,6 +44,8 @@ class Augmented:
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
+        if get_worker_info() is not None:
+            cv2.setNumThreads(0)  # the workers are what runs at once; threads in each would only get in their way
         sample = self.dataset[index]
         rng = np.random.default_rng((self.seed, int(self._epoch), index % len(self)))
         image, labels = self.transform(sample.image, sample.labels, rng)

@@ -126,7 +126,7 @@ class Segmenter:
         self.card = card
         self.tta = test_time(tta)
         if tile is not None:
-            Axis.cover(tile, tile, overlap, align_corners=card.align_corners)  # says what is wrong with them, if it is
+            Axis.cover(tile, tile, overlap, align_corners=model.align_corners)  # says what is wrong with them, if it is
             if self.tta.crop is not None:
                 raise AtrousError("This test-time preset cuts its own windows: give it without a tile, or the reverse.")
         self.tile = tile
@@ -218,9 +218,9 @@ class Segmenter:
         return Segmentation(pixels, evidence.labels(room), self.card.classes, self.card.colours)
 
     def _scores(self, image: Tensor) -> Tensor:
-        """The network's scores, on the clock."""
+        """The network's scores, on the clock; its logits where it does more to them than to resize them."""
         start = time.perf_counter()
-        scores = self.model.scores(image)
+        scores = self.model.scores(image) if self.model.only_resizes else self.model(image)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.network_seconds += time.perf_counter() - start
@@ -231,7 +231,7 @@ class Segmenter:
         """Pictures whose inputs have one size, whole, in one pass."""
         prepared = [prepare(pixels, self.card.preprocessing) for pixels in images]
         batch = torch.stack([tensor for tensor, _ in prepared]).to(self.device)
-        views = look(self._scores, batch, self.tta, align_corners=self.card.align_corners)
+        views = look(self._scores, batch, self.tta, align_corners=self.model.align_corners)
         frame = batch.shape[-2], batch.shape[-1]
         averaged = len(views) > 1 and self.tta.merge == "probabilities"
         return [
@@ -240,7 +240,7 @@ class Segmenter:
                 frame,
                 content,
                 (pixels.shape[0], pixels.shape[1]),
-                align_corners=self.card.align_corners,
+                align_corners=self.model.align_corners,
                 kind="softmax" if averaged else "scores",
             )
             for index, (pixels, (_, content)) in enumerate(zip(images, prepared, strict=True))
@@ -248,12 +248,12 @@ class Segmenter:
 
     def _in_crops(self, pixels: Pixels) -> Evidence:
         size = pixels.shape[0], pixels.shape[1]
-        corners, how = self.card.align_corners, self.card.preprocessing
+        corners, how = self.model.align_corners, self.card.preprocessing
         views = look_in_crops(self._scores, pixels, self.tta, how, align_corners=corners, device=self.device)
         return Evidence(tuple(views), size, size, size, align_corners=False, kind="probabilities")
 
     def _tiled(self, pixels: Pixels, tile: int) -> TiledEvidence:
-        corners = self.card.align_corners
+        corners = self.model.align_corners
 
         def network(windows: Tensor) -> Tensor:
             return look_once(self._scores, windows, self.tta, align_corners=corners)
