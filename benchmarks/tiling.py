@@ -1,11 +1,12 @@
 """A large image in bounded memory, and how near windows come to the whole.
 
-    python benchmarks/tiling.py PHOTOGRAPHS -w WEIGHTS [--size 12000 9000] [--tile 1025]
+    python benchmarks/tiling.py PHOTOGRAPHS -w WEIGHTS [--size 12000 9000] [--tile 1025] [--image IMAGE]
 
 A mosaic of the JPEGs in the folder is written to a temporary file. A fresh process then reads and segments it in
 windows; its peak memory above what it had after importing is printed, the image itself included. The mosaic of a size
 that fits is segmented whole and in windows: how many labels agree, and, with the image-level feature held fixed (for it
-sees all of its input, a window or the whole), how far the logits are apart away from seams.
+sees all of its input, a window or the whole), how far the logits are apart away from seams. A mosaic of unrelated
+photographs is the worst case for image-level features; `--image` names a picture to compare on instead.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(12000, 9000), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--tile", type=int, default=1025)
     parser.add_argument("--overlap", type=float, default=0.25)
+    parser.add_argument("--image", type=Path)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -68,27 +70,29 @@ def measure(arguments: argparse.Namespace) -> None:
     )
 
 
+@torch.inference_mode()
 def compare(arguments: argparse.Namespace) -> None:
-    pixels = mosaic(arguments.photographs, *FITS)
+    pixels = mosaic(arguments.photographs, *FITS) if arguments.image is None else read_image(arguments.image)
+    height, width = ((side - 1) // 32 * 32 + 1 for side in pixels.shape[:2])
+    pixels = pixels[:height, :width]  # a size at which aligned corners fall on pixels, as in the windows
     whole = Segmenter.load(arguments.weights, device="cpu")
     how = whole.card.preprocessing.model_dump() | {"resize": "keep", "size": None}
     card = whole.card.model_copy(update={"preprocessing": Preprocessing(**how)})
     whole = Segmenter(whole.model, card, device="cpu")
     tiled = Segmenter(whole.model, card, device="cpu", tile=arguments.tile, overlap=arguments.overlap)
-    size = f"{FITS[0]} x {FITS[1]}, windows of {arguments.tile}"
+    size = f"{width} x {height}, windows of {arguments.tile}"
     agree = (whole(pixels).labels == tiled(pixels).labels).mean()
     print(f"{size}: labels agree on {agree:.2%} of the pixels")
 
     hold_image_level_feature(whole, pixels)
-    with torch.inference_mode():
-        difference = (whole.logits(pixels) - tiled.logits(pixels)).abs().amax(0).numpy()
+    difference = (whole.logits(pixels) - tiled.logits(pixels)).abs().amax(0).numpy()
     evidence = tiled.evidence(pixels)
     far = np.ones(difference.shape, bool)
     for axis, along in ((evidence.rows, 0), (evidence.columns, 1)):  # type: ignore[union-attr]
         for seam in {s for start in axis.starts for s in (start, start + axis.tile)} - {0, axis.padded}:
             near = slice(max(0, seam - FAR), seam + FAR)
             far[(near, slice(None)) if along == 0 else (slice(None), near)] = False
-    same = (whole(pixels).labels == tiled(pixels).labels).mean()
+    same = (whole.evidence(pixels).labels() == evidence.labels()).mean()
     print(f"{size}, the image-level feature held fixed: labels agree on {same:.2%}")
     if far.any():
         print(f"  logits differ by at most {difference[far].max():.1e} at {FAR} pixels from seams ({far.mean():.0%})")
