@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atrous.data.images import ImageLike, Pixels, read_image, resize_image
 from atrous.errors import AtrousError
-from atrous.inference.images import ImageLike, Pixels, read_image, resize_image
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
 from atrous.weights import Card, load
@@ -52,7 +52,8 @@ class Segmentation:
         Returns: both paths.
         Raises: `AtrousError` for a name that is no PNG's, or a place that cannot be written.
         """
-        from atrous.inference.draw import save_labels, save_picture
+        from atrous.data.images import save_picture
+        from atrous.data.labels import save_labels
 
         path = Path(path)
         if path.suffix.lower() != ".png":
