@@ -14,6 +14,7 @@ import typer
 from atrous import __version__
 from atrous.cli.import_weights import import_weights
 from atrous.cli.info import info
+from atrous.cli.inspect import inspect
 from atrous.cli.models import models
 from atrous.cli.predict import predict
 from atrous.cli.weights import weights
@@ -42,6 +43,7 @@ app.command()(models)
 app.command()(weights)
 app.command()(info)
 app.command("import-weights")(import_weights)
+app.command()(inspect)
 
 
 def _version(asked: bool) -> None:

@@ -1,0 +1,94 @@
+"""An inspection as one HTML file that needs no other."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from atrous.data.images import Pixels
+from atrous.data.inspect import Inspection
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; width: 100%; }}
+th, td {{ text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #8884; }}
+.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.patch {{ display: inline-block; width: .9em; height: .9em; border: 1px solid #888; vertical-align: -.1em; }}
+.bar {{ display: block; height: .8em; min-width: 1px; }}
+.wrong, .note {{ border-left: 4px solid #d33; padding-left: .6rem; }} .note {{ border-color: #c90; }}
+li {{ margin: .3rem 0; list-style: none; overflow-wrap: anywhere; }} ul {{ padding: 0; }} img {{ max-width: 100%; }}
+</style></head><body>
+<h1>{title}</h1>
+<p>{summary}</p>
+<h2>{verdict}</h2>
+<ul>{findings}</ul>
+<h2>Samples</h2>
+{sheet}
+<h2>Classes</h2>
+<p>Pixels and images of all splits. Frequency: pixels of the class over all pixels of the images that hold it, in
+<b>{weighed}</b>; weight: the median of the frequencies over that of the class.</p>
+<table><tr><th class="n">label<th>class<th class="n">pixels<th style="width:25%">share<th class="n">images
+<th class="n">frequency<th class="n">weight</tr>
+{classes}
+</table>
+<h2>Sizes</h2><table><tr><th>width x height<th class="n">images</tr>{sizes}</table>
+<h2>Masks</h2><table><tr><th>stored as<th class="n">masks</tr>{storage}</table>
+</body></html>
+"""
+
+
+def write_html(inspection: Inspection, sheet: Pixels | None) -> str:
+    """The report as HTML; names of files and classes are escaped, the pictures are inside."""
+    content = inspection.to_json()
+    findings = "".join(
+        f'<li class="{"wrong" if finding.serious else "note"}">{escape(finding.message)}</li>'
+        for finding in sorted(inspection.findings, key=lambda finding: not finding.serious)
+    )
+    wrong = len(inspection.serious)
+    splits = ", ".join(f"{name} {count:,}" for name, count in content["splits"].items())
+    return _PAGE.format(
+        title=escape(f"{content['dataset']}: {splits}"),
+        summary=escape(f"{len(inspection.classes)} classes, {content['ignored_pixels']:,} pixels ignored."),
+        verdict=f"{wrong} thing{'s' * (wrong != 1)} wrong" if wrong else "Nothing wrong",
+        findings=findings or "<li>Nothing to say.</li>",
+        sheet=_embedded(sheet) if sheet is not None else "<p>None could be read.</p>",
+        weighed=escape(inspection.weighed),
+        classes="\n".join(_class_rows(inspection)),
+        sizes="".join(
+            f'<tr><td>{width} x {height}<td class="n">{count:,}</tr>'
+            for (width, height), count in inspection.sizes().most_common(50)
+        ),
+        storage="".join(
+            f'<tr><td>{escape(kind)}<td class="n">{count:,}</tr>' for kind, count in inspection.storage().most_common()
+        ),
+    )
+
+
+def _class_rows(inspection: Inspection) -> list[str]:
+    total, first = inspection.totals(), inspection.totals(inspection.weighed)
+    shares = total.pixels / max(1, int(total.pixels.sum()))
+    rows = []
+    for label, (name, colour) in enumerate(zip(inspection.classes, inspection.datasets[0].colours, strict=True)):
+        frequency, weight = first.frequencies()[label], first.median_frequency_weights()[label]
+        numbers = ("", "") if np.isnan(weight) else (f"{frequency:.4f}", f"{weight:.4f}")
+        paint = f"background:rgb{colour}"
+        rows.append(
+            f'<tr><td class="n">{label}<td><span class="patch" style="{paint}"></span> {escape(name)}'
+            f'<td class="n">{total.pixels[label]:,}'
+            f'<td><span class="bar" style="{paint};width:{shares[label]:.2%}" title="{shares[label]:.2%}"></span>'
+            f'<td class="n">{total.holding[label]:,}<td class="n">{numbers[0]}<td class="n">{numbers[1]}</tr>'
+        )
+    return rows
+
+
+def _embedded(picture: Pixels) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
+    return f'<img alt="samples" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
