@@ -24,6 +24,12 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Where Pillow refuses an image as a decompression bomb, before decoding it: about 179 million pixels."""
 
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a camera was held."""
+
+STRIP = 512
+"""Rows copied at a time."""
+
 
 def read_image(source: ImageLike) -> Pixels:
     """An image as it is looked at: upright, opaque, 8-bit RGB.
@@ -69,6 +75,8 @@ def _from_pil(image: Image.Image, name: str) -> Pixels:
     if image.width * image.height > MAX_PIXELS:
         raise AtrousError(f"{name}: {image.width} x {image.height} is over {MAX_PIXELS / 1e6:.0f} megapixels.")
     try:
+        if image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(ORIENTATION, 1) == 1:
+            return _in_strips(image)
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":
             return _from_deep(np.asarray(image), name)
@@ -81,6 +89,16 @@ def _from_pil(image: Image.Image, name: str) -> Pixels:
         if isinstance(error, AtrousError):
             raise
         raise AtrousError(f"{name}: the image is truncated or damaged ({error}). Save or fetch it anew.") from error
+
+
+def _in_strips(image: Image.Image) -> Pixels:
+    """The pixels of an RGB image as they are: large ones have no room for the copies that conversions make."""
+    image.load()
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, STRIP):
+        bottom = min(top + STRIP, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _from_deep(values: NDArray[np.generic], name: str) -> Pixels:
