@@ -113,7 +113,7 @@ def _expand(given: str) -> list[tuple[Path, Path]]:
     """Image files, each with its path relative to what was given."""
     import glob
 
-    from atrous.inference.images import SUFFIXES
+    from atrous.data.images import SUFFIXES
 
     path = Path(given)
     if path.is_dir():

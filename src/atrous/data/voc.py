@@ -5,7 +5,12 @@ Source: Everingham, Eslami, Van Gool, Williams, Winn, Zisserman: The PASCAL Visu
 
 from __future__ import annotations
 
-from atrous.data.labels import bit_colours
+from pathlib import Path
+
+from atrous.data.dataset import DATASETS, Item, SegmentationDataset
+from atrous.data.labels import MaskReader, bit_colours
+from atrous.data.layout import check_choice, descend, existing, first_of, pair, read_list
+from atrous.registry import Paper
 
 CLASSES = (
     "background",
@@ -31,3 +36,45 @@ CLASSES = (
     "tvmonitor",
 )
 COLOURS = bit_colours(len(CLASSES))
+HARD_CLASSES = ("bicycle", "chair", "diningtable", "pottedplant", "sofa")
+"""Those whose images DeepLab v3 lists again ("bootstrapping").
+
+Source: Chen et al., arXiv 1706.05587, section 4.1.
+"""
+
+PAPER = Paper(
+    title="The PASCAL Visual Object Classes Challenge: A Retrospective",
+    authors="Everingham, Eslami, Van Gool, Williams, Winn, Zisserman",
+    year=2015,
+)
+SPLITS = ("train", "val", "trainval", "trainaug", "test")
+MASKS = "SegmentationClass"
+AUGMENTED_MASKS = "SegmentationClassAug"
+LISTS = "ImageSets/Segmentation"
+
+
+@DATASETS.register("voc2012", PAPER)
+def voc2012(*, root: Path, split: str = "train", masks: str = "", aug: str = "") -> SegmentationDataset:
+    """VOC 2012 in its official layout: 1,464 train, 1,449 val images; `trainaug` once `atrous data voc-aug` wrote it.
+
+    `masks` names another folder of masks, `aug` the folder that `voc-aug` wrote to where that is not `root`.
+    """
+    check_choice("voc2012", "split", split, SPLITS)
+    folder = descend(root, "VOC2012", "VOCdevkit/VOC2012", holding="JPEGImages")
+    augmented = root / aug if aug else folder
+    names = read_list((augmented if split == "trainaug" else folder) / LISTS / f"{split}.txt")
+    if split == "test":
+        items = [Item(name, folder / "JPEGImages" / f"{name}.jpg", None) for name in names]
+    else:
+        kinds = (AUGMENTED_MASKS,) if split == "trainaug" else (MASKS, AUGMENTED_MASKS)
+        where = first_of(augmented if split == "trainaug" else folder, *((masks,) if masks else kinds))
+        items = pair(names, folder / "JPEGImages", where)
+    return SegmentationDataset(
+        name="voc2012",
+        split=split,
+        items=tuple(items),
+        classes=CLASSES,
+        colours=COLOURS,
+        reader=MaskReader(CLASSES),
+        splits=existing(folder, ("train", "val"), f"{LISTS}/{{}}.txt"),
+    )

@@ -2,6 +2,6 @@
 
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
 from atrous.evaluation.confusion import ConfusionMatrix
-from atrous.evaluation.evaluate import Evaluation, evaluate
 
-__all__ = ["BoundaryScores", "ConfusionMatrix", "Evaluation", "TrimapCurve", "evaluate"]
+
+__all__ = ["BoundaryScores", "ConfusionMatrix", "TrimapCurve"]

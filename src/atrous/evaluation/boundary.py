@@ -12,10 +12,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.data.labels import Labels
 from atrous.errors import AtrousError
-from atrous.evaluation.confusion import ConfusionMatrix, _mean, _ratio
-
-Labels = NDArray[np.integer]
+from atrous.evaluation.confusion import ConfusionMatrix, mean, ratio
 
 WIDEST = 40
 """The widest band of the papers' trimap curves, in pixels."""
@@ -94,7 +93,7 @@ class BoundaryScores:
 
     Ignored pixels are taken from truth and prediction alike before outlines are drawn.
 
-    Shape: the six counts are (K,), int64.
+    Shape: `counts` (7, K), int64: three of the one, four of the other.
     Source: Cheng, Girshick, Dollar, Berg, Kirillov: Boundary IoU, CVPR 2021, equation 2 and section 5; Csurka, Larlus,
     Perronnin: What is a good evaluation measure for semantic segmentation?, BMVC 2013 (there averaged over images).
     """
@@ -104,7 +103,7 @@ class BoundaryScores:
 
     def __init__(self, classes: int, *, ignore_index: int = 255) -> None:
         self.ignore_index = ignore_index
-        self.counts: NDArray[np.int64] = np.zeros((6, classes), np.int64)
+        self.counts: NDArray[np.int64] = np.zeros((7, classes), np.int64)
 
     def update(self, truth: Labels, prediction: Labels) -> None:
         """Count one image.
@@ -124,12 +123,7 @@ class BoundaryScores:
         reach = max(1, math.ceil(self.tolerance * diagonal))
         for label in np.union1d(np.unique(true), np.unique(found)):
             if label < classes:
-                self._match_outlines(label, _outline(true == label, void), _outline(found == label, void), reach)
-
-    def _match_outlines(self, label: int, true: NDArray[np.uint8], found: NDArray[np.uint8], reach: int) -> None:
-        self.counts[3, label] += int((found & _dilated(true, reach)).sum()) + int((true & _dilated(found, reach)).sum()) * 0
-        self.counts[4, label] += int(found.sum())
-        self.counts[5, label] += int(true.sum())
+                self.counts[3:, label] += _matched(_outline(true == label, void), _outline(found == label, void), reach)
 
     @property
     def iou(self) -> NDArray[np.float64]:
@@ -138,9 +132,70 @@ class BoundaryScores:
         Shape: (K,).
         """
         both, true, found = self.counts[:3]
-        return _ratio(both, true + found - both)
+        return ratio(both, true + found - both)
 
     @property
     def miou(self) -> float:
         """The mean of the classes' boundary IoU."""
-        return _mean(self.iou)
+        return mean(self.iou)
+
+    @property
+    def f(self) -> NDArray[np.float64]:
+        """Boundary F of each class: 0 where nothing matches, NaN where neither truth nor prediction has an outline.
+
+        Shape: (K,).
+        """
+        right, found, met, true = self.counts[3:].astype(np.float64)
+        return ratio(2 * right * met, right * true + met * found, where=found + true > 0)
+
+    @property
+    def mean_f(self) -> float:
+        """The mean of the classes' boundary F."""
+        return mean(self.f)
+
+
+def _within_outline(labels: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
+    """Pixels at most `width` steps from one of another class, or from beyond the image.
+
+    The last pixel before another class is found from the nearest pixel that has an unequal one among its eight
+    neighbours, whichever class it is of: none is nearer than the last pixel of one's own.
+
+    Shape: (H, W) -> (H, W).
+    """
+    edge = np.ones(labels.shape, np.uint8)
+    if min(labels.shape) < 3:
+        return np.ones(labels.shape, bool)
+    inner = np.zeros_like(edge[1:-1, 1:-1])
+    height, width_ = labels.shape
+    for down in range(3):
+        for across in range(3):
+            moved = labels[down : height - 2 + down, across : width_ - 2 + across]
+            inner |= moved != labels[1:-1, 1:-1]
+    edge[1:-1, 1:-1] = inner
+    return np.asarray(cv2.distanceTransform(1 - edge, cv2.DIST_C, 3) < width)
+
+
+def _outline(mask: NDArray[np.bool_], void: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask that have a neighbour (of four) outside it; neither void nor the image's border cuts."""
+    outside = np.zeros(mask.shape, bool)
+    other = ~mask & ~void
+    outside[1:] |= other[:-1]
+    outside[:-1] |= other[1:]
+    outside[:, 1:] |= other[:, :-1]
+    outside[:, :-1] |= other[:, 1:]
+    return mask & outside
+
+
+def _matched(true: NDArray[np.bool_], found: NDArray[np.bool_], reach: int) -> tuple[int, int, int, int]:
+    """Found pixels near a true one, found pixels, true pixels near a found one, true pixels."""
+    right = int(np.count_nonzero(found & _near(true, reach)))
+    met = int(np.count_nonzero(true & _near(found, reach)))
+    return right, int(np.count_nonzero(found)), met, int(np.count_nonzero(true))
+
+
+def _near(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Pixels at most `reach` pixels (Euclidean) from the mask."""
+    if not mask.any():
+        return np.zeros(mask.shape, bool)
+    away = cv2.distanceTransform(1 - mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(away <= reach + 1e-4)

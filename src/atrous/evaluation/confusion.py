@@ -90,17 +90,17 @@ class ConfusionMatrix:
         Shape: (K,).
         """
         hit = self.counts.diagonal()
-        return _ratio(hit, self.counts.sum(0) + self.counts.sum(1) - hit)
+        return ratio(hit, self.counts.sum(0) + self.counts.sum(1) - hit)
 
     @property
     def miou(self) -> float:
         """The mean of the classes' IoU."""
-        return _mean(self.iou)
+        return mean(self.iou)
 
     @property
     def pixel_accuracy(self) -> float:
         """The share of pixels that are right."""
-        return float(_ratio(self.counts.trace(), self.counts.sum()))
+        return float(ratio(self.counts.trace(), self.counts.sum()))
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
@@ -108,18 +108,18 @@ class ConfusionMatrix:
 
         Shape: (K,).
         """
-        return _ratio(self.counts.diagonal(), self.counts.sum(1))
+        return ratio(self.counts.diagonal(), self.counts.sum(1))
 
     @property
     def mean_accuracy(self) -> float:
         """The mean over the classes of the truth of the share that was found."""
-        return _mean(self.accuracy)
+        return mean(self.accuracy)
 
     @property
     def frequency_weighted_iou(self) -> float:
         """IoU, each class weighted by its share of the truth."""
         pixels = self.counts.sum(1)
-        return float(_ratio((np.nan_to_num(self.iou) * pixels).sum(), pixels.sum()))
+        return float(ratio((np.nan_to_num(self.iou) * pixels).sum(), pixels.sum()))
 
     def table(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
         """Per class: IoU, accuracy, and how many pixels the truth has."""
@@ -145,7 +145,9 @@ class ConfusionMatrix:
             wrong = np.unique(values[(values < 0) | (values >= self.classes)])
             if len(wrong):
                 listed = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-                raise AtrousError(f"{name}: the {what} holds {listed}; classes 0 to {self.classes - 1}{void} are expected.")
+                raise AtrousError(
+                    f"{name}: the {what} holds {listed}; classes 0 to {self.classes - 1}{void} are expected."
+                )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -173,13 +175,14 @@ def _shape(labels: LabelMap) -> str:
     return " x ".join(map(str, labels.shape))
 
 
-def _ratio(part: Any, whole: Any) -> Any:
-    """Their quotient, NaN where there is no whole."""
+def ratio(part: Any, whole: Any, *, where: Any = None) -> Any:
+    """Their quotient; NaN where `where` (by default a whole above 0) does not hold, else 0 where there is no whole."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    defined = whole > 0 if where is None else where
+    return np.where(defined, np.divide(part, whole, out=np.zeros(whole.shape), where=whole > 0), np.nan)
 
 
-def _mean(values: NDArray[np.float64]) -> float:
+def mean(values: NDArray[np.float64]) -> float:
     """Of those that are not NaN; NaN where all are."""
     present = values[~np.isnan(values)]
     return float(present.mean()) if len(present) else float("nan")

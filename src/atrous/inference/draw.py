@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -11,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from atrous.data.labels import Colour
+from atrous.data.images import Pixels
 from atrous.errors import AtrousError
-from atrous.files import writing
-from atrous.inference.images import Pixels
 
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Segmentation
@@ -39,29 +35,6 @@ def draw_overlay(found: Segmentation, *, opacity: float, legend: bool) -> Pixels
         mixed[rows] = found.image[rows] * (1 - alpha) + colours[part] * alpha
     mixed[_outlines(found.labels, thickness=max(1, round(min(found.labels.shape) / 400)))] = 255
     return np.vstack([mixed, _legend(found)]) if legend else mixed
-
-
-def save_labels(labels: NDArray[np.integer], colours: Sequence[Colour], path: Path) -> None:
-    """Write a label map as a palette PNG, or as 16-bit grey where there are more than 256 classes.
-
-    Raises: `AtrousError` for a place that cannot be written.
-    """
-    if len(colours) > 256:
-        picture = Image.fromarray(labels.astype(np.uint16))
-    else:
-        picture = Image.fromarray(labels.astype(np.uint8))
-        picture.putpalette(np.array(colours, np.uint8).tobytes())  # makes it a palette image
-    with writing(path) as temporary:
-        picture.save(temporary, format="PNG")
-
-
-def save_picture(pixels: Pixels, path: Path) -> None:
-    """Write an RGB picture.
-
-    Raises: `AtrousError` for a place that cannot be written.
-    """
-    with writing(path) as temporary:
-        Image.fromarray(pixels).save(temporary)
 
 
 def _outlines(labels: NDArray[np.integer], thickness: int) -> NDArray[np.bool_]:

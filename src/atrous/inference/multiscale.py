@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from atrous.errors import AtrousError, did_you_mean
-from atrous.inference.images import Pixels
+from atrous.data.images import Pixels
 from atrous.inference.prepare import normalised, scaled
 from atrous.layers.resize import resize
 from atrous.weights.card import Preprocessing

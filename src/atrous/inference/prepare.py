@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atrous.inference.images import Pixels, resize_image
+from atrous.data.images import Pixels, resize_image
 from atrous.weights.card import Preprocessing
 
 

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atrous.data.images import ImageLike, Pixels, read_image
 from atrous.errors import AtrousError
 from atrous.inference.argmax import label_type
 from atrous.inference.evidence import Evidence
-from atrous.inference.images import ImageLike, Pixels, read_image
 from atrous.inference.memory import SPARE, available, bytes_per_pixel, is_out_of_memory, label_array
 from atrous.inference.multiscale import TestTime, look, look_in_crops, look_once, test_time
 from atrous.inference.pipeline import ahead
@@ -67,7 +67,8 @@ class Segmentation:
         Returns: both paths.
         Raises: `AtrousError` for a name that is no PNG's, or a place that cannot be written.
         """
-        from atrous.inference.draw import save_labels, save_picture
+        from atrous.data.images import save_picture
+        from atrous.data.labels import save_labels
 
         path = Path(path)
         if path.suffix.lower() != ".png":

@@ -174,7 +174,7 @@ class _Reader:
         depthwise = name == "DEPTHWISE_CONV_2D"
         self._expect(operator, weight.ndim == 4 and weight.shape[1:3] == (kernel, kernel))
         self._expect(operator, operator.activation == activation)
-        self._expect(operator, kernel == 1 or options["Padding"] == 0)  # "SAME"
+        self._expect(operator, options["StrideH"] == 1 if kernel == 1 else options["Padding"] == 0)  # 0 is "SAME"
         self._expect(operator, options["StrideH"] == options["StrideW"])
         self._expect(operator, options["DilationHFactor"] == options["DilationWFactor"])
         self._expect(operator, not depthwise or options["DepthMultiplier"] == 1)
@@ -185,9 +185,8 @@ class _Reader:
     def _resize(self) -> bool:
         operator = self._next("RESIZE_BILINEAR")
         align_corners = bool(operator.options["AlignCorners"])
-        self._expect(
-            operator, align_corners != bool(operator.options["HalfPixelCenters"])
-        )  # neither is an old, third grid
+        half_pixel = bool(operator.options["HalfPixelCenters"])
+        self._expect(operator, align_corners != half_pixel)  # without either, it is an old, third grid
         self.tensor = operator.outputs[0]
         return align_corners
 

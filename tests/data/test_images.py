@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from atrous import AtrousError
-from atrous.inference import read_image
+from atrous.data import read_image
 from tests.pictures import bomb
 
 

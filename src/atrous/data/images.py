@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from atrous.errors import AtrousError, did_you_mean
+from atrous.files import writing
 
 Pixels: TypeAlias = NDArray[np.uint8]
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor"
@@ -24,11 +29,13 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Where Pillow refuses an image as a decompression bomb, before decoding it: about 179 million pixels."""
 
-ORIENTATION = 0x0112
-"""The EXIF tag that says how a camera was held."""
-
 STRIP = 512
 """Rows copied at a time."""
+
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+"""What Pillow's decoders raise for damaged files."""
+
+END_OF_JPEG = b"\xff\xd9"
 
 
 def read_image(source: ImageLike) -> Pixels:
@@ -52,7 +59,12 @@ def read_image(source: ImageLike) -> Pixels:
     raise AtrousError(f"An image is a path, a PIL image, an array or a tensor, not {type(source).__name__}.")
 
 
-def _from_file(path: Path) -> Pixels:
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A file as a PIL image, not decoded yet; what goes wrong in the block, decoding it, becomes an `AtrousError`.
+
+    Raises: `AtrousError` for a missing, empty, truncated, damaged or too large file, or one that is no image.
+    """
     if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
         raise AtrousError(f"{path}: there is no such file.{near}")
@@ -61,21 +73,54 @@ def _from_file(path: Path) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # below our limit is a large photograph
-            with Image.open(path) as image:
-                return _from_pil(image, str(path))
+            image = Image.open(path)
+        with image:
+            _check_size(image, str(path))
+            yield image
     except UnidentifiedImageError as error:
-        raise AtrousError(f"{path}: not an image in any known format, whatever its name says.") from error
-    except OSError as error:
-        raise AtrousError(f"{path}: it cannot be read ({error}). Save or fetch it anew.") from error
+        empty = path.stat().st_size == 0
+        what = "the file is empty" if empty else "not an image in any known format, whatever its name says"
+        raise AtrousError(f"{path}: {what}.") from error
     except Image.DecompressionBombError as error:
         raise AtrousError(f"{path}: too large, over {MAX_PIXELS / 1e6:.0f} megapixels; it was not decoded.") from error
+    except AtrousError:
+        raise
+    except PermissionError as error:
+        raise AtrousError(f"{path}: no permission to read it.") from error
+    except DECODING_ERRORS as error:
+        raise _damaged(str(path), error) from error
+
+
+def _from_file(path: Path) -> Pixels:
+    with opened(path) as image:
+        fast = _plain_jpeg(image, path)
+        return _from_pil(image, str(path)) if fast is None else fast
+
+
+def _plain_jpeg(image: Image.Image, path: Path) -> Pixels | None:
+    """An upright, whole RGB JPEG decoded by OpenCV: the same pixels in half the time; None for all others."""
+    if image.format != "JPEG" or image.mode != "RGB" or image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        return None
+    data = np.fromfile(path, np.uint8)
+    if data[-2:].tobytes() != END_OF_JPEG:  # where the end is missing OpenCV would fill in grey without a word
+        return None
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return None if decoded is None else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, decoded), np.uint8)
+
+
+def _damaged(name: str, error: Exception) -> AtrousError:
+    return AtrousError(f"{name}: the image is truncated or damaged ({error}). Save or fetch it anew.")
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise AtrousError(f"{name}: {image.width} x {image.height} is over {MAX_PIXELS / 1e6:.0f} megapixels.")
 
 
 def _from_pil(image: Image.Image, name: str) -> Pixels:
-    if image.width * image.height > MAX_PIXELS:
-        raise AtrousError(f"{name}: {image.width} x {image.height} is over {MAX_PIXELS / 1e6:.0f} megapixels.")
+    _check_size(image, name)
     try:
-        if image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(ORIENTATION, 1) == 1:
+        if image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
             return _in_strips(image)
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":
@@ -85,10 +130,10 @@ def _from_pil(image: Image.Image, name: str) -> Pixels:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
         return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise
+    except DECODING_ERRORS as error:
         if isinstance(error, AtrousError):
             raise
-        raise AtrousError(f"{name}: the image is truncated or damaged ({error}). Save or fetch it anew.") from error
+        raise _damaged(name, error) from error
 
 
 def _in_strips(image: Image.Image) -> Pixels:
@@ -142,3 +187,12 @@ def resize_image(image: Pixels, height: int, width: int) -> Pixels:
     shrinks = height * width < image.shape[0] * image.shape[1]
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
+
+
+def save_picture(pixels: Pixels, path: Path) -> None:
+    """Write an RGB picture.
+
+    Raises: `AtrousError` for a place that cannot be written.
+    """
+    with writing(path) as temporary:
+        Image.fromarray(pixels).save(temporary)

@@ -1,0 +1,54 @@
+# Two commands for a fresh clone: `make demo` and `make test`. Each makes .venv, installs, and runs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out
+PHOTOGRAPH ?= examples/photograph.jpg
+
+# A folder of weights beside the clone saves a download; your own ATROUS_WEIGHTS comes first.
+ifeq ($(origin ATROUS_WEIGHTS), undefined)
+ifneq ($(wildcard ../shared/data/weights),)
+export ATROUS_WEIGHTS := $(abspath ../shared/data/weights)
+endif
+endif
+
+.PHONY: help demo test test-slow lint clean
+
+help:
+	@echo "make demo       segment a photograph (made into $(OUT))"
+	@echo "make test       run the tests"
+	@echo "make test-slow  run the tests that take minutes"
+	@echo "make lint       formatting, style, types, the direction of imports"
+	@echo "make clean      remove what these made"
+
+demo: $(VENV)/.installed
+	$(BIN)/atrous predict $(PHOTOGRAPH) -o $(OUT)
+	@echo "The picture: $(abspath $(OUT))/$(basename $(notdir $(PHOTOGRAPH)))_overlay.png"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.installed

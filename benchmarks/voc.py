@@ -1,0 +1,52 @@
+"""mIoU and pixel accuracy on images of PASCAL VOC 2012 val.
+
+    python benchmarks/voc.py VOC_FOLDER -w WEIGHTS [--output-stride 8]
+
+VOC_FOLDER holds `JPEGImages`, `SegmentationClassAug` and `ImageSets/Segmentation/val.txt`; every image of the list that
+is there counts. One confusion matrix over all images, 255 ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from atrous import Segmenter
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("-w", "--weights", default="deeplab_v3.mobilenet_v2.voc")
+    parser.add_argument("--output-stride", type=int)
+    arguments = parser.parse_args()
+
+    segmenter = Segmenter.load(arguments.weights)
+    if arguments.output_stride:
+        segmenter.model.set_output_stride(arguments.output_stride)
+    count = len(segmenter.card.classes)
+    confusion = np.zeros((count, count), np.int64)
+    (listed,) = arguments.folder.glob("ImageSets/**/val.txt")
+    names = [name for name in listed.read_text().split() if (arguments.folder / "JPEGImages" / f"{name}.jpg").exists()]
+    start = time.perf_counter()
+    for name in names:
+        truth = np.asarray(Image.open(arguments.folder / "SegmentationClassAug" / f"{name}.png")).astype(np.int64)
+        labels = segmenter(arguments.folder / "JPEGImages" / f"{name}.jpg").labels
+        valid = truth != segmenter.card.ignore_index
+        confusion += np.bincount(count * truth[valid] + labels[valid], minlength=count**2).reshape(count, count)
+    seconds = time.perf_counter() - start
+
+    correct = confusion.diagonal()
+    union = confusion.sum(0) + confusion.sum(1) - correct
+    iou = correct[union > 0] / union[union > 0]
+    print(f"{arguments.weights} at output stride {segmenter.model.output_stride}, {len(names)} images")
+    print(f"mIoU {100 * iou.mean():.2f}, pixel accuracy {100 * correct.sum() / confusion.sum():.2f}")
+    print(f"{1000 * seconds / len(names):.0f} ms per image, reading included")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""From data sets to batches: augmenting by epoch, listing hard images again, collating."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atrous.data.dataset import Sample, SegmentationDataset
+from atrous.data.transforms import Transform, adapt
+from atrous.data.voc import HARD_CLASSES
+from atrous.errors import AtrousError, did_you_mean
+
+
+class Augmented:
+    """A data set whose samples go through a transform, differently in every epoch.
+
+    The generator of a sample is seeded with `(seed, epoch, index)`: what comes out does not depend on how many workers
+    there are, nor on their order. `set_epoch` reaches workers that live on from epoch to epoch.
+    """
+
+    def __init__(
+        self, dataset: SegmentationDataset, transform: Transform | Callable[..., Any], *, seed: int = 0
+    ) -> None:
+        self.dataset = dataset
+        self.transform = adapt(transform)
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew; to be called before each epoch."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        sample = self.dataset[index]
+        rng = np.random.default_rng((self.seed, int(self._epoch), index % len(self)))
+        image, labels = self.transform(sample.image, sample.labels, rng)
+        return replace(sample, image=image, labels=labels)
+
+
+def bootstrap(
+    dataset: SegmentationDataset, classes: Sequence[str] = HARD_CLASSES, *, times: int = 2
+) -> SegmentationDataset:
+    """The data set with the images that hold any of the `classes` listed `times` times.
+
+    Every mask is read once, in threads.
+
+    Source: Chen et al., arXiv 1706.05587, section 4.1: images of hard classes are duplicated; how often is not said.
+    Raises: `AtrousError` for a class the data set has not.
+    """
+    for name in classes:
+        if name not in dataset.classes:
+            raise AtrousError(f"{dataset.name} has no class '{name}'.{did_you_mean(name, dataset.classes)}")
+    wanted = [dataset.classes.index(name) for name in classes]
+    with ThreadPoolExecutor() as pool:
+        hard = list(pool.map(lambda index: bool(np.isin(dataset.labels(index), wanted).any()), range(len(dataset))))
+    again = [index for index, is_hard in enumerate(hard) if is_hard]
+    return dataset.select([*range(len(dataset)), *again * (times - 1)])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one size, stacked: `images` (N, 3, H, W) uint8, `labels` (N, H, W) int64, and their names."""
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+    def pin_memory(self) -> Batch:
+        """For a `DataLoader` with `pin_memory=True`."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples, as a `DataLoader`'s `collate_fn`. Pixels stay bytes: normalising is the model's card's.
+
+    Raises: `AtrousError` for samples of different sizes.
+    """
+    sizes = {sample.labels.shape for sample in samples}
+    if len(sizes) > 1:
+        names = ", ".join(f"{sample.name} {sample.labels.shape}" for sample in samples[:4])
+        raise AtrousError(f"A batch needs images of one size, not {names}: crop or pad them, or take them one by one.")
+    images = np.stack([sample.image for sample in samples]).transpose(0, 3, 1, 2)
+    labels = np.stack([sample.labels for sample in samples]).astype(np.int64)
+    return Batch(
+        torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels), tuple(s.name for s in samples)
+    )

@@ -1,0 +1,302 @@
+"""Changes to an image and its labels at once, for training.
+
+A transform is called with an image (H, W, 3) uint8, labels (H, W) and a numpy generator, which is all its randomness;
+it returns both anew. Labels are never interpolated: what is drawn of them are pixels that were there, the nearest, from
+the very places where the image is sampled.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import cv2
+import numpy as np
+
+from atrous.data.images import Pixels
+from atrous.data.labels import Labels
+from atrous.errors import AtrousError
+
+Pair: TypeAlias = tuple[Pixels, Labels]
+MEAN = (124, 116, 104)
+"""What fills the outside of an image: the mean colour of ImageNet, as 8 bits."""
+
+
+class Transform(Protocol):
+    """What all transforms are."""
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        """Shape: (H, W, 3) uint8 and (H, W) -> (h, w, 3) uint8 and (h, w) of the same type."""
+
+
+@dataclass(frozen=True)
+class Compose:
+    """One transform after the other. Callables of albumentations' signature may stand among them, see `adapt`."""
+
+    transforms: Sequence[Transform | Callable[..., Any]]
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        for transform in self.transforms:
+            image, labels = adapt(transform)(image, labels, rng)
+        return image, labels
+
+
+@dataclass(frozen=True)
+class RandomScale:
+    """Both sides by one factor, drawn evenly between `low` and `high`, in steps of `step` where it is not 0.
+
+    Source: 0.5 to 2.0, DeepLab v3 (Chen et al., arXiv 1706.05587, section 4.1); in steps of 0.25 in its released code.
+    """
+
+    low: float = 0.5
+    high: float = 2.0
+    step: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(0 < self.low <= self.high, f"scales from {self.low} to {self.high}: expected 0 < low <= high")
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        factor = float(rng.uniform(self.low, self.high))
+        if self.step:
+            steps = math.floor((self.high - self.low) / self.step + 1e-6)
+            factor = self.low + self.step * int(rng.integers(0, steps + 1))
+        height, width = (max(1, round(side * factor)) for side in labels.shape)
+        return resize_pair(image, labels, height, width)
+
+
+@dataclass(frozen=True)
+class RandomRotation:
+    """Turned about the middle by up to `degrees` either way, in the same frame; what comes from outside is filled."""
+
+    degrees: float = 10.0
+    probability: float = 0.5
+    mean: tuple[float, float, float] = MEAN
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        _check_probability(self.probability)
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        angle = rng.uniform(-self.degrees, self.degrees)
+        if rng.random() >= self.probability:
+            return image, labels
+        height, width = labels.shape
+        turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+        size = (width, height)
+        turned = cv2.warpAffine(image, turn, size, flags=cv2.INTER_LINEAR, borderValue=self.mean)
+        nearest = cv2.warpAffine(labels, turn, size, flags=cv2.INTER_NEAREST, borderValue=self.ignore_index)
+        return np.asarray(turned, np.uint8), np.asarray(nearest, labels.dtype)
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A window of `height` x `width` anywhere in the image, which is padded first where it is smaller.
+
+    With the probability `class_aware` the window is laid around a pixel of a class drawn from those in the image, all
+    equally likely however few pixels they have, so that rare classes are met more often.
+    """
+
+    height: int
+    width: int
+    class_aware: float = 0.0
+    mean: tuple[float, float, float] = MEAN
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        _check(min(self.height, self.width) > 0, f"a crop of {self.height} x {self.width} is empty")
+        _check_probability(self.class_aware)
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        image, labels = pad_pair(image, labels, self.height, self.width, mean=self.mean, ignore_index=self.ignore_index)
+        room = (labels.shape[0] - self.height, labels.shape[1] - self.width)
+        aware = rng.random() < self.class_aware
+        centre = self._pixel_of_a_class(labels, rng) if aware and max(room) > 0 else None
+        top, left = (
+            int(rng.integers(0, space + 1))
+            if centre is None
+            else int(np.clip(middle - rng.integers(0, size), 0, space))
+            for space, size, middle in zip(room, (self.height, self.width), centre or (0, 0), strict=True)
+        )
+        window = np.s_[top : top + self.height, left : left + self.width]
+        return np.ascontiguousarray(image[window]), np.ascontiguousarray(labels[window])
+
+    def _pixel_of_a_class(self, labels: Labels, rng: np.random.Generator) -> tuple[int, int] | None:
+        present = np.unique(labels)
+        present = present[present != self.ignore_index]
+        if not present.size:
+            return None
+        places = np.flatnonzero(labels == rng.choice(present))
+        row, column = divmod(int(rng.choice(places)), labels.shape[1])
+        return row, column
+
+
+@dataclass(frozen=True)
+class RandomFlip:
+    """Left and right exchanged."""
+
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_probability(self.probability)
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        if rng.random() >= self.probability:
+            return image, labels
+        return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(labels[:, ::-1])
+
+
+@dataclass(frozen=True)
+class RandomBlur:
+    """The image blurred by a Gaussian whose sigma, in pixels, is drawn evenly between `low` and `high`."""
+
+    low: float = 0.1
+    high: float = 2.0
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check(0 < self.low <= self.high, f"sigma from {self.low} to {self.high}: expected 0 < low <= high")
+        _check_probability(self.probability)
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        sigma = rng.uniform(self.low, self.high)
+        if rng.random() >= self.probability:
+            return image, labels
+        return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8), labels
+
+
+@dataclass(frozen=True)
+class ColourJitter:
+    """Brightness, contrast, saturation by factors in 1 +- the number given, hue turned by up to `hue` of a circle."""
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            _check(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}: expected 0 to 1")
+        _check(0 <= self.hue <= 0.5, f"hue {self.hue}: expected 0 to 0.5")
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        brightness, contrast, saturation = (
+            rng.uniform(1 - extent, 1 + extent) for extent in (self.brightness, self.contrast, self.saturation)
+        )
+        turn = rng.uniform(-self.hue, self.hue)
+        middle = float(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean()) * brightness
+        table = np.arange(256) * (brightness * contrast) + middle * (1 - contrast)
+        image = np.asarray(cv2.LUT(image, np.clip(table.round(), 0, 255).astype(np.uint8)), np.uint8)
+        if self.saturation or self.hue:
+            hue, colour, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
+            hue = cv2.LUT(hue, ((np.arange(256) + round(turn * 256)) % 256).astype(np.uint8))
+            colour = cv2.LUT(colour, np.clip((np.arange(256) * saturation).round(), 0, 255).astype(np.uint8))
+            image = np.asarray(cv2.cvtColor(cv2.merge([hue, colour, value]), cv2.COLOR_HSV2RGB_FULL), np.uint8)
+        return image, labels
+
+
+@dataclass(frozen=True)
+class Pad:
+    """At least `height` x `width`: the mean and the ignore index are added at the bottom and on the right."""
+
+    height: int
+    width: int
+    mean: tuple[float, float, float] = MEAN
+    ignore_index: int = 255
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        return pad_pair(image, labels, self.height, self.width, mean=self.mean, ignore_index=self.ignore_index)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """To `height` x `width`, whatever the shape was."""
+
+    height: int
+    width: int
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        return resize_pair(image, labels, self.height, self.width)
+
+
+def resize_pair(image: Pixels, labels: Labels, height: int, width: int) -> Pair:
+    """The image bilinear, the labels nearest; both by the centres of pixels, which OpenCV's plain "nearest" is not."""
+    if labels.shape == (height, width):
+        return image, labels
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    nearest = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, np.uint8), np.asarray(nearest, labels.dtype)
+
+
+def pad_pair(
+    image: Pixels, labels: Labels, height: int, width: int, *, mean: tuple[float, float, float], ignore_index: int
+) -> Pair:
+    """Grow to at least `height` x `width`, at the bottom and on the right."""
+    below, right = max(0, height - labels.shape[0]), max(0, width - labels.shape[1])
+    if not below and not right:
+        return image, labels
+    padded = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=mean)
+    ignored = cv2.copyMakeBorder(labels, 0, below, 0, right, cv2.BORDER_CONSTANT, value=ignore_index)
+    return np.asarray(padded, np.uint8), np.asarray(ignored, labels.dtype)
+
+
+@dataclass(frozen=True)
+class FromAlbumentations:
+    """A callable of albumentations' signature, `t(image=..., mask=...)["image"]`, as a transform.
+
+    It draws from the same generator as all: by `set_random_seed` where it has that, else the generators of `random` and
+    `numpy.random` are seeded for the call, and put back.
+    """
+
+    function: Callable[..., Any]
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        seed = int(rng.integers(0, 2**32))
+        reseed = getattr(self.function, "set_random_seed", None)
+        if reseed is not None:
+            reseed(seed)
+        with _seeded(seed):
+            changed = self.function(image=image, mask=labels)
+        try:
+            image, mask = np.asarray(changed["image"]), np.asarray(changed["mask"])
+        except (KeyError, TypeError, IndexError) as error:
+            raise AtrousError(f"{self.function!r} must return a dict with 'image' and 'mask'.") from error
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.shape[:2] != mask.shape:
+            raise AtrousError(
+                f"{self.function!r} returned an image {image.dtype} {image.shape} and a mask {mask.shape}; uint8 "
+                "(H, W, 3) and (H, W) are expected. Leave normalising and tensors to what comes after."
+            )
+        return image, mask.astype(labels.dtype, copy=False)
+
+
+def adapt(transform: Transform | Callable[..., Any]) -> Transform:
+    """A transform as it is, or a callable of albumentations' signature made one.
+
+    Told apart by the signature: ours take `rng`.
+    """
+    return transform if "rng" in inspect.signature(transform).parameters else FromAlbumentations(transform)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    ours, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002 (theirs is the old generator)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(theirs)  # noqa: NPY002
+
+
+def _check(right: bool, message: str) -> None:
+    if not right:
+        raise AtrousError(f"{message}.")
+
+
+def _check_probability(probability: float) -> None:
+    _check(0 <= probability <= 1, f"a probability of {probability}: expected 0 to 1")

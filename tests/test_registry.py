@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import atrous
+from atrous import AtrousError, create_model, list_models
+from atrous.registry import Paper, Registry, matching
+
+PAPER = Paper("A Title", "One, Two, Three", 2017, "1701.00001")
+
+
+class Base:
+    def __init__(self, *, size: int = 1) -> None:
+        self.size = size
+
+
+class Thing(Base):
+    def __init__(self, *, colour: str = "red", **options) -> None:
+        super().__init__(**options)
+        self.colour = colour
+
+
+@pytest.fixture
+def registry() -> Registry[Thing]:
+    registry: Registry[Thing] = Registry("thing")
+
+    @registry.register("thing.red", PAPER)
+    @registry.register("thing.blue", PAPER, colour="blue")
+    def thing(*, speed: int = 3, **options) -> Thing:
+        return Thing(**options)
+
+    return registry
+
+
+def test_presets_and_arguments_handed_on(registry: Registry[Thing]) -> None:
+    assert registry.create("thing.red").colour == "red"
+    blue = registry.create("thing.blue", size=5)
+    assert (blue.colour, blue.size) == ("blue", 5)
+    assert registry.create("thing.blue", colour="green").colour == "green"
+    assert set(registry.entry("thing.blue").arguments()) == {"speed", "colour", "size"}
+    assert registry.entry("thing.blue").arguments()["colour"].default == "blue"
+
+
+def test_unknown_names_and_arguments_get_the_nearest(registry: Registry[Thing]) -> None:
+    with pytest.raises(AtrousError, match=r"no thing 'thing.rad'\. Did you mean 'thing.red'"):
+        registry.create("thing.rad")
+    with pytest.raises(AtrousError, match=r"no argument 'color'\. Did you mean 'colour'"):
+        registry.create("thing.red", color="x")
+
+
+def test_a_name_is_taken_once(registry: Registry[Thing]) -> None:
+    with pytest.raises(AtrousError, match="registered twice"):
+        registry.register("thing.red", PAPER)(lambda: Thing())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("*", ["a.x", "a.y", "b.x"]), ("a", ["a.x", "a.y"]), ("*.x", ["a.x", "b.x"]), ("?.y", ["a.y"]), ("c", [])],
+)
+def test_patterns(pattern: str, expected: list[str]) -> None:
+    assert matching(pattern, {"b.x", "a.y", "a.x"}) == expected
+
+
+def test_papers_are_cited_shortly() -> None:
+    assert PAPER.short == "One et al., arXiv 1701.00001"
+    assert Paper("T", "Yu, Koltun", 2016).short == "Yu and Koltun"
+
+
+def test_models_are_created_by_name() -> None:
+    assert "deeplab_v3_plus.resnet101" in list_models("deeplab_v3_plus.*")
+    with pytest.raises(AtrousError, match=r"Did you mean 'deeplab_v3_plus.resnet101'"):
+        create_model("deeplab_v3plus.resnet101")
+    with pytest.raises(ValueError, match="Did you mean 'output_stride'"):
+        create_model("deeplab_v3.resnet50", output_strid=8)
+
+
+def test_importing_atrous_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, atrous, atrous.cli.main; print(*{'torch', 'numpy', 'cv2', 'numba', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""
+
+
+def test_public_names_resolve_and_others_do_not() -> None:
+    assert all(getattr(atrous, name) is not None for name in dir(atrous))
+    with pytest.raises(AttributeError, match="no attribute 'segmenter'"):
+        _ = atrous.segmenter
