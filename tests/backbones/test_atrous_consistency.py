@@ -78,7 +78,7 @@ def test_multi_grid_multiplies_the_dilations_of_the_last_stage() -> None:
 
 def test_torchvision_classifiers_load_unchanged() -> None:
     """With its 1000 classes the classifier is there, without them its keys are passed over."""
-    for name in ("resnet50", "mobilenet_v2"):
+    for name in ("resnet50", "mobilenet_v2", "vgg16", "vgg16_bn"):
         classifier = create_backbone(name, num_classes=10, width=0.25).eval()
         trunk = create_backbone(name, width=0.25).eval()
         result = trunk.load_state_dict(classifier.state_dict())

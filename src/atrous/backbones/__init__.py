@@ -1,6 +1,12 @@
 """Image classifiers whose features segmentation networks are built on."""
 
-from atrous.backbones import mobilenet_v2, resnet  # noqa: F401  (they register themselves)
+from atrous.backbones import (  # noqa: F401  (they register themselves)
+    efficientnet_lite,
+    mobilenet_v2,
+    resnet,
+    vgg,
+    xception,
+)
 from atrous.backbones.base import BACKBONES, Backbone
 
 create_backbone = BACKBONES.create

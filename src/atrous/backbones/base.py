@@ -93,7 +93,7 @@ class Backbone(nn.Module):
 
 def _drop_classifier(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     assert isinstance(module, Backbone)
-    own = {prefix + name for name, _ in module.named_parameters()}
+    own = {prefix + name for name in module.state_dict()}  # buffers are part of it
     for key in list(state_dict):
         if key.startswith(tuple(prefix + start for start in module.classifier_keys)) and key not in own:
             del state_dict[key]

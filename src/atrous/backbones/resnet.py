@@ -7,9 +7,10 @@ segmentation papers vary is an argument:
   DeepLab's "beta" checkpoints and PSPNet.
 - `stride_at`: which unit of a stage reduces the resolution: the "first" of the next stage (torchvision, PSPNet), or the
   "last" of the stage (TensorFlow slim, the beta checkpoints). Either way the stage's map is the one before the stride.
-
-The stride sits on the 3x3 convolution, where torchvision, PSPNet and TensorFlow have it; the paper's is on the first
-1x1.
+- `stages`: more than the paper's four repeat the last, as wide and with a shortcut that projects like its first, each
+  at twice its stride: the cascade of DeepLab v3. The multi-grid is then of all of them.
+- `stride_on`: which convolution of that unit has the stride: the "3x3" (torchvision, PSPNet, TensorFlow), or the first
+  "1x1" (the paper's released Caffe networks, and so DeepLab v2).
 """
 
 from __future__ import annotations
@@ -31,23 +32,33 @@ UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 Stem = Literal["plain", "deep"]
 StrideAt = Literal["first", "last"]
+StrideOn = Literal["3x3", "1x1"]
 
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions around which the input passes unchanged (figure 5, right)."""
 
-    def __init__(self, in_channels: int, mid_channels: int, *, stride: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        *,
+        stride: int = 1,
+        stride_on: StrideOn = "3x3",
+        project: bool = False,
+    ) -> None:
         super().__init__()
         out_channels = 4 * mid_channels
-        self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
+        first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, stride=first, bias=False)
         self.bn1 = BatchNorm2d(mid_channels)
-        self.conv2 = nn.Conv2d(mid_channels, mid_channels, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(mid_channels, mid_channels, 3, stride=second, padding=1, bias=False)
         self.bn2 = BatchNorm2d(mid_channels)
         self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
         self.bn3 = BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
-        if in_channels != out_channels:
+        if project or in_channels != out_channels:
             self.downsample = ConvNormAct(in_channels, out_channels, stride=stride, act=None)
         elif stride > 1:
             self.downsample = nn.MaxPool2d(1, stride=stride)  # an identity that skips pixels
@@ -65,10 +76,9 @@ class ResNet(Backbone):
     `width` scales every number of channels.
 
     Shape: (N, in_channels, H, W) -> maps of 256, 512, 1024 and 2048 channels at strides 4, 8, 16, 32 (x width).
-    Raises: `AtrousError` for a depth the paper does not have.
+    Raises: `AtrousError` for a depth the paper does not have, or fewer stages than four.
     """
 
-    native_strides = (4, 8, 16, 32)
     classifier_keys = ("fc.",)
 
     def __init__(
@@ -77,7 +87,9 @@ class ResNet(Backbone):
         *,
         stem: Stem = "plain",
         stride_at: StrideAt = "first",
+        stride_on: StrideOn = "3x3",
         whole_stage: bool = False,
+        stages: int = 4,
         in_channels: int = 3,
         width: float = 1.0,
         num_classes: int | None = None,
@@ -85,6 +97,8 @@ class ResNet(Backbone):
         super().__init__()
         if depth not in UNITS:
             raise AtrousError(f"ResNet-{depth}: the depths are {', '.join(map(str, UNITS))}.")
+        if stages < 4:
+            raise AtrousError(f"stages {stages}: a ResNet has 4, a cascade more.")
         self.stride_at = stride_at
         self.whole_stage = whole_stage
         base = max(4, round(64 * width))
@@ -99,34 +113,38 @@ class ResNet(Backbone):
         self.bn1 = BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        for stage, count in enumerate(UNITS[depth]):
-            mid = base * 2**stage
-            stride_of = {"first": {0: 2 if stage > 0 else 1}, "last": {count - 1: 2 if stage < 3 else 1}}[stride_at]
+        repeats = [min(stage, 3) for stage in range(stages)]
+        for stage, like in enumerate(repeats):
+            mid, count = base * 2**like, UNITS[depth][like]
+            last = 2 if stage < stages - 1 else 1
+            stride_of = {"first": {0: 2 if stage > 0 else 1}, "last": {count - 1: last}}[stride_at]
             units = []
             for index in range(count):
-                units.append(Bottleneck(channels, mid, stride=stride_of.get(index, 1)))
+                step = stride_of.get(index, 1)
+                units.append(Bottleneck(channels, mid, stride=step, stride_on=stride_on, project=index == 0))
                 channels = 4 * mid
             self.add_module(f"layer{stage + 1}", nn.Sequential(*units))
-        self.channels = tuple(4 * base * 2**stage for stage in range(4))
+        self.native_strides = tuple(4 * 2**stage for stage in range(stages))
+        self.channels = tuple(4 * base * 2**like for like in repeats)
         self.fc = nn.Linear(channels, num_classes) if num_classes else None
         init_convs(self)
 
     def stages(self) -> list[nn.Sequential]:
-        """The four residual stages, conv2_x to conv5_x in the paper's names."""
-        return [self.get_submodule(f"layer{stage}") for stage in range(1, 5)]  # type: ignore[misc]
+        """The residual stages, conv2_x to conv5_x in the paper's names, and those that repeat the last."""
+        return [self.get_submodule(f"layer{stage + 1}") for stage in range(len(self.channels))]  # type: ignore[misc]
 
     def units(self) -> list[nn.Module]:
         stem = self.conv1 if isinstance(self.conv1, nn.Sequential) else [self.conv1]
         return [*stem, self.maxpool, *(unit for stage in self.stages() for unit in stage)]
 
     def grid_units(self) -> list[nn.Module]:
-        return list(self.stages()[-1])
+        return [unit for stage in self.stages()[3:] for unit in stage]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
         for index, stage in enumerate(self.stages()):
-            if self.stride_at == "last" and index < 3:
+            if self.stride_at == "last" and index < len(self.channels) - 1:
                 *before, last = stage
                 for unit in before:
                     x = unit(x)
@@ -155,3 +173,9 @@ def resnet(depth: int, **options: Any) -> ResNet:
 def resnet_beta(depth: int, **options: Any) -> ResNet:
     """As TensorFlow DeepLab has it, with its "beta" stem."""
     return ResNet(depth, stem="deep", stride_at="last", **options)
+
+
+@register_backbone("resnet101_caffe", PAPER, depth=101)
+def resnet_caffe(depth: int, **options: Any) -> ResNet:
+    """As its authors released it: the stride of a stage on its very first convolution."""
+    return ResNet(depth, stride_on="1x1", **options)

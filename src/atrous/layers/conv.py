@@ -40,7 +40,8 @@ def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
 class ConvNormAct(nn.Sequential):
     """Convolution, normalisation, activation; children `0`, `1`, `2`, as torchvision names them.
 
-    The padding keeps the size (divided by the stride). `norm=None` gives the convolution a bias instead.
+    The padding keeps the size (divided by the stride). The convolution has a bias where there is no normalisation, or
+    where `bias` says so: Caffe's networks have both.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)) for odd kernels.
     """
@@ -54,6 +55,7 @@ class ConvNormAct(nn.Sequential):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        bias: bool | None = None,
         norm: Norm | None = BatchNorm2d,
         act: Layer | None = nn.ReLU,
         padding: Padding = "symmetric",
@@ -68,7 +70,7 @@ class ConvNormAct(nn.Sequential):
                 padding=dilation * (kernel_size - 1) // 2,
                 dilation=dilation,
                 groups=groups,
-                bias=norm is None,
+                bias=norm is None if bias is None else bias,
             )
         ]
         if norm is not None:
@@ -123,10 +125,14 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels and divisor > 1 else rounded
 
 
-def init_convs(module: nn.Module) -> None:
-    """He initialisation (fan out) of every convolution; biases zero. Classifiers set their own afterwards."""
+def init_convs(module: nn.Module, *, mode: Literal["fan_out", "fan_in"] = "fan_out") -> None:
+    """He initialisation of every convolution; biases zero. Classifiers set their own afterwards.
+
+    Fan out is torchvision's; fan in, the paper's and Caffe's, is for networks without batch normalisation, whose
+    signals it keeps from fading on their way forward.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -35,7 +35,7 @@ def native(layer: Spatial) -> Native:
     """The layer's geometry as built, remembered when first asked for."""
     known: Native | None = getattr(layer, "_native", None)
     if known is None:
-        known = Native(*(_square(value) for value in (layer.stride, layer.dilation, layer.padding, layer.kernel_size)))
+        known = Native(*(square(value) for value in (layer.stride, layer.dilation, layer.padding, layer.kernel_size)))
         layer._native = known  # type: ignore[assignment]
     return known
 
@@ -59,7 +59,8 @@ def set_output_stride(units: Sequence[nn.Module], output_stride: int, *, whole_s
 
     `units` are in order of execution. In a unit the main path comes before the shortcut, in order of registration, and
     has at most one strided layer. An integer attribute `grid` of a unit multiplies its dilations (multi-grid,
-    DeepLab v3 section 3.2.1).
+    DeepLab v3 section 3.2.1). A layer whose attribute `dilates` is false loses its stride but is never dilated, as the
+    max-pooling of Caffe, which could not be.
 
     Raises: `AtrousError` for a stride at which the chain cannot run.
     """
@@ -77,7 +78,8 @@ def set_output_stride(units: Sequence[nn.Module], output_stride: int, *, whole_s
         for layer in _spatial(unit):
             built = native(layer)
             dilation = built.dilation * getattr(unit, "grid", 1) * (rate_behind if behind else rate)
-            _set_geometry(layer, 1 if remove else built.stride, dilation if built.kernel > 1 else 1)
+            dilates = built.kernel > 1 and getattr(layer, "dilates", True)
+            _set_geometry(layer, 1 if remove else built.stride, dilation if dilates else 1)
             behind = behind or built.stride > 1
         rate = rate_behind
 
@@ -91,7 +93,7 @@ def _set_geometry(layer: Spatial, stride: int, dilation: int) -> None:
     built = native(layer)
     layer.stride = (stride, stride)
     layer.dilation = (dilation, dilation)
-    if built.padding == built.dilation * (built.kernel - 1) // 2:  # size-keeping, and to stay so
+    if built.padding and built.padding == built.dilation * (built.kernel - 1) // 2:  # size-keeping, and to stay so
         layer.padding = (dilation * (built.kernel - 1) // 2,) * 2
 
 
@@ -99,7 +101,8 @@ def _spatial(unit: nn.Module) -> list[Spatial]:
     return [layer for layer in unit.modules() if isinstance(layer, (nn.Conv2d, nn.MaxPool2d))]
 
 
-def _square(value: int | tuple[int, ...] | str) -> int:
+def square(value: int | tuple[int, ...] | str) -> int:
+    """The one number of a kernel, stride, dilation or padding that is the same along both axes."""
     if isinstance(value, int):
         return value
     if isinstance(value, str) or len(set(value)) != 1:

@@ -1,10 +1,14 @@
-"""Batch normalisation that copes with a single value per channel, and can be frozen for good."""
+"""Batch normalisation that copes with a single value per channel, can be frozen for good, and measured anew."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
+
+from atrous.errors import AtrousError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -53,4 +57,40 @@ def _set_frozen(model: M, frozen: bool, *, affine: bool) -> M:
             if affine:
                 layer.weight.requires_grad_(not frozen)
                 layer.bias.requires_grad_(not frozen)
+    return model
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(model: M, batches: Iterable[Tensor]) -> M:
+    """Measure the statistics of every batch normalisation on these images, with the weights as they are now.
+
+    Training leaves a moving average over ever older weights. Here each layer gets the mean over all batches of their
+    means and of their unbiased variances, m / (m - 1) times the biased ones, a batch counting by its number of pixels.
+    Normalisation runs as in training, everything else (dropout) as in evaluation; frozen layers stay as they are.
+
+    Shape: `batches` of (N, in_channels, H, W), what `model` takes.
+    Source: Batch Normalization (Ioffe, Szegedy; 2015) algorithm 2; SegNet's `compute_bn_statistics.py`.
+    Raises: `AtrousError` where there are no batches.
+    """
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not getattr(layer, "frozen", False)
+    ]
+    momenta = [layer.momentum for layer in layers]
+    training, pixels = model.training, 0
+    model.eval()
+    for layer in layers:
+        layer.train()
+    for batch in batches:
+        weight = batch.numel() // batch.shape[1]
+        pixels += weight
+        for layer in layers:
+            layer.momentum = weight / pixels  # 1 for the first batch: what was there is forgotten
+        model(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    model.train(training)
+    if not pixels:
+        raise AtrousError("recalibrate_batch_norm: there was no batch to measure the statistics on.")
     return model

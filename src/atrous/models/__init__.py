@@ -1,6 +1,18 @@
 """The networks, one file per paper."""
 
-from atrous.models import deeplab_v3, deeplab_v3_plus  # noqa: F401  (they register themselves)
+from atrous.models import (  # noqa: F401  (they register themselves)
+    deeplab_v1,
+    deeplab_v2,
+    deeplab_v3,
+    deeplab_v3_plus,
+    dilated,
+    fcn,
+    gcn,
+    pspnet,
+    refinenet,
+    segnet,
+    unet,
+)
 from atrous.models.base import MODELS, SegmentationModel
 
 create_model = MODELS.create

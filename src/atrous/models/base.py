@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor, nn
 
 from atrous.backbones.base import Backbone
+from atrous.errors import AtrousError
 from atrous.layers.resize import resize
 from atrous.registry import Paper, Registry
 
@@ -60,8 +61,20 @@ class SegmentationModel(nn.Module):
 
         Raises: `AtrousError` for a stride the network cannot have.
         """
-        self.backbone.set_output_stride(output_stride)
+        possible = self.possible_output_strides()
+        if output_stride not in possible:
+            raise AtrousError(f"output_stride {output_stride}: this network runs at {', '.join(map(str, possible))}.")
+        if len(possible) > 1:
+            self.backbone.set_output_stride(output_stride)
         return self
+
+    def possible_output_strides(self) -> list[int]:
+        """All strides that `set_output_stride` takes, ascending.
+
+        They are the backbone's, less those the rest of the network cannot follow to; a single one where strides cannot
+        become dilations at all (pooling indices, transposed convolutions of fixed factors).
+        """
+        return self.backbone.possible_output_strides()
 
     def head(self) -> Iterable[nn.Module]:
         """The parts that the paper trains at a higher rate than the backbone; by default, all but the backbone."""

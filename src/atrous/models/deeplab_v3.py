@@ -1,7 +1,8 @@
 """DeepLab v3: Rethinking Atrous Convolution for Semantic Image Segmentation (Chen, Papandreou, Schroff, Adam; 2017).
 
-A ResNet whose last strides are traded for dilations, multi-grid rates in its last stage, and atrous spatial pyramid
-pooling with image-level features; no CRF.
+A ResNet whose last strides are traded for dilations, multi-grid rates in its last stage, and then one of two ways to
+see more: in parallel, by atrous spatial pyramid pooling with image-level features (`DeepLabV3`, section 3.3), or in
+cascade, by copies of the last stage (`DeepLabV3Cascade`, section 3.2). No CRF.
 
 What differs between the paper and what was released, all by name:
 
@@ -12,6 +13,7 @@ What differs between the paper and what was released, all by name:
 - `dropout=0.1` before the classifier is TensorFlow DeepLab's; the paper's text has none.
 - `refine=True` adds the 3x3 convolution that torchvision puts between ASPP and classifier; with `auxiliary=True`,
   `multi_grid=(1, 1, 1)`, `dropout=0.5` and `output_stride=8` its released state dicts fit.
+- Xception and EfficientNet are not in the paper; v3+, which brought Xception, found no gain from multi-grid on it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from atrous.backbones import Backbone, create_backbone
+from atrous.backbones.resnet import ResNet
+from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
 from atrous.layers.pyramid import ASPP
@@ -77,11 +81,10 @@ class DeepLabV3(SegmentationModel):
             align_corners=align_corners,
         )
         self.refine = ConvNormAct(channels, channels, 3) if refine else None
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
         self.auxiliary = FCNHead(backbone.channels[-2], num_classes) if auxiliary else None
         for part in self.head():
             init_convs(part)
-        nn.init.trunc_normal_(self.classifier.weight, std=0.01)
+        self.classifier = score_layer(channels, num_classes)
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> SegmentationModel:
@@ -108,6 +111,48 @@ class DeepLabV3(SegmentationModel):
         return self.classifier(self._encode(maps))
 
 
+class DeepLabV3Cascade(SegmentationModel):
+    """A ResNet with its last stage copied one to three times, and a 1x1 classifier.
+
+    Built with `stages` of 4 to 7 it is the "block4" to "block7" of tables 2 and 3. Every copy would halve the
+    resolution once more, to stride 256; it dilates instead, to rates of 2, 4, 8 and 16 at output stride 16, which
+    `multi_grid` multiplies in each. The multi-grid (1, 2, 1) is the best of table 3.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
+    Raises: `AtrousError` for an output stride or a multi-grid that cannot be.
+    """
+
+    def __init__(
+        self,
+        backbone: ResNet,
+        *,
+        num_classes: int = 21,
+        output_stride: int = 16,
+        multi_grid: Sequence[int] = (1, 2, 1),
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(multi_grid) != 3:
+            raise AtrousError(f"multi_grid {tuple(multi_grid)}: each block of the cascade takes 3 factors.")
+        self.num_classes = num_classes
+        self.align_corners = align_corners
+        self.backbone = backbone
+        backbone.set_multi_grid(tuple(multi_grid) * (len(backbone.channels) - 3))
+        self.classifier = score_layer(backbone.channels[-1], num_classes)
+        self.set_output_stride(output_stride)
+
+    def scores(self, image: Tensor) -> Tensor:
+        return self.classifier(self.backbone(image)[-1])
+
+
+def score_layer(channels: int, num_classes: int) -> nn.Conv2d:
+    """The 1x1 classifier, initialised as TensorFlow DeepLab initialises it."""
+    layer = nn.Conv2d(channels, num_classes, 1)
+    init_convs(layer)
+    nn.init.trunc_normal_(layer.weight, std=0.01)
+    return layer
+
+
 RELEASED_HEAD = {"atrous_rates": (), "multi_grid": None}
 """MobileNetV2 section 6.3: neither atrous rates nor multi-grid."""
 
@@ -119,6 +164,10 @@ MODEL_BACKBONES: dict[str, dict[str, Any]] = {
     "resnet101_beta": {},
     "mobilenet_v2": RELEASED_HEAD,
     "mobilenet_v2_x0.5": RELEASED_HEAD,
+    "xception41": {"multi_grid": None},
+    "xception65": {"multi_grid": None},
+    "xception71": {"multi_grid": None},
+    "efficientnet_lite0": {"multi_grid": None},
 }
 
 
@@ -134,3 +183,22 @@ def deeplab_v3(
     """DeepLab v3 on a backbone by name; `width` scales all its channels, `backbone_options` go to the backbone."""
     trunk = create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {}))
     return DeepLabV3(trunk, **{"channels": scaled(256, width), **options})
+
+
+RESNETS: dict[str, dict[str, Any]] = {"resnet50": {}, "resnet101": {}, "resnet50_beta": {}, "resnet101_beta": {}}
+
+
+@register_family("deeplab_v3_cascade", RESNETS, PAPER)
+def deeplab_v3_cascade(
+    backbone: str,
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    stages: int = 7,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DeepLabV3Cascade:
+    """The cascade on a ResNet by name, up to "block" `stages`; `*_beta` have the strides where the paper has them."""
+    trunk = create_backbone(backbone, width=width, in_channels=in_channels, stages=stages, **(backbone_options or {}))
+    assert isinstance(trunk, ResNet)
+    return DeepLabV3Cascade(trunk, **options)

@@ -4,11 +4,15 @@ Papandreou, Schroff, Adam; ECCV 2018).
 DeepLab v3 as an encoder, and a small decoder that brings back the boundaries: the encoder's features, upsampled to
 stride 4, meet the backbone's low-level features, reduced to 48 channels so that they do not outweigh them; two 3x3
 convolutions refine both (tables 1 and 2). With `separable=True` the atrous convolutions of ASPP and those of the
-decoder are depthwise separable ("SC" in table 5).
+decoder are depthwise separable ("SC" in table 5), as they are on Xception unless switched off.
+
+The decoder's tables are arguments: `low_level_channels` (table 1), `decoder_convs`, `decoder_channels`,
+`decoder_kernel_size` and `conv3_tap` (table 2). With the tap, the decoder climbs from the encoder to Conv3 (stride 8)
+and from there to Conv2, as TensorFlow DeepLab does with `decoder_output_stride=8,4`.
 
 What differs from the paper: on `*_beta` backbones TensorFlow's release taps a convolution inside the last unit before
 the stride, here as elsewhere the tap is that unit's output ("Conv2 before striding"). MobileNetV2 is not in the paper;
-it gets separable convolutions, as its kind.
+it gets separable convolutions, as its kind, and so does EfficientNet-Lite.
 """
 
 from __future__ import annotations
@@ -20,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from atrous.backbones import Backbone, create_backbone
+from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
 from atrous.layers.resize import resize
 from atrous.models.base import register_family, scaled
-from atrous.models.deeplab_v3 import DeepLabV3
+from atrous.models.deeplab_v3 import DeepLabV3, score_layer
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -49,15 +54,21 @@ class Decoder(nn.Module):
         *,
         low_level_channels: int,
         convs: int,
+        kernel_size: int = 3,
         separable: bool = False,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
+        if convs < 1 or kernel_size not in (1, 3):
+            raise AtrousError(f"A decoder of {convs} convolutions of size {kernel_size}: at least 1, of size 1 or 3.")
         self.align_corners = align_corners
         self.reduce = ConvNormAct(low_channels, low_level_channels)
         inputs = [low_level_channels + high_channels] + [channels] * (convs - 1)
         self.refine = nn.Sequential(
-            *(SeparableConv(n, channels) if separable else ConvNormAct(n, channels, 3) for n in inputs)
+            *(
+                SeparableConv(n, channels) if separable and kernel_size > 1 else ConvNormAct(n, channels, kernel_size)
+                for n in inputs
+            )
         )
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
@@ -79,27 +90,37 @@ class DeepLabV3Plus(DeepLabV3):
         channels: int = 256,
         low_level_channels: int = 48,
         decoder_convs: int = 2,
+        decoder_channels: int = 256,
+        decoder_kernel_size: int = 3,
+        conv3_tap: bool = False,
         separable: bool = False,
         align_corners: bool = False,
         **encoder: Any,
     ) -> None:
         super().__init__(backbone, channels=channels, separable=separable, align_corners=align_corners, **encoder)
-        self.decoder = Decoder(
-            backbone.channels[0],
-            channels,
-            channels,
-            low_level_channels=low_level_channels,
-            convs=decoder_convs,
-            separable=separable,
-            align_corners=align_corners,
-        )
-        init_convs(self.decoder)
+        options: dict[str, Any] = {
+            "low_level_channels": low_level_channels,
+            "convs": decoder_convs,
+            "kernel_size": decoder_kernel_size,
+            "separable": separable,
+            "align_corners": align_corners,
+        }
+        low, middle = backbone.channels[:2]
+        self.conv3 = Decoder(middle, channels, decoder_channels, **options) if conv3_tap else None
+        self.decoder = Decoder(low, decoder_channels if conv3_tap else channels, decoder_channels, **options)
+        for part in (self.conv3, self.decoder):
+            if part is not None:
+                init_convs(part)
+        self.classifier = score_layer(decoder_channels, self.num_classes)
 
     def _classify(self, maps: list[Tensor]) -> Tensor:
-        return self.classifier(self.decoder(maps[0], self._encode(maps)))
+        x = self._encode(maps)
+        if self.conv3 is not None:
+            x = self.conv3(maps[1], x)
+        return self.classifier(self.decoder(maps[0], x))
 
 
-MOBILE: dict[str, Any] = {"separable": True, "multi_grid": None}
+SEPARABLE: dict[str, Any] = {"separable": True, "multi_grid": None}
 
 MODEL_BACKBONES: dict[str, dict[str, Any]] = {
     "resnet50": {},
@@ -107,8 +128,12 @@ MODEL_BACKBONES: dict[str, dict[str, Any]] = {
     "resnet152": {},
     "resnet50_beta": {},
     "resnet101_beta": {},
-    "mobilenet_v2": MOBILE,
-    "mobilenet_v2_x0.5": MOBILE,
+    "mobilenet_v2": SEPARABLE,
+    "mobilenet_v2_x0.5": SEPARABLE,
+    "xception41": SEPARABLE,
+    "xception65": SEPARABLE,
+    "xception71": SEPARABLE,
+    "efficientnet_lite0": SEPARABLE,
 }
 
 
@@ -123,5 +148,6 @@ def deeplab_v3_plus(
 ) -> DeepLabV3Plus:
     """DeepLab v3+ on a backbone by name; `width` scales all its channels, `backbone_options` go to the backbone."""
     trunk = create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {}))
-    widths = {"channels": scaled(256, width), "low_level_channels": scaled(48, width)}
+    widths = {"channels": scaled(256, width), "decoder_channels": scaled(256, width)}
+    widths["low_level_channels"] = scaled(48, width)
     return DeepLabV3Plus(trunk, **{**widths, **options})

@@ -1,0 +1,135 @@
+"""Xception: Deep Learning with Depthwise Separable Convolutions (Chollet; CVPR 2017), modified aligned, as DeepLab v3+
+has it (section 3.2 and figure 4): Xception-41, -65 and -71.
+
+It differs from Chollet's in four ways: more layers (the entry flow keeps its structure, as in MSRA's "aligned"
+Xception); strided separable convolutions in the place of all max pooling, so that strides can be traded for dilations;
+batch normalisation and, in exit flow and heads, ReLU behind each 3x3 depthwise convolution, as MobileNet has it; and a
+1x1 shortcut wherever shape changes. The stride is in the last of a block's three separable convolutions, so the finest
+map of a block is its second convolution's output: stages are tapped there, without activation, as in TensorFlow
+DeepLab (`entry_flow/block2/unit_1/xception_module/separable_conv2_pointwise` is its low-level feature).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from atrous.backbones.base import Backbone, register_backbone
+from atrous.errors import AtrousError
+from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
+from atrous.layers.norm import BatchNorm2d
+from atrous.registry import Paper
+
+PAPER = Paper(
+    title="Xception: Deep Learning with Depthwise Separable Convolutions",
+    authors="Chollet",
+    year=2017,
+    arxiv="1610.02357",
+)
+
+ENTRY = ((128, 2), (256, 2), (728, 2))
+ENTRY_71 = ((128, 2), (256, 1), (256, 2), (728, 1), (728, 2))
+
+FLOWS = {41: (ENTRY, 8), 65: (ENTRY, 16), 71: (ENTRY_71, 16)}
+"""Channels and stride of each entry block, and the number of middle blocks."""
+
+_norm = partial(BatchNorm2d, eps=1e-3)
+
+
+class Block(nn.Module):
+    """Three separable convolutions, a ReLU before each and none inside, around a shortcut; the last may be strided.
+
+    Shape: (N, in_channels, H, W) -> its finest map (N, channels[1], H, W), before the stride, and its output
+    (N, channels[2], ceil(H / stride), ceil(W / stride)).
+    Source: DeepLab v3+ figure 4.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, int, int], *, stride: int = 1) -> None:
+        super().__init__()
+        separable = partial(SeparableConv, norm=_norm, between=None, after=None)
+        self.conv1 = separable(in_channels, channels[0])
+        self.conv2 = separable(channels[0], channels[1])
+        self.conv3 = separable(channels[1], channels[2], stride=stride)
+        self.shortcut: nn.Module | None = None
+        if stride > 1 or in_channels != channels[2]:
+            self.shortcut = ConvNormAct(in_channels, channels[2], stride=stride, norm=_norm, act=None)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        finest = self.conv2(relu(self.conv1(relu(x))))
+        return finest, self.conv3(relu(finest)) + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Xception(Backbone):
+    """Xception-41, -65 or -71 up to its 2048 channels, or to the class logits where `num_classes` is given.
+
+    The multi-grid's three factors are those of the last block's separable convolutions.
+
+    Shape: (N, in_channels, H, W) -> maps of 256, 728, 1024 and 2048 channels at strides 4, 8, 16, 32 (x width).
+    Raises: `AtrousError` for a depth the paper does not have.
+    """
+
+    native_strides = (4, 8, 16, 32)
+    classifier_keys = ("fc.",)
+
+    def __init__(self, depth: int, *, width: float = 1.0, in_channels: int = 3, num_classes: int | None = None) -> None:
+        super().__init__()
+        if depth not in FLOWS:
+            raise AtrousError(f"Xception-{depth}: the depths are {', '.join(map(str, FLOWS))}.")
+        entry, repeats = FLOWS[depth]
+
+        def scale(channels: int) -> int:
+            return max(4, round(channels * width))
+
+        self.stem = nn.Sequential(
+            ConvNormAct(in_channels, scale(32), 3, stride=2, norm=_norm),
+            ConvNormAct(scale(32), scale(64), 3, norm=_norm),
+        )
+        self.entry = nn.ModuleList()
+        channels = scale(64)
+        for base, stride in entry:
+            self.entry.append(Block(channels, (scale(base),) * 3, stride=stride))
+            channels = scale(base)
+        self.middle = nn.ModuleList(Block(channels, (channels,) * 3) for _ in range(repeats))
+        self.exit = Block(channels, (channels, scale(1024), scale(1024)), stride=2)
+        self.exit2 = nn.Sequential(
+            SeparableConv(scale(1024), scale(1536), norm=_norm),
+            SeparableConv(scale(1536), scale(1536), norm=_norm),
+            SeparableConv(scale(1536), scale(2048), norm=_norm),
+        )
+        self.channels = (scale(256), scale(728), scale(1024), scale(2048))
+        self.fc = nn.Linear(scale(2048), num_classes) if num_classes else None
+        self._tapped = [index for index, (_, stride) in enumerate(entry) if stride == 2][1:]
+        init_convs(self)
+
+    def units(self) -> list[nn.Module]:
+        return [*self.stem, *self.entry, *self.middle, self.exit, *self.exit2]
+
+    def grid_units(self) -> list[nn.Module]:
+        return list(self.exit2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        maps = []
+        for index, block in enumerate(self.entry):
+            finest, x = block(x)
+            if index in self._tapped:
+                maps.append(finest)
+        for block in self.middle:
+            _, x = block(x)
+        finest, x = self.exit(x)
+        return [*maps, finest, self.exit2(x)]
+
+    def _classify(self, features: Tensor) -> Tensor:
+        assert self.fc is not None
+        return self.fc(features.mean((2, 3)))
+
+
+@register_backbone("xception41", PAPER, depth=41)
+@register_backbone("xception65", PAPER, depth=65)
+@register_backbone("xception71", PAPER, depth=71)
+def xception(depth: int, **options: Any) -> Xception:
+    """Modified aligned Xception, as TensorFlow DeepLab has it."""
+    return Xception(depth, **options)

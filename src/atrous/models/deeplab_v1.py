@@ -1,0 +1,161 @@
+"""DeepLab v1: Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs (Chen, Papandreou,
+Kokkinos, Murphy, Yuille; ICLR 2015).
+
+VGG-16 whose last two strides are traded for holes in the filters behind them (the "hole" algorithm), so that classes
+are scored at every eighth pixel. How much of the image fc6 sees is chosen freely: table 2 compares kernels and rates,
+and "LargeFOV" sees as much as the best with a sixth of its parameters. The CRF that sharpens the result is in
+`atrous.crf`, for it was no part of the network.
+
+As released, and by default: Caffe's pooling, 3x3 with stride 2 and padding 1 in LargeFOV and 2x2 otherwise; pool4 and
+pool5 keep their size and are not dilated, for Caffe could not. `backbone_options={"dilate_pools": True}` makes the
+features exactly those of the strided network.
+
+What differs: images are filled up with zeros (the mean) to 8 k + 1 pixels a side, which 321, training's size, and 513,
+testing's, are already. The released 2x2 variants score two positions less a side, and crop the label to match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atrous.backbones import Backbone, create_backbone
+from atrous.errors import AtrousError, did_you_mean
+from atrous.layers.pad import crop, fill_to_grid
+from atrous.layers.resize import resize
+from atrous.models.base import SegmentationModel, register_model, scaled
+from atrous.registry import Paper
+
+PAPER = Paper(
+    title="Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs",
+    authors="Chen, Papandreou, Kokkinos, Murphy, Yuille",
+    year=2014,
+    arxiv="1412.7062",
+)
+
+FieldOfView = Literal["large", "7x7", "4x4", "small"]
+
+FIELDS_OF_VIEW: dict[str, dict[str, Any]] = {
+    "large": {
+        "fc": {"kernel_size": 3, "dilation": 3, "channels": 1024},
+        "pool_kernels": (3,) * 5,
+        "average_pool": True,
+    },
+    "7x7": {"fc": {"kernel_size": 7, "dilation": 1}},
+    "4x4": {"fc": {"kernel_size": 4, "dilation": 2}},
+    "small": {"fc": {"kernel_size": 4, "dilation": 1}},
+}
+"""The rows of table 2: DeepLab-CRF-LargeFOV, -7x7, -4x4 and plain DeepLab-CRF, with fields of view of 224, 224, 224 and
+128 pixels. Dilations are those at output stride 32, a quarter of the paper's rates at 8."""
+
+
+class DeepLab(SegmentationModel):
+    """What v1 and v2 share: scores lie on a grid whose corners are the image's, once it is filled up to fit.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` ceil((H - 1) / output_stride) + 1.
+    """
+
+    align_corners = True
+
+    def _to_size_of(self, image: Tensor, scores: Tensor) -> Tensor:
+        height, width = ((n - 1) * self.output_stride + 1 for n in scores.shape[2:])
+        return crop(resize(scores, (height, width), align_corners=True), image.shape[2:], top=0, left=0)
+
+
+class MultiScaleBranch(nn.Sequential):
+    """A small classifier on finer features: 3x3 and 1x1 convolutions of 128 channels with dropout, and the scores.
+
+    Shape: (N, in_channels, h, w) -> (N, num_classes, ceil(h / stride), ceil(w / stride)).
+    Source: section 4.3 (MSc).
+    """
+
+    def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
+        first, second = nn.Conv2d(in_channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 1)
+        last = nn.Conv2d(channels, num_classes, 1)
+        super().__init__(first, nn.ReLU(), nn.Dropout(), second, nn.ReLU(), nn.Dropout(), last)
+        for conv, std in ((first, 0.001), (second, 0.01), (last, 0.01)):
+            init_gaussian(conv, std)
+
+    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+        first, *others = self
+        assert isinstance(first, nn.Conv2d)
+        x = F.conv2d(x, first.weight, first.bias, stride=stride, padding=1)
+        for layer in others:
+            x = layer(x)
+        return x
+
+
+class DeepLabV1(DeepLab):
+    """VGG-16 with its fully connected layers, fc8 and, with `msc`, the branches of its multi-scale variant.
+
+    The branches look at the image and at the first four poolings. Their scores are added to those of fc8: in training
+    at the output stride, else at the resolution of the image, where each branch keeps its own.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
+    Raises: `AtrousError` for an output stride the network cannot have.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int = 21,
+        in_channels: int = 3,
+        msc: bool = False,
+        branch_channels: int = 128,
+        output_stride: int = 8,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.classifier = nn.Conv2d(backbone.channels[-1], num_classes, 1)
+        init_gaussian(self.classifier, 0.01)
+        inputs = (in_channels, *backbone.channels[:4]) if msc else ()
+        self.branches = nn.ModuleList(MultiScaleBranch(n, branch_channels, num_classes) for n in inputs)
+        self.set_output_stride(output_stride)
+
+    def scores(self, image: Tensor) -> Tensor:
+        image = fill_to_grid(image, self.output_stride)
+        maps = self.backbone(image)
+        scores = self.classifier(maps[-1])
+        for branch, x, stride in zip(self.branches, (image, *maps), (1, *self.backbone.strides), strict=False):
+            scores = scores + branch(x, stride=self.output_stride // stride)
+        return scores
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.training or not self.branches:
+            return super().forward(image)
+        filled = fill_to_grid(image, self.output_stride)
+        maps = self.backbone(filled)
+        height, width = filled.shape[2:]
+        total = resize(self.classifier(maps[-1]), (height, width), align_corners=True)
+        for branch, x in zip(self.branches, (filled, *maps), strict=False):
+            total = total + resize(branch(x), (height, width), align_corners=True)
+        return crop(total, image.shape[2:], top=0, left=0)
+
+
+def init_gaussian(conv: nn.Module, std: float) -> None:
+    """Weights of this standard deviation, biases zero."""
+    for name, parameter in conv.named_parameters():
+        nn.init.normal_(parameter, std=std if name == "weight" else 0.0)
+
+
+@register_model("deeplab_v1.vgg16", PAPER)
+@register_model("deeplab_v1_msc.vgg16", PAPER, msc=True)
+def deeplab_v1(
+    *,
+    fov: FieldOfView = "large",
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DeepLabV1:
+    """DeepLab v1 on VGG-16, `fov` a row of table 2; `width` scales all channels, `backbone_options` go to it."""
+    if fov not in FIELDS_OF_VIEW:
+        raise AtrousError(f"fov '{fov}': it is {', '.join(FIELDS_OF_VIEW)}.{did_you_mean(fov, FIELDS_OF_VIEW)}")
+    geometry = {**FIELDS_OF_VIEW[fov], "dilate_pools": False, **(backbone_options or {})}
+    trunk = create_backbone("vgg16", width=width, in_channels=in_channels, **geometry)
+    return DeepLabV1(trunk, in_channels=in_channels, **{"branch_channels": scaled(128, width), **options})

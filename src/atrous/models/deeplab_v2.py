@@ -1,0 +1,136 @@
+"""DeepLab v2: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully Connected CRFs
+(Chen, Papandreou, Kokkinos, Murphy, Yuille; PAMI 2018).
+
+What follows the dilated backbone of v1 becomes a pyramid: several fc6, each with its own atrous rate and with its own
+fc7 and fc8, look at the same features, and their scores are added (ASPP). The rates are an argument: `ASPP_S`, `ASPP_L`
+and, with a single branch, `LARGE_FOV`. On ResNet-101 a branch is one 3x3 convolution. `deeplab_v2_msc` runs on three
+scales of the image at once.
+
+As released, and by default: on VGG-16 the pooling of v1, without its average; on ResNet-101 the strides are on the
+first convolution of a stage, so that every 3x3 of a dilated stage is dilated, the first one too, and that is exact, for
+it was a 1x1 that lost its stride. Batch normalisation is frozen in training (`layers.norm.freeze_batch_norm`).
+
+What differs: images are filled up with zeros (the mean) to 8 k + 1 pixels a side, 32 k + 1 for three scales, which 321
+and 513 are already; Caffe's rounding of pool1 then is everybody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from atrous.backbones import Backbone, create_backbone
+from atrous.backbones.vgg import FullyConnected
+from atrous.layers.conv import init_convs
+from atrous.layers.pad import fill_to_grid
+from atrous.layers.pyramid import SumASPP
+from atrous.models.base import SegmentationModel, register_model, scaled
+from atrous.models.deeplab_v1 import DeepLab, init_gaussian
+from atrous.models.multiscale import MultiScale
+from atrous.registry import Paper
+
+PAPER = Paper(
+    title="DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully Connected "
+    "CRFs",
+    authors="Chen, Papandreou, Kokkinos, Murphy, Yuille",
+    year=2016,
+    arxiv="1606.00915",
+)
+
+ASPP_L = (6, 12, 18, 24)
+ASPP_S = (2, 4, 8, 12)
+LARGE_FOV = (12,)
+
+
+class DeepLabV2(DeepLab):
+    """A backbone and ASPP, of 3x3 convolutions or, with `hidden` channels, of fc6, fc7 and fc8.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
+    Raises: `AtrousError` for an output stride or rates that cannot be.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int = 21,
+        atrous_rates: Sequence[int] = ASPP_L,
+        hidden: int | None = None,
+        output_stride: int = 8,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = backbone
+        channels = backbone.channels[-1]
+
+        def branch(rate: int) -> nn.Module:
+            if hidden is None:
+                return nn.Conv2d(channels, num_classes, 3, padding=rate, dilation=rate)
+            return FullyConnected(channels, hidden, kernel_size=3, dilation=rate, num_classes=num_classes)
+
+        self.aspp = SumASPP(branch, atrous_rates)
+        init_convs(self.aspp, mode="fan_in")  # where VGG-16's weights will be
+        for classifier in self.head():
+            init_gaussian(classifier, 0.01)
+        self.set_output_stride(output_stride)
+
+    def possible_output_strides(self) -> list[int]:
+        return [stride for stride in super().possible_output_strides() if self.aspp.takes_output_stride(stride)]
+
+    def set_output_stride(self, output_stride: int) -> SegmentationModel:
+        super().set_output_stride(output_stride)
+        self.aspp.set_output_stride(output_stride)
+        return self
+
+    def head(self) -> list[nn.Module]:
+        """The classifiers alone: fc6 and fc7 come from VGG-16."""
+        return [branch[-1] if isinstance(branch, FullyConnected) else branch for branch in self.aspp.branches]
+
+    def scores(self, image: Tensor) -> Tensor:
+        return self.aspp(self.backbone(fill_to_grid(image, self.output_stride))[-1])
+
+    def load_vgg16(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Start from torchvision's VGG-16: its convolutions, and its fc6 and fc7, decimated, in every branch alike."""
+        self.backbone.load_state_dict(state_dict)
+        fully_connected = {
+            name.removeprefix("classifier."): value
+            for name, value in state_dict.items()
+            if name.startswith(("classifier.0.", "classifier.3."))
+        }
+        for branch in self.aspp.branches:
+            branch.load_state_dict(fully_connected, strict=False)
+
+
+class DeepLabV2MSC(MultiScale, DeepLabV2):
+    """DeepLab v2 on three scales of the image; its state dict is that of `DeepLabV2`."""
+
+
+@register_model("deeplab_v2.vgg16", PAPER)
+def deeplab_v2_vgg16(
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DeepLabV2:
+    """DeepLab v2 on VGG-16; `width` scales all channels, `backbone_options` go to the backbone."""
+    geometry = {"pool_kernels": (3,) * 5, "dilate_pools": False, **(backbone_options or {})}
+    trunk = create_backbone("vgg16", width=width, in_channels=in_channels, **geometry)
+    return DeepLabV2(trunk, **{"hidden": scaled(1024, width), **options})
+
+
+@register_model("deeplab_v2.resnet101", PAPER)
+@register_model("deeplab_v2_msc.resnet101", PAPER, msc=True)
+def deeplab_v2_resnet101(
+    *,
+    msc: bool = False,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DeepLabV2:
+    """DeepLab v2 on ResNet-101; `width` scales its channels, `backbone_options` go to the backbone."""
+    trunk = create_backbone("resnet101_caffe", width=width, in_channels=in_channels, **(backbone_options or {}))
+    return (DeepLabV2MSC if msc else DeepLabV2)(trunk, **options)

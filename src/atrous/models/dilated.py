@@ -1,0 +1,186 @@
+"""Dilated: Multi-Scale Context Aggregation by Dilated Convolutions (Yu, Koltun; ICLR 2016).
+
+A front-end, VGG-16 without its last two poolings, whose fully connected layers are dilated convolutions; and a context
+module that works on its class scores, of layers whose dilations grow exponentially: 67x67 scores are seen, and none is
+lost. The module begins as the identity.
+
+As released: the image is mirrored by 186 pixels on each side, and no convolution of the front-end is padded. The
+networks are named by the layers of their context module: `dilation8` (VOC; the module is the large one of table 1, and
+pads its input once, by 33), `dilation7` (KITTI, without dilation 16), `dilation10` (Cityscapes, with dilations 32 and
+64 and a transposed convolution to end with). CamVid's is `dilation8` with `context="basic"` and 11 classes.
+
+What differs: the released script interpolates probabilities, here as everywhere it is the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atrous.backbones import Backbone, create_backbone
+from atrous.errors import AtrousError
+from atrous.layers.dilate import set_dilation
+from atrous.layers.pad import crop, mirror_pad
+from atrous.layers.resize import BilinearDeconv, resize
+from atrous.models.base import SegmentationModel, register_model
+from atrous.registry import Paper
+
+PAPER = Paper(
+    title="Multi-Scale Context Aggregation by Dilated Convolutions", authors="Yu, Koltun", year=2015, arxiv="1511.07122"
+)
+
+MARGIN = 186
+"""What the convolutions of the front-end take off on each side, in pixels of the image."""
+
+STRIDE = 8
+"""The output stride that dilations are declared at."""
+
+LARGE = (2, 2, 4, 8, 16, 32, 32)
+"""Channels of the large context module in multiples of the number of classes: table 1."""
+
+Context = Literal["basic", "large"]
+
+
+class ContextModule(nn.Module):
+    """3x3 convolutions with these dilations, a ReLU after each, and a 1x1 convolution; it begins as the identity.
+
+    `multiples` are the channels of the 3x3 convolutions in multiples of the classes. The padding keeps the size, layer
+    by layer, or at the beginning for all of them (`pad_once`).
+
+    Shape: (N, C, h, w) -> (N, C, h, w).
+    Source: section 3, table 1 and equations 4 and 5.
+    """
+
+    def __init__(
+        self, num_classes: int, dilations: Sequence[int], multiples: Sequence[int], *, pad_once: bool = False
+    ) -> None:
+        super().__init__()
+        self.dilations = tuple(dilations)
+        self.pad_once = pad_once
+        self.convs = nn.ModuleList()
+        channels = num_classes
+        for dilation, multiple in zip(dilations, multiples, strict=True):
+            padding = 0 if pad_once else dilation
+            self.convs.append(nn.Conv2d(channels, multiple * num_classes, 3, padding=padding, dilation=dilation))
+            channels = multiple * num_classes
+        self.final = nn.Conv2d(channels, num_classes, 1)
+        self.set_identity()
+
+    def set_identity(self, noise: float = 0.01) -> None:
+        """Start all over: each class passes unchanged, `noise` (relative to the weights) aside.
+
+        Where a layer has n channels for each class, its input is shared out among them evenly.
+        """
+        with torch.no_grad():
+            for conv in (*self._convs(), self.final):
+                outputs, inputs, size, _ = conv.weight.shape
+                share = self.final.out_channels / outputs
+                class_of_output, class_of_input = (
+                    torch.arange(n) * self.final.out_channels // n for n in (outputs, inputs)
+                )
+                nn.init.normal_(conv.weight, std=noise * share)
+                conv.weight[:, :, size // 2, size // 2] += share * (class_of_output[:, None] == class_of_input)
+                conv.bias.zero_()  # type: ignore[union-attr]
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Scale the dilations, so that the module sees as much of the image as before."""
+        for conv, dilation in zip(self._convs(), self.dilations, strict=True):
+            set_dilation(conv, dilation * STRIDE // output_stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pad_once:
+            x = F.pad(x, [sum(conv.dilation[0] for conv in self._convs())] * 4)
+        for conv in self.convs:
+            x = conv(x).relu()
+        return self.final(x)
+
+    def _convs(self) -> list[nn.Conv2d]:
+        return list(self.convs)  # type: ignore[arg-type]
+
+
+class Dilated(SegmentationModel):
+    """The front-end and, with `context`, the context module. The backbone is a VGG-16 with fc6 and fc7, unpadded.
+
+    `dilations` are those of the context module's 3x3 convolutions. The scores are upsampled as in the released scripts,
+    anchored at every eighth pixel, or by a fixed transposed convolution (`deconvolution`).
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` ceil(H / 8).
+    Raises: `AtrousError` for a context module there is not, or whose dilations are not seven for "large".
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int = 21,
+        context: Context | None = None,
+        dilations: Sequence[int] = (1, 1, 2, 4, 8, 16, 1),
+        deconvolution: bool = False,
+        output_stride: int = STRIDE,
+    ) -> None:
+        super().__init__()
+        if context not in (None, "basic", "large"):
+            raise AtrousError(f"context '{context}': the context module is 'basic' or 'large'.")
+        if context == "large" and len(dilations) != len(LARGE):
+            raise AtrousError(f"dilations {tuple(dilations)}: the large context module takes {len(LARGE)}.")
+        self.num_classes = num_classes
+        self.backbone = backbone
+        self.score = nn.Conv2d(backbone.channels[-1], num_classes, 1)
+        nn.init.normal_(self.score.weight, std=0.001)
+        nn.init.zeros_(self.score.bias)  # type: ignore[arg-type]
+        self.context: ContextModule | None = None
+        if context is not None:
+            multiples = LARGE if context == "large" else (1,) * len(dilations)
+            self.context = ContextModule(num_classes, dilations, multiples, pad_once=context == "large")
+        self.upsample = BilinearDeconv(num_classes, STRIDE, padding=STRIDE // 2, full=False) if deconvolution else None
+        self.set_output_stride(output_stride)
+
+    def possible_output_strides(self) -> list[int]:
+        if self.upsample is not None:
+            return [STRIDE]
+        possible = super().possible_output_strides()
+        return possible if self.context is None else [stride for stride in possible if stride <= STRIDE]
+
+    def set_output_stride(self, output_stride: int) -> SegmentationModel:
+        super().set_output_stride(output_stride)
+        if self.upsample is not None:
+            self.backbone.set_output_stride(output_stride)
+        if self.context is not None:
+            self.context.set_output_stride(output_stride)
+        return self
+
+    def scores(self, image: Tensor) -> Tensor:
+        grid = max(self.output_stride, STRIDE)
+        height, width = image.shape[-2:]
+        after = (MARGIN + -height % grid, MARGIN + -width % grid)  # so that no pooling has to round
+        scores = self.score(self.backbone(mirror_pad(image, (MARGIN, MARGIN), after))[-1])
+        return scores if self.context is None else self.context(scores)
+
+    def _to_size_of(self, image: Tensor, scores: Tensor) -> Tensor:
+        if self.upsample is not None:
+            return crop(self.upsample(scores), image.shape[2:], top=0, left=0)
+        height, width = (n * self.output_stride + 1 for n in scores.shape[2:])
+        beyond = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # the last score has no neighbour to interpolate with
+        return crop(resize(beyond, (height, width), align_corners=True), image.shape[2:], top=0, left=0)
+
+
+@register_model("dilated_frontend.vgg16", PAPER)
+@register_model("dilation7.vgg16", PAPER, context="basic", dilations=(1, 1, 2, 4, 8, 1))
+@register_model("dilation8.vgg16", PAPER, context="large")
+@register_model(
+    "dilation10.vgg16", PAPER, context="basic", dilations=(1, 1, 2, 4, 8, 16, 32, 64, 1), deconvolution=True
+)
+def dilated(
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Dilated:
+    """Dilated on VGG-16; `width` scales all channels of the backbone, `backbone_options` go to it."""
+    frontend = {"padding": 0, "pool_kernels": (2, 2, 2, 1, 1), "fc": {"padding": 0}, **(backbone_options or {})}
+    return Dilated(create_backbone("vgg16", width=width, in_channels=in_channels, **frontend), **options)

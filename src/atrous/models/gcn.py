@@ -1,0 +1,158 @@
+"""GCN: Large Kernel Matters, Improve Semantic Segmentation by Global Convolutional Network (Peng, Zhang, Yu, Luo, Sun;
+CVPR 2017).
+
+A classifier should see densely connected, large regions; a localiser should be convolutional. So the score maps come
+from convolutions whose kernels reach across most of the map, affordable because they are factored (figure 3), at every
+stage of a ResNet; and residual units on the score maps align the boundaries (figure 2).
+
+What the ablations vary is an argument:
+
+- `kernel_size`, any odd number (table 1): 15 for crops of 512, 25 for Cityscapes' 800.
+- `context`: "global" is the factored kernel; "trivial" a full k x k convolution (table 2); "stacked" as many 3x3
+  convolutions as reach equally far, with `stacked_channels` between them (tables 3 and 4). Neither has biases, nor has
+  the stack nonlinearities, as the parameters in these tables tell.
+- `refine_boundaries=False` leaves out the residual units (table 5).
+
+The paper enlarges score maps with learnt deconvolutions, which start as bilinear interpolation here; public ports
+interpolate (`upsampling="bilinear"`). Denser output strides leave no resolution to gain between some stages: there the
+deconvolution is passed by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atrous.backbones import Backbone, create_backbone
+from atrous.errors import AtrousError
+from atrous.layers.conv import init_convs
+from atrous.layers.refine import BoundaryRefinement, GlobalConvolution, check_odd, conv3x3
+from atrous.layers.resize import BilinearDeconv, resize
+from atrous.models.base import SegmentationModel, register_family
+from atrous.registry import Paper
+
+PAPER = Paper(
+    title="Large Kernel Matters: Improve Semantic Segmentation by Global Convolutional Network",
+    authors="Peng, Zhang, Yu, Luo, Sun",
+    year=2017,
+    arxiv="1703.02719",
+)
+
+Context = Literal["global", "trivial", "stacked"]
+Upsampling = Literal["deconvolution", "bilinear"]
+
+
+class Double(nn.Module):
+    """Twice the resolution, cropped to the size asked for: a learnt deconvolution.
+
+    Shape: `x` (N, channels, h, w) and a size of up to (2h, 2w) -> (N, channels, *size).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.deconv = BilinearDeconv(channels, 2, padding=1, learnt=True)
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        x = self.deconv(x)
+        return F.pad(x, (0, size[1] - x.shape[3], 0, size[0] - x.shape[2]))  # a crop that exporters leave open
+
+
+class Interpolate(nn.Module):
+    """The same without anything learnt."""
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        return resize(x, (size[0], size[1]), align_corners=False)
+
+
+def stacked(in_channels: int, out_channels: int, kernel_size: int, channels: int) -> nn.Sequential:
+    """3x3 convolutions, nothing between them, that reach as far as one of `kernel_size`.
+
+    Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
+    Source: tables 3 and 4.
+    """
+    widths = [in_channels, *[channels] * (kernel_size // 2 - 1), out_channels]
+    return nn.Sequential(*(conv3x3(inputs, outputs) for inputs, outputs in pairwise(widths)))
+
+
+class GCN(SegmentationModel):
+    """Score maps of every stage through large kernels, joined from coarse to fine.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at the image's size already.
+    Raises: `AtrousError` for an even kernel, or a context or upsampling the paper does not know.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int = 21,
+        output_stride: int = 32,
+        kernel_size: int = 15,
+        context: Context = "global",
+        stacked_channels: int = 2048,
+        refine_boundaries: bool = True,
+        upsampling: Upsampling = "deconvolution",
+    ) -> None:
+        super().__init__()
+        check_odd(kernel_size)
+        if context not in ("global", "trivial", "stacked"):
+            raise AtrousError(f"context '{context}': it is 'global', 'trivial' or 'stacked'.")
+        if upsampling not in ("deconvolution", "bilinear"):
+            raise AtrousError(f"upsampling '{upsampling}': it is 'deconvolution' or 'bilinear'.")
+        self.num_classes = num_classes
+        self.backbone = backbone
+
+        def see(channels: int) -> nn.Module:
+            if context == "global":
+                return GlobalConvolution(channels, num_classes, kernel_size)
+            if context == "stacked":
+                return stacked(channels, num_classes, kernel_size, stacked_channels)
+            return nn.Conv2d(channels, num_classes, kernel_size, padding=kernel_size // 2, bias=False)
+
+        def boundary() -> nn.Module:
+            return BoundaryRefinement(num_classes) if refine_boundaries else nn.Identity()
+
+        def upsample() -> nn.Module:
+            return Double(num_classes) if upsampling == "deconvolution" else Interpolate()
+
+        steps = len(backbone.channels) + 1  # between the stages, and from stride 4 over 2 to the image
+        self.contexts = nn.ModuleList(see(channels) for channels in backbone.channels)
+        self.refine_stage = nn.ModuleList(boundary() for _ in backbone.channels)
+        self.upsample = nn.ModuleList(upsample() for _ in range(steps))
+        self.refine_sum = nn.ModuleList(boundary() for _ in range(steps))
+        for part in (self.contexts, self.refine_stage, self.refine_sum):
+            init_convs(part)
+        self.set_output_stride(output_stride)
+
+    def scores(self, image: Tensor) -> Tensor:
+        scores = [
+            refine(see(features))
+            for see, refine, features in zip(self.contexts, self.refine_stage, self.backbone(image), strict=True)
+        ]
+        height, width = image.shape[-2:]
+        finest, *coarser = self.backbone.strides
+        strides = [1, min(2, finest), finest, *coarser]
+        sizes = [(height, width), ((height + 1) // 2, (width + 1) // 2), *(y.shape[-2:] for y in scores)]
+        x = scores[-1]
+        for index in reversed(range(len(self.upsample))):
+            if strides[index] < strides[index + 1]:
+                x = self.upsample[index](x, sizes[index])
+            x = self.refine_sum[index](x + scores[index - 2] if index >= 2 else x)
+        return x
+
+
+@register_family("gcn", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER)
+def gcn(
+    backbone: str,
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> GCN:
+    """GCN on a ResNet by name, `width` scales the ResNet's channels; all others are the number of classes."""
+    return GCN(create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {})), **options)

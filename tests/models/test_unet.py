@@ -1,0 +1,61 @@
+"""U-Net: the sizes of figure 1, mirrored borders, crops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from atrous import AtrousError, create_model
+from atrous.layers.pad import mirror_pad
+
+
+def test_sizes_of_figure_1() -> None:
+    model = create_model("unet.valid", width=0.0625, in_channels=1, num_classes=2)
+    seen = []
+    for level in [*model.contract, *model.expand]:
+        level.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0].shape[-1], out.shape[-1])))
+    assert model.scores(torch.randn(1, 1, 388, 388)).shape == (1, 2, 388, 388)
+    assert seen[:5] == [(572, 568), (284, 280), (140, 136), (68, 64), (32, 28)]
+    assert seen[5:] == [(56, 52), (104, 100), (200, 196), (392, 388)]
+    assert model.tile(388) == 572
+    assert model.margin() == 92
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 20, 388])
+def test_every_tile_is_184_pixels_larger_than_its_scores(size: int) -> None:
+    model = create_model("unet.valid", width=0.0625)
+    assert model.tile(size) >= size + 184
+    assert (model.tile(size) - 124) % 16 == 0
+    assert model.scores(torch.randn(1, 3, size, size)).shape[-1] == model.tile(size) - 184
+
+
+@torch.no_grad()
+def test_overlapping_tiles_agree_inside() -> None:
+    """What a valid network says of a pixel hangs on the pixel's surroundings only: tiles join without a seam."""
+    model = create_model("unet.valid", width=0.0625, num_classes=3).eval()
+    image = torch.randn(1, 3, 244, 244)
+    whole = model(image)
+    tile = mirror_pad(image, (92, 92), (92, 92))[..., 16 : 16 + 316, 32 : 32 + 316]
+    margin, model.margin = model.margin, lambda: 0
+    tile_of, model.tile = model.tile, lambda size: size
+    part = model.scores(tile)
+    model.margin, model.tile = margin, tile_of
+    torch.testing.assert_close(part, whole[..., 16 : 16 + 132, 32 : 32 + 132], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["unet.valid", "unet.padded"])
+def test_strides_cannot_become_dilations(name: str) -> None:
+    with pytest.raises(AtrousError, match=r"output_stride 8: this network runs at 16\.$"):
+        create_model(name, width=0.0625).set_output_stride(8)
+
+
+def test_levels_are_an_argument() -> None:
+    model = create_model("unet.padded", channels=(8, 16, 32), num_classes=2)
+    assert model.output_stride == 4
+    assert model(torch.randn(1, 3, 13, 9)).shape == (1, 2, 13, 9)
+    small = create_model("unet.valid", channels=(8, 16), num_classes=2)
+    assert small(torch.randn(1, 3, 13, 9)).shape == (1, 2, 13, 9)
+    with pytest.raises(AtrousError, match=r"^channels \(64,\): U-Net has 2 levels or more\.$"):
+        create_model("unet.padded", channels=(64,))
+    with pytest.raises(AtrousError, match="Did you mean 'batch_norm'"):
+        create_model("unet.padded", batchnorm=True)
