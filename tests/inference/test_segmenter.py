@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from atrous import AtrousError, Segmenter
-from atrous.inference.segmenter import Segmentation, prepare
+from atrous.inference.prepare import prepare
+from atrous.inference.segmenter import Segmentation
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
 from atrous.weights import Card, Preprocessing

@@ -29,6 +29,9 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Where Pillow refuses an image as a decompression bomb, before decoding it: about 179 million pixels."""
 
+STRIP = 512
+"""Rows copied at a time."""
+
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What Pillow's decoders raise for damaged files."""
 
@@ -102,7 +105,7 @@ def _plain_jpeg(image: Image.Image, path: Path) -> Pixels | None:
     if data[-2:].tobytes() != END_OF_JPEG:  # where the end is missing OpenCV would fill in grey without a word
         return None
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    return None if decoded is None else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+    return None if decoded is None else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, decoded), np.uint8)
 
 
 def _damaged(name: str, error: Exception) -> AtrousError:
@@ -117,6 +120,8 @@ def _check_size(image: Image.Image, name: str) -> None:
 def _from_pil(image: Image.Image, name: str) -> Pixels:
     _check_size(image, name)
     try:
+        if image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return _in_strips(image)
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":
             return _from_deep(np.asarray(image), name)
@@ -129,6 +134,16 @@ def _from_pil(image: Image.Image, name: str) -> Pixels:
         if isinstance(error, AtrousError):
             raise
         raise _damaged(name, error) from error
+
+
+def _in_strips(image: Image.Image) -> Pixels:
+    """The pixels of an RGB image as they are: large ones have no room for the copies that conversions make."""
+    image.load()
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, STRIP):
+        bottom = min(top + STRIP, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _from_deep(values: NDArray[np.generic], name: str) -> Pixels:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.data.images import ImageLike, Pixels, read_image, resize_image
+from atrous.data.images import ImageLike, Pixels, read_image
 from atrous.errors import AtrousError
-from atrous.layers.resize import resize
+from atrous.inference.argmax import label_type
+from atrous.inference.evidence import Evidence
+from atrous.inference.memory import SPARE, available, bytes_per_pixel, is_out_of_memory, label_array
+from atrous.inference.multiscale import TestTime, look, look_in_crops, look_once, test_time
+from atrous.inference.pipeline import ahead
+from atrous.inference.prepare import prepare, prepared_size
+from atrous.inference.tiling import Axis, Progress, TiledEvidence
 from atrous.models import SegmentationModel
 from atrous.weights import Card, load
-from atrous.weights.card import Preprocessing
+
+log = logging.getLogger("atrous")
+
+FALLBACK_TILE = 1024
+"""The side of the windows where an image does not fit as a whole."""
+
+SURELY_FITS = 2**20
+"""Pixels of an image about which no memory is asked."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +82,23 @@ class Segmentation:
 class Segmenter:
     """A network and its card (by default `model.card`): `segmenter(image)` for a picture of any kind.
 
+    `tta` is what is done at test time, by the name of a preset or in full, see `inference.multiscale`. `tile` is the
+    side of the windows in which images are looked at, at their own scale instead of the card's; without it they are
+    looked at whole, and in windows only where memory would not do otherwise, which is said in the log.
+
     Shape: see `read_image` for what a picture may be.
+    Raises: `AtrousError` for a model without a card, an unknown preset, or an empty window.
     """
 
     def __init__(
-        self, model: SegmentationModel, card: Card | None = None, *, device: str | torch.device = "auto"
+        self,
+        model: SegmentationModel,
+        card: Card | None = None,
+        *,
+        device: str | torch.device = "auto",
+        tta: str | TestTime = "none",
+        tile: int | None = None,
+        overlap: float = 0.25,
     ) -> None:
         card = card or model.card
         if card is None:
@@ -81,11 +108,31 @@ class Segmenter:
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
         self.card = card
+        self.tta = test_time(tta)
+        if tile is not None:
+            Axis.cover(tile, tile, overlap, align_corners=card.align_corners)  # says what is wrong with them, if it is
+            if self.tta.crop is not None:
+                raise AtrousError("This test-time preset cuts its own windows: give it without a tile, or the reverse.")
+        self.tile = tile
+        self.overlap = overlap
+        self.progress: Progress | None = None
+        """Called for each window of a tiled image with how many are done, and of how many."""
+        self.network_seconds = 0.0
+        """The time spent in forward passes so far."""
+        self._needs: dict[int, float] = {}
 
     @classmethod
-    def load(cls, weights: str | os.PathLike[str], *, device: str | torch.device = "auto") -> Segmenter:
+    def load(
+        cls,
+        weights: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "auto",
+        tta: str | TestTime = "none",
+        tile: int | None = None,
+        overlap: float = 0.25,
+    ) -> Segmenter:
         """From an id, a safetensors file, or a file that an importer reads; see `atrous.load`."""
-        return cls(load(weights), device=device)
+        return cls(load(weights), device=device, tta=tta, tile=tile, overlap=overlap)
 
     def __call__(self, image: ImageLike, *, probabilities: bool = False) -> Segmentation:
         """Segment one picture; `probabilities` keeps the soft-max of the classes as well.
@@ -93,63 +140,149 @@ class Segmenter:
         Raises: `AtrousError` for a picture that cannot be read.
         """
         pixels = read_image(image)
-        logits = self.logits(pixels)
-        labels = logits.argmax(0).to(torch.uint8 if logits.shape[0] <= 256 else torch.int16).numpy(force=True)
-        kept = logits.softmax(0).float().numpy(force=True) if probabilities else None
-        return Segmentation(pixels, labels, self.card.classes, self.card.colours, kept)
+        return self._segmentation(pixels, self.evidence(pixels), probabilities)
+
+    def many(self, images: Iterable[ImageLike], *, batch: int = 1) -> Iterator[Segmentation]:
+        """Segment pictures in order, the next ones being read meanwhile.
+
+        Up to `batch` consecutive ones go through the network together where their inputs have one size; others wait for
+        nobody and are never padded to fit, for that would change what the network sees.
+
+        Raises: `AtrousError` for a picture that cannot be read, when its turn comes.
+        """
+        alone = self.tile is not None or self.tta.crop is not None
+        for group in self._groups(ahead(map(read_image, images), depth=max(2, batch)), 1 if alone else batch):
+            found = [self.evidence(group[0])] if len(group) == 1 else self._together(group)
+            for pixels, evidence in zip(group, found, strict=True):
+                yield self._segmentation(pixels, evidence, False)
+
+    @torch.inference_mode()
+    def probabilities(self, pixels: Pixels) -> Tensor:
+        """The soft-max over classes at the size of the image.
+
+        Shape: (H, W, 3) uint8 -> (K, H, W) float32.
+        """
+        return self.evidence(pixels).probabilities()
 
     @torch.inference_mode()
     def logits(self, pixels: Pixels) -> Tensor:
-        """Class logits at the size of the image.
+        """Class logits at the size of the image; logarithms of probabilities where several looks were averaged.
 
-        Shape: (H, W, 3) uint8 -> (K, H, W) float, on the segmenter's device.
+        Shape: (H, W, 3) uint8 -> (K, H, W) float.
         """
+        return self.evidence(pixels).logits()
+
+    @torch.inference_mode()
+    def evidence(self, pixels: Pixels) -> Evidence | TiledEvidence:
+        """What the network says of a picture, before it is resized; labels and probabilities are made from it.
+
+        Shape: (H, W, 3) uint8.
+        Raises: `AtrousError` where memory runs out and windows are no way out.
+        """
+        if self.tile is not None:
+            return self._tiled(pixels, self.tile)
+        if self.tta.crop is not None:
+            return self._in_crops(pixels)
+        if not self._fits(pixels):
+            return self._fall_back(pixels, "the free memory does not hold")
+        try:
+            return self._together([pixels])[0]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return self._fall_back(pixels, "memory ran out for")
+
+    @torch.inference_mode()
+    def _segmentation(self, pixels: Pixels, evidence: Evidence | TiledEvidence, probabilities: bool) -> Segmentation:
+        if probabilities:
+            soft = evidence.probabilities()
+            labels = soft.argmax(0).numpy(force=True).astype(label_type(soft.shape[0]))
+            return Segmentation(pixels, labels, self.card.classes, self.card.colours, soft.numpy(force=True))
+        room = label_array((pixels.shape[0], pixels.shape[1]), len(self.card.classes))
+        return Segmentation(pixels, evidence.labels(room), self.card.classes, self.card.colours)
+
+    def _scores(self, image: Tensor) -> Tensor:
+        """The network's scores, on the clock."""
+        start = time.perf_counter()
+        scores = self.model.scores(image)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.network_seconds += time.perf_counter() - start
+        return scores
+
+    @torch.inference_mode()
+    def _together(self, images: list[Pixels]) -> list[Evidence]:
+        """Pictures whose inputs have one size, whole, in one pass."""
+        prepared = [prepare(pixels, self.card.preprocessing) for pixels in images]
+        batch = torch.stack([tensor for tensor, _ in prepared]).to(self.device)
+        views = look(self._scores, batch, self.tta, align_corners=self.card.align_corners)
+        frame = batch.shape[-2], batch.shape[-1]
+        averaged = len(views) > 1 and self.tta.merge == "probabilities"
+        return [
+            Evidence(
+                tuple(view[index] for view in views),
+                frame,
+                content,
+                (pixels.shape[0], pixels.shape[1]),
+                align_corners=self.card.align_corners,
+                kind="softmax" if averaged else "scores",
+            )
+            for index, (pixels, (_, content)) in enumerate(zip(images, prepared, strict=True))
+        ]
+
+    def _in_crops(self, pixels: Pixels) -> Evidence:
+        size = pixels.shape[0], pixels.shape[1]
+        corners, how = self.card.align_corners, self.card.preprocessing
+        views = look_in_crops(self._scores, pixels, self.tta, how, align_corners=corners, device=self.device)
+        return Evidence(tuple(views), size, size, size, align_corners=False, kind="probabilities")
+
+    def _tiled(self, pixels: Pixels, tile: int) -> TiledEvidence:
+        corners = self.card.align_corners
+
+        def network(windows: Tensor) -> Tensor:
+            return look_once(self._scores, windows, self.tta, align_corners=corners)
+
+        return TiledEvidence(
+            network,
+            pixels,
+            self.card.preprocessing,
+            corners,
+            self.device,
+            tile,
+            self.overlap,
+            batch=1 if self.device.type == "cpu" else 4,
+            progress=self.progress,
+        )
+
+    def _fall_back(self, pixels: Pixels, why: str) -> TiledEvidence:
         height, width = pixels.shape[:2]
-        prepared, content = prepare(pixels, self.card.preprocessing)
-        logits = self.model(prepared[None].to(self.device))[..., : content[0], : content[1]]
-        return resize(logits, (height, width), align_corners=self.card.align_corners)[0]
+        if self.card.preprocessing.resize != "keep":
+            raise AtrousError(
+                f"{why} a network input of {self.card.preprocessing.size}: free some, or take another device."
+            )
+        log.warning("%s %d x %d pixels at once: it is segmented in windows of %d.", why, width, height, FALLBACK_TILE)
+        return self._tiled(pixels, FALLBACK_TILE)
 
+    def _fits(self, pixels: Pixels) -> bool:
+        """Whether the whole image may be looked at, as far as can be told; only images kept at their size can grow."""
+        if self.card.preprocessing.resize != "keep" or pixels.shape[0] * pixels.shape[1] <= SURELY_FITS:
+            return True
+        stride = self.model.output_stride
+        if stride not in self._needs:
+            self._needs[stride] = bytes_per_pixel(self.model, self.model.scores, self.device)
+        area = pixels.shape[0] * pixels.shape[1] * max(self.tta.scales) ** 2
+        return area * self._needs[stride] <= SPARE * available(self.device)
 
-def prepare(pixels: Pixels, how: Preprocessing) -> tuple[Tensor, tuple[int, int]]:
-    """The network's input, and the height and width of it that hold the image; the rest is padding.
+    def _groups(self, images: Iterator[Pixels], batch: int) -> Iterator[list[Pixels]]:
+        """Consecutive images that may go through the network together."""
+        group: list[Pixels] = []
+        for pixels in images:
+            if group and (len(group) == batch or self._input_size(pixels) != self._input_size(group[0])):
+                yield group
+                group = []
+            group.append(pixels)
+        if group:
+            yield group
 
-    Shape: (H, W, 3) uint8 -> (3, h, w) float32.
-    """
-    pixels = _RESIZERS[how.resize](pixels, how.size or (0, 0))
-    height, width = pixels.shape[:2]
-    if how.channel_order == "BGR":
-        pixels = pixels[..., ::-1]
-    normalised = (pixels.astype(np.float32) - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
-    tensor = torch.from_numpy(normalised).permute(2, 0, 1)
-    if how.resize == "pad" and how.size is not None:
-        tensor = torch.nn.functional.pad(tensor, (0, how.size[1] - width, 0, how.size[0] - height))  # zero is the mean
-    return tensor.contiguous(), (height, width)
-
-
-def _keep(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    return pixels
-
-
-def _squeeze(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    return resize_image(pixels, *size)
-
-
-def _fit(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    scale = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])
-    return pixels if scale >= 1 else _scaled(pixels, scale)
-
-
-def _shorter_side(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    return _scaled(pixels, min(size) / min(pixels.shape[:2]))
-
-
-def _scaled(pixels: Pixels, scale: float) -> Pixels:
-    return resize_image(pixels, *(max(1, round(side * scale)) for side in pixels.shape[:2]))
-
-
-_RESIZERS: dict[str, Callable[[Pixels, tuple[int, int]], Pixels]] = {
-    "keep": _keep,
-    "squeeze": _squeeze,
-    "pad": _fit,
-    "shorter_side": _shorter_side,
-}
+    def _input_size(self, pixels: Pixels) -> tuple[int, int]:
+        return prepared_size((pixels.shape[0], pixels.shape[1]), self.card.preprocessing)
