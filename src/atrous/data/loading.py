@@ -42,8 +42,12 @@ class Augmented:
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
+        return self.draw(int(self._epoch), index % len(self))
+
+    def draw(self, epoch: int, index: int) -> Sample:
+        """The sample as it is in an epoch, whatever epoch is set."""
         sample = self.dataset[index]
-        rng = np.random.default_rng((self.seed, int(self._epoch), index % len(self)))
+        rng = np.random.default_rng((self.seed, epoch, index))
         image, labels = self.transform(sample.image, sample.labels, rng)
         return replace(sample, image=image, labels=labels)
 
