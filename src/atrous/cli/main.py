@@ -17,6 +17,7 @@ from atrous.cli.info import info
 from atrous.cli.inspect import inspect
 from atrous.cli.models import models
 from atrous.cli.predict import predict
+from atrous.cli.train import train
 from atrous.cli.weights import weights
 from atrous.errors import AtrousError
 
@@ -25,6 +26,8 @@ EPILOG = """Examples:
   atrous predict cat.jpg
 
   atrous predict photos/ -w model.safetensors -o segmented
+
+  atrous train --model deeplab_v3_plus.mobilenet_v2 --data my-photographs
 
   atrous models deeplab_v3_plus
 
@@ -39,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict)
+app.command()(train)
 app.command()(models)
 app.command()(weights)
 app.command()(info)

@@ -359,7 +359,7 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
         raise AtrousError(f"'{text}': the value cannot be read ({' '.join(str(error).split())}).") from error
     if isinstance(parsed, str) and _is_number(parsed):  # YAML wants 1.0e-3 where all the world writes 1e-3
         parsed = float(parsed)
-    return key.split("."), "" if parsed is None else parsed
+    return key.split("."), parsed if value else ""
 
 
 def _is_number(text: str) -> bool:

@@ -353,13 +353,16 @@ class _Keeper(L.Callback):
             self.board.add_scalar("loss", float(loss), step)
             self.board.add_scalar("learning rate", lr, step)
         every = run.stage.evaluate.every
-        if run.val is not None and (last or (every and step % every == 0)):
+        judging = last or bool(every and step % every == 0)
+        if judging and run.val is not None:
             self._judge(trainer, step)
+        if judging and trainer.is_global_zero:
+            rows = (read_rows(run.folder / name) for name in ("log.csv", "evaluations.csv"))
+            draw_curves(run.folder / "curves.png", *rows)
         asked = self._anyone_asked(trainer)
         if last and trainer.is_global_zero:
             self._export(f"{run.stage.name}.safetensors")
             self._export("last.safetensors")
-            self._draw()
         if last or asked or step % run.stage.checkpoint_every == 0:
             self._checkpoint(trainer)
         self.on_progress(
@@ -396,7 +399,6 @@ class _Keeper(L.Callback):
         draw_samples(
             run.folder / "samples" / f"{run.stage.name}_{step:06}.png", found.samples, found.predictions, run.data
         )
-        self._draw()
         if self.first_judgement:
             self.first_judgement = False
             self._warn_of_absent(found.matrix)
@@ -417,10 +419,6 @@ class _Keeper(L.Callback):
                 f"{self.run.stage.name}: in the first evaluation no pixel was taken for {', '.join(never)}. If that "
                 "stays so: class weights, hard_pixels or lovasz as loss, or crops with class_aware."
             )
-
-    def _draw(self) -> None:
-        folder = self.run.folder
-        draw_curves(folder / "curves.png", read_rows(folder / "log.csv"), read_rows(folder / "evaluations.csv"))
 
     def _export(self, name: str) -> None:
         """Weights with a complete card: averaged ones where there is an average."""
