@@ -21,6 +21,7 @@ from atrous.cli.info import info
 from atrous.cli.inspect import inspect
 from atrous.cli.models import models
 from atrous.cli.predict import predict
+from atrous.cli.train import train
 from atrous.cli.weights import weights
 from atrous.errors import AtrousError
 
@@ -29,6 +30,8 @@ EPILOG = """Examples:
   atrous predict cat.jpg
 
   atrous predict photos/ -w model.safetensors -o segmented
+
+  atrous train --model deeplab_v3_plus.mobilenet_v2 --data my-photographs
 
   atrous models deeplab_v3_plus
 
@@ -44,6 +47,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(evaluate)
+app.command()(train)
 app.command()(models)
 app.command()(explain)
 app.command()(weights)
