@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,6 @@ from atrous.data import camvid, cityscapes, voc
 from atrous.data.labels import save_labels
 from atrous.training.recipe import Recipe, make_recipe
 
-Names = dict[str, list[str]]
-
 
 def draw_pair(seed: int, classes: int, height: int = 60, width: int = 80) -> tuple[np.ndarray, np.ndarray]:
     """An image and labels: a few rectangles whose colours tell their classes, with noise."""
@@ -24,7 +23,9 @@ def draw_pair(seed: int, classes: int, height: int = 60, width: int = 80) -> tup
     for _ in range(4):
         top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
         labels[top : top + height // 2, left : left + width // 2] = rng.integers(0, classes)
-    image = np.stack([(labels.astype(int) * factor) % 256 for factor in (23, 71, 149)], -1) + rng.integers(0, 20, (height, width, 3))
+    image = np.stack([(labels.astype(int) * factor) % 256 for factor in (23, 71, 149)], -1) + rng.integers(
+        0, 20, (height, width, 3)
+    )
     return np.clip(image, 0, 255).astype(np.uint8), labels
 
 
@@ -122,7 +123,9 @@ def write_folder(root: Path, classes: tuple[str, ...] = ("outside", "cell"), ima
             pixels, labels = draw_pair(600 + number, len(classes))
             name = f"{split}/{number}.png"
             write_pair(root / "images" / name, root / "masks" / name, pixels, labels)
-    (root / "classes.yaml").write_text(f"classes: [{', '.join(classes)}]\nimages: images/{{split}}\nmasks: masks/{{split}}\n")
+    (root / "classes.yaml").write_text(
+        f"classes: [{', '.join(classes)}]\nimages: images/{{split}}\nmasks: masks/{{split}}\n"
+    )
     return root
 
 
@@ -149,16 +152,17 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     return make
 
 
-def small(data: str, *overrides: str, model: str = "deeplab_v3_plus.mobilenet_v2") -> Recipe:
+def small(data: str, *overrides: str, stages: Sequence[Mapping[str, Any]] = ({},)) -> Recipe:
     """A recipe that takes seconds: `data` in CamVid's layout, an eighth of the width, four steps."""
     tree = {
         "name": "small",
-        "model": {"id": model, "options": {"width": 0.125}},
+        "model": {"id": "deeplab_v3_plus.mobilenet_v2", "options": {"width": 0.125}},
         "data": {"train": f"{data}?split=train", "val": f"{data}?split=val"},
         "transforms": [{"crop": {"height": 33, "width": 41}}, "flip"],
         "steps": 4,
         "batch": 4,
         "workers": 0,
         "checkpoint_every": 2,
+        "stages": stages,
     }
     return make_recipe(tree, overrides)

@@ -58,7 +58,9 @@ def test_rates_and_decay_of_the_groups() -> None:
     assert rates[id(first)] == (0.001, 0.0005)
 
 
-@pytest.mark.parametrize(("state", "moves", "learns"), [("train", True, True), ("frozen", False, True), ("frozen_affine", False, False)])
+@pytest.mark.parametrize(
+    ("state", "moves", "learns"), [("train", True, True), ("frozen", False, True), ("frozen_affine", False, False)]
+)
 def test_batch_norm_keeps_its_state(state: str, moves: bool, learns: bool) -> None:
     task = task_of(f"batch_norm={state}", "batch_norm_momentum=0.0003")
     task.eval()
@@ -85,7 +87,7 @@ def test_frozen_parts_do_not_learn() -> None:
     assert not any(p.requires_grad for p in task.model.backbone.parameters())
     assert not any(module.training for module in task.train().model.backbone.modules())
     assert all(p.requires_grad for p in task.model.classifier.parameters())
-    with pytest.raises(AtrousError, match="no part 'backbon'. Did you mean 'backbone'"):
+    with pytest.raises(AtrousError, match=r"no part 'backbon'\. Did you mean 'backbone'"):
         task_of("freeze=[backbon]")
 
 

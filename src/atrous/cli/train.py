@@ -25,7 +25,9 @@ def train(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RECIPE] [KEY=VALUE]...", help="A recipe, by name or file, and what to change in it.", show_default=False
+            metavar="[RECIPE] [KEY=VALUE]...",
+            help="A recipe, by name or file, and what to change in it.",
+            show_default=False,
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="Without a recipe: a network by id, see `atrous models`.")] = "",
@@ -152,7 +154,9 @@ def _check(console: Console, datasets: list[SegmentationDataset]) -> None:
         console.print(f"[yellow]note[/]: {finding.message}", soft_wrap=True, highlight=False)
 
 
-def _plan(console: Console, recipe: Recipe, stage: Any, data: SegmentationDataset, val: SegmentationDataset | None) -> None:
+def _plan(
+    console: Console, recipe: Recipe, stage: Any, data: SegmentationDataset, val: SegmentationDataset | None
+) -> None:
     from rich.table import Table
 
     from atrous.training.plan import make_plan, settings, with_unit

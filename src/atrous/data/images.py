@@ -120,7 +120,11 @@ def _check_size(image: Image.Image, name: str) -> None:
 def _from_pil(image: Image.Image, name: str) -> Pixels:
     _check_size(image, name)
     try:
-        if image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        if (
+            image.mode == "RGB"
+            and not image.has_transparency_data
+            and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        ):
             return _in_strips(image)
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":

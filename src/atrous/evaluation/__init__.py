@@ -3,5 +3,4 @@
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
 from atrous.evaluation.confusion import ConfusionMatrix
 
-
 __all__ = ["BoundaryScores", "ConfusionMatrix", "TrimapCurve"]

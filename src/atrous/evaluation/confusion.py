@@ -134,7 +134,7 @@ class ConfusionMatrix:
             kept = truth != self.ignore_index
             truth, prediction = truth[kept], prediction[kept]
         for values in (truth, prediction):
-            if values.numel() and not (0 <= int(values.min()) and int(values.max()) < self.classes):
+            if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < self.classes):
                 self._complain(truth.numpy(force=True), prediction.numpy(force=True), name)
         pairs = torch.bincount(truth * self.classes + prediction, minlength=self.classes**2)
         self.counts += pairs.reshape(self.classes, self.classes).numpy(force=True)

@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from atrous.errors import AtrousError, did_you_mean
 from atrous.data.images import Pixels
+from atrous.errors import AtrousError, did_you_mean
 from atrous.inference.prepare import normalised, scaled
 from atrous.layers.resize import resize
 from atrous.weights.card import Preprocessing

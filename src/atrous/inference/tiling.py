@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atrous.data.images import Pixels
 from atrous.errors import AtrousError
 from atrous.inference.argmax import Taps, argmax_between, bands, label_type, resized_rows
-from atrous.data.images import Pixels
 from atrous.inference.prepare import normalised
 from atrous.layers.resize import resize
 from atrous.weights.card import Preprocessing

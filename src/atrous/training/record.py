@@ -51,7 +51,9 @@ class Table:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
         except OSError as error:
-            raise AtrousError(f"Cannot write {self.path}: {error.strerror or error}. Make room, then --resume.") from error
+            raise AtrousError(
+                f"Cannot write {self.path}: {error.strerror or error}. Make room, then --resume."
+            ) from error
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -1,15 +1,15 @@
 """A recipe carried out: a run folder, and in it weights.
 
-    recipe.yaml         the recipe in full
-    environment.json    versions, devices, command, git state; one entry for each start
-    log.csv             every step: loss, learning rate, seconds, and how many of them it waited for its images
-    evaluations.csv     every evaluation: mIoU, accuracies, the IoU of each class
-    tensorboard/        the same
-    curves.png          the same
-    samples/            pages of images with what was found in them
-    checkpoint.pt       all that resuming needs
-    best.safetensors    the weights of the stage's best evaluation, with their card
-    last.safetensors    the newest; STAGE.safetensors: those that a stage ended with
+recipe.yaml         the recipe in full
+environment.json    versions, devices, command, git state; one entry for each start
+log.csv             every step: loss, learning rate, seconds, and how many of them it waited for its images
+evaluations.csv     every evaluation: mIoU, accuracies, the IoU of each class
+tensorboard/        the same
+curves.png          the same
+samples/            pages of images with what was found in them
+checkpoint.pt       all that resuming needs
+best.safetensors    the weights of the stage's best evaluation, with their card
+last.safetensors    the newest; STAGE.safetensors: those that a stage ended with
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ from atrous.training.recipe import Recipe, Stage
 from atrous.training.record import (
     FIGURES,
     STEPS,
-    Row,
     Table,
     draw_curves,
     draw_samples,
@@ -177,7 +176,9 @@ class _StageRun:
         self.data = open_training_data(stage.data)
         self.val = open_dataset(stage.data.val) if stage.data.val else None
         if self.val is not None and self.val.classes != self.data.classes:
-            raise AtrousError(f"{stage.data.val} has not the classes of {self.data.name}, so it cannot be the judge of it.")
+            raise AtrousError(
+                f"{stage.data.val} has not the classes of {self.data.name}, so it cannot be the judge of it."
+            )
         self.steps = count_steps(stage, len(self.data))
         self.start = 0 if state is None else int(state["step"])
         self.model = build(recipe, stage, self.data)
@@ -247,7 +248,9 @@ class _StageRun:
         if devices == "auto" and accelerator == "cpu":
             devices = 1
         nodes = world // local if local else 1
-        strategy: Strategy | str = DDPStrategy() if local > 1 or nodes > 1 or devices not in (1, "auto", "1") else "auto"
+        strategy: Strategy | str = (
+            DDPStrategy() if local > 1 or nodes > 1 or devices not in (1, "auto", "1") else "auto"
+        )
         return L.Trainer(
             accelerator=accelerator,
             devices=local or devices,
@@ -275,15 +278,13 @@ class Interrupted(Exception):
 class _Keeper(L.Callback):
     """Writes the log, judges, keeps checkpoints and exports, between the steps."""
 
-    def __init__(
-        self, run: _StageRun, asked: threading.Event, on_progress: OnProgress, on_message: OnMessage
-    ) -> None:
+    def __init__(self, run: _StageRun, asked: threading.Event, on_progress: OnProgress, on_message: OnMessage) -> None:
         self.run, self.asked, self.on_progress, self.on_message = run, asked, on_progress, on_message
         self.judged: dict[str, float] = dict((run.state or {}).get("judged", {}))
         self.best = float((run.state or {}).get("best", -1.0))
         self.ready = self.began = 0.0
         self.waited = 0.0
-        self.log = self.evaluations = None  # type: Table | None
+        self.rows = self.evaluations = None  # type: Table | None
         self.board: Any = None
         self.first_judgement = not self.judged
 
@@ -300,10 +301,8 @@ class _Keeper(L.Callback):
             names = [stage.name for stage in run.recipe.stages]
             resumed = (run.number, run.start)
             figures_of_all = (*FIGURES, *(f"iou {name}" for name in run.data.classes))
-            self.log = Table(run.folder / "log.csv", STEPS, names, resumed)
-            self.evaluations = Table(
-                run.folder / "evaluations.csv", ("stage", "step", *figures_of_all), names, resumed
-            )
+            self.rows = Table(run.folder / "log.csv", STEPS, names, resumed)
+            self.evaluations = Table(run.folder / "evaluations.csv", ("stage", "step", *figures_of_all), names, resumed)
             self.board = SummaryWriter(str(run.folder / "tensorboard" / run.stage.name), purge_step=run.start + 1)
             if run.state is None:
                 self._checkpoint(trainer)
@@ -348,8 +347,8 @@ class _Keeper(L.Callback):
             "waited": round(self.waited, 4),
         }
         self.began, self.waited = now, 0.0
-        if self.log is not None:
-            self.log.add(row)
+        if self.rows is not None:
+            self.rows.add(row)
             self.board.add_scalar("loss", float(loss), step)
             self.board.add_scalar("learning rate", lr, step)
         every = run.stage.evaluate.every
@@ -386,9 +385,7 @@ class _Keeper(L.Callback):
                 torch.distributed.broadcast(buffer, 0)
         assert run.val is not None
         with run.task.averaged() as model:
-            found = judge(
-                model, run.card, run.val, run.stage, rank=trainer.global_rank, processes=trainer.world_size
-            )
+            found = judge(model, run.card, run.val, run.stage, rank=trainer.global_rank, processes=trainer.world_size)
         self.judged = figures(found.matrix, run.data.classes)
         if not trainer.is_global_zero:
             return
@@ -409,9 +406,7 @@ class _Keeper(L.Callback):
     def _warn_of_absent(self, matrix: Any) -> None:
         never = [
             name
-            for name, true, found in zip(
-                self.run.data.classes, matrix.counts.sum(1), matrix.counts.sum(0), strict=True
-            )
+            for name, true, found in zip(self.run.data.classes, matrix.counts.sum(1), matrix.counts.sum(0), strict=True)
             if true and not found
         ]
         if never:
@@ -508,7 +503,9 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise AtrousError(f"{path}: the checkpoint is damaged ({type(error).__name__}); nothing can be resumed.") from error
+        raise AtrousError(
+            f"{path}: the checkpoint is damaged ({type(error).__name__}); nothing can be resumed."
+        ) from error
 
 
 @contextmanager
