@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,6 @@ from PIL import Image
 from atrous.data import camvid, cityscapes, voc
 from atrous.data.labels import save_labels
 from atrous.training.recipe import Recipe, make_recipe
-
-Names = dict[str, list[str]]
 
 
 def draw_pair(seed: int, classes: int, height: int = 60, width: int = 80) -> tuple[np.ndarray, np.ndarray]:
@@ -153,16 +152,17 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     return make
 
 
-def small(data: str, *overrides: str, model: str = "deeplab_v3_plus.mobilenet_v2") -> Recipe:
+def small(data: str, *overrides: str, stages: Sequence[Mapping[str, Any]] = ({},)) -> Recipe:
     """A recipe that takes seconds: `data` in CamVid's layout, an eighth of the width, four steps."""
     tree = {
         "name": "small",
-        "model": {"id": model, "options": {"width": 0.125}},
+        "model": {"id": "deeplab_v3_plus.mobilenet_v2", "options": {"width": 0.125}},
         "data": {"train": f"{data}?split=train", "val": f"{data}?split=val"},
         "transforms": [{"crop": {"height": 33, "width": 41}}, "flip"],
         "steps": 4,
         "batch": 4,
         "workers": 0,
         "checkpoint_every": 2,
+        "stages": stages,
     }
     return make_recipe(tree, overrides)

@@ -64,7 +64,7 @@ def test_dice(scene) -> None:
 
 
 def test_lovasz_is_the_extension_of_the_jaccard_loss(scene) -> None:
-    """The sum over descending errors m_i of m_i (J(first i) - J(first i - 1)), J the Jaccard loss of a set of errors."""
+    """The sum over descending errors m_i of m_i (J(first i) - J(first i - 1)), J the Jaccard loss of some errors."""
     pixels = by_pixel(*scene)
     costs = []
     for k in range(3):

@@ -1,4 +1,4 @@
-"""Every shipped recipe: it can be read, is what it says, and runs two steps of each stage on data in official layouts."""
+"""Every shipped recipe: it reads, is what it says, and runs two steps of each stage on data in official layouts."""
 
 from __future__ import annotations
 

@@ -43,6 +43,12 @@ def command(recipe_file: Path, folder: Path, *more: str) -> list[str]:
     return ["-m", "atrous.cli.main", "train", str(recipe_file), "--out", str(folder), "--no-check", *more]
 
 
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
 def losses(folder: Path) -> list[tuple[str, str, str]]:
     return [(row["stage"], row["step"], row["loss"]) for row in read_rows(folder / "log.csv")]
 
@@ -77,42 +83,41 @@ def test_what_a_run_leaves(street: str, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(street: str, tmp_path: Path) -> None:
-    """Kill -9 in the middle of an epoch, dropout, augmentation and moving average included: the same to the last bit."""
-    stages = "stages=[{name: one, steps: 3}, {name: two, steps: 5, optimiser: {lr: 0.001}}]"
-    recipe = small(street, "ema=0.9", "model.options.dropout=0.5", "evaluate.images=1")
-    tree = recipe.model_dump(mode="json")
-    (stage,) = tree.pop("stages")
-    from atrous.training.recipe import make_recipe
-    import yaml
-
-    staged = {**tree, **stage, **yaml.safe_load(stages.replace("stages=", "stages: ", 1))}
-    recipe = make_recipe(staged)
+    """Kill -9 in mid-epoch, with dropout, augmentation and a moving average: all is the same to the last bit."""
+    stages = [{"name": "one", "steps": 3}, {"name": "two", "steps": 7, "optimiser": {"lr": 0.001}}]
+    recipe = small(street, "ema=0.9", "model.options.dropout=0.5", "evaluate.images=1", stages=stages)
     path = tmp_path / "killed.yaml"
     path.write_text(recipe.to_yaml())
-    whole = train(recipe, tmp_path / "whole")
-    folder = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, *command(path, folder)], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    uninterrupted = start(command(path, whole))
+    process = start(command(path, folder))
     deadline = time.monotonic() + 240
     while len(read_rows(folder / "log.csv")) < 6 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
+        time.sleep(0.002)
+    process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
     state = read_checkpoint(folder)
     assert state is not None
     assert state["stage"] == 1
-    result = train(recipe, folder, resume=True)
-    assert losses(folder) == losses(whole.folder)
-    ours, theirs = load(result.last).state_dict(), load(whole.last).state_dict()
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert result.stages["two"] == pytest.approx(whole.stages["two"], nan_ok=True)
+    assert 0 < state["step"] < 7
+    for started in (start(command(path, folder, "--resume")), uninterrupted):
+        printed, _ = started.communicate(timeout=240)
+        assert started.returncode == 0, printed
+    assert len(losses(whole)) == 10
+    assert losses(folder) == losses(whole)
+    ours, theirs = (load(each / "last.safetensors") for each in (folder, whole))
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+    assert ours.card == theirs.card.model_copy(update={"measured": ours.card.measured})
+    assert read_rows(folder / "evaluations.csv") == read_rows(whole / "evaluations.csv")
 
 
 def test_two_processes_are_one_with_the_doubled_batch(street: str, tmp_path: Path) -> None:
-    """DDP over gloo: the batch of the recipe is shared out, statistics and losses span both processes."""
-    recipe = small(street, "model.options.dropout=0", "steps=3")
+    """DDP over gloo: the batch of the recipe is shared out, statistics and losses span both processes.
+
+    In 64 bits, for in 32 a fresh network of such a width enlarges rounding errors to percents of the second gradient.
+    """
+    recipe = small(street, "model.options.dropout=0", "precision=64-true")
     alone = train(recipe, tmp_path / "alone")
     path = tmp_path / "small.yaml"
     path.write_text(recipe.to_yaml())
@@ -133,12 +138,12 @@ def test_two_processes_are_one_with_the_doubled_batch(street: str, tmp_path: Pat
     )
     assert done.returncode == 0, done.stdout + done.stderr
     ours, theirs = ([float(loss) for _, _, loss in losses(folder)] for folder in (tmp_path / "both", alone.folder))
-    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert ours == pytest.approx(theirs, rel=1e-9)
     both, one = load(tmp_path / "both" / "last.safetensors").state_dict(), load(alone.last).state_dict()
     for key in one:
-        torch.testing.assert_close(both[key], one[key], rtol=1e-3, atol=1e-4, msg=key)
+        torch.testing.assert_close(both[key], one[key], rtol=1e-5, atol=1e-6, msg=key)
     (judged,) = read_rows(tmp_path / "both" / "evaluations.csv")
-    assert float(judged["pixel_accuracy"]) == pytest.approx(alone.stages["train"]["pixel_accuracy"], abs=0.02)
+    assert float(judged["pixel_accuracy"]) == pytest.approx(alone.stages["train"]["pixel_accuracy"], abs=1e-3)
 
 
 def test_no_image_is_judged_twice(street: str) -> None:

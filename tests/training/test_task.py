@@ -87,7 +87,7 @@ def test_frozen_parts_do_not_learn() -> None:
     assert not any(p.requires_grad for p in task.model.backbone.parameters())
     assert not any(module.training for module in task.train().model.backbone.modules())
     assert all(p.requires_grad for p in task.model.classifier.parameters())
-    with pytest.raises(AtrousError, match="no part 'backbon'. Did you mean 'backbone'"):
+    with pytest.raises(AtrousError, match=r"no part 'backbon'\. Did you mean 'backbone'"):
         task_of("freeze=[backbon]")
 
 

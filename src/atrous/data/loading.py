@@ -76,7 +76,7 @@ def bootstrap(
     return dataset.select([*range(len(dataset)), *again * (times - 1)])
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning moves and converts the fields of a copy
 class Batch:
     """Samples of one size, stacked: `images` (N, 3, H, W) uint8, `labels` (N, H, W) int64, and their names."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +43,11 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def _over_processes(self, x: Tensor) -> Tensor:
         """As one process would with all their images; gradients pass through the sums."""
-        from torch.distributed.nn.functional import all_reduce  # not every build of torch has it
-
-        values = x.float()
-        count = all_reduce(x.new_tensor(float(x.numel() // x.shape[1]), dtype=torch.float32))
-        mean = all_reduce(values.sum((0, 2, 3))) / count
+        values = x if x.dtype == torch.float64 else x.float()
+        count = _sum(values.new_tensor(float(x.numel() // x.shape[1])))
+        mean = _sum(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = _sum(centred.square().sum((0, 2, 3))) / count
         if count > 1:
             self._remember(mean.detach(), variance.detach() * count / (count - 1))
         else:
@@ -68,6 +66,25 @@ class BatchNorm2d(nn.BatchNorm2d):
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """A tensor summed over all processes; each one's gradient is the sum of theirs, for each one's value went to all."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _SumOverProcesses.forward(ctx, gradient)
+
+
+def _sum(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(x)
+    return total
 
 
 def _is_distributed() -> bool:

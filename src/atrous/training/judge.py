@@ -36,9 +36,8 @@ def judge(
 ) -> Judgement:
     """Judge a network on a data set, each process every so-manieth image, none of them twice."""
     how = stage.evaluate
-    device = next(model.parameters()).device
     count = min(len(data), how.images or len(data))
-    loader = DataLoader(
+    loader: DataLoader[Sample] = DataLoader(
         Subset(data, range(rank, count, processes)),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(stage.workers, 2),
@@ -48,7 +47,7 @@ def judge(
     judgement = Judgement(ConfusionMatrix(len(card.classes), ignore_index=data.ignore_index), [], [])
     with _evaluating(model, how.output_stride), torch.inference_mode():
         for sample in loader:
-            labels = _segment(model, card, sample.image, device)
+            labels = _segment(model, card, sample.image)
             judgement.matrix.update(sample.labels, labels, name=str(sample.label_path))
             if len(judgement.samples) < how.samples:
                 judgement.samples.append(sample)
@@ -57,13 +56,13 @@ def judge(
     return judgement
 
 
-def _segment(model: SegmentationModel, card: Card, pixels: Pixels, device: torch.device) -> NDArray[np.integer]:
+def _segment(model: SegmentationModel, card: Card, pixels: Pixels) -> NDArray[np.integer]:
     """The class of each pixel, the logits being resized before the largest is looked for.
 
     Shape: (H, W, 3) -> (H, W).
     """
     tensor, (height, width) = prepare(pixels, card.preprocessing)
-    logits = model(tensor[None].to(device))[..., :height, :width].float()
+    logits = model(tensor[None].to(next(model.parameters())))[..., :height, :width].float()
     size = (pixels.shape[0], pixels.shape[1])
     if logits.shape[-2:] != size:
         logits = resize(logits, size, align_corners=card.align_corners)

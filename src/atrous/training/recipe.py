@@ -17,8 +17,19 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from atrous.data import transforms
 from atrous.data.catalog import Spec
+from atrous.data.transforms import (
+    ColourJitter,
+    Compose,
+    Pad,
+    RandomBlur,
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
+    RandomScale,
+    Resize,
+    Transform,
+)
 from atrous.errors import AtrousError, did_you_mean
 from atrous.training.losses import LOSSES, Loss, Weighted
 from atrous.training.schedule import SCHEDULES, Schedule, WarmUp
@@ -29,15 +40,15 @@ Entries = dict[str, dict[str, Any]]
 """Things by name, with their arguments: `cross_entropy: {label_smoothing: 0.1}`; a name alone stands for no arguments."""
 
 FOLDER = Path(__file__).parents[3] / "recipes"
-TRANSFORMS: Mapping[str, Callable[..., transforms.Transform]] = {
-    "scale": transforms.RandomScale,
-    "rotate": transforms.RandomRotation,
-    "crop": transforms.RandomCrop,
-    "flip": transforms.RandomFlip,
-    "blur": transforms.RandomBlur,
-    "colour": transforms.ColourJitter,
-    "pad": transforms.Pad,
-    "resize": transforms.Resize,
+TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
+    "scale": RandomScale,
+    "rotate": RandomRotation,
+    "crop": RandomCrop,
+    "flip": RandomFlip,
+    "blur": RandomBlur,
+    "colour": ColourJitter,
+    "pad": Pad,
+    "resize": Resize,
 }
 
 
@@ -88,7 +99,7 @@ class DataEntry(_Part):
     val: str = ""
     bootstrap: tuple[str, ...] = ()
     """Images that hold any of these classes are listed `times` times."""
-    times: int = Field(2, ge=1)
+    times: int = Field(default=2, ge=1)
 
     def at(self, given: str) -> DataEntry:
         """The same with the folder of the spec `given` wherever its data set is used, or, where it is not, on it alone.
@@ -126,13 +137,13 @@ class Optimiser(_Part):
     """An optimiser and the multipliers of `SegmentationModel.parameter_groups`."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(0.007, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: float = Field(default=0.007, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD; the first beta of Adam."""
     nesterov: bool = False
-    weight_decay: float = Field(1e-4, ge=0)
-    head: float = Field(1.0, ge=0)
-    bias: float = Field(1.0, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    head: float = Field(default=1.0, ge=0)
+    bias: float = Field(default=1.0, ge=0)
     decay_bias: bool = True
     decay_norm: bool = True
     decay_depthwise: bool = True
@@ -140,26 +151,26 @@ class Optimiser(_Part):
 
 class WarmUpEntry(_Part):
     steps: int = Field(ge=1)
-    start: float = Field(0.1, ge=0, le=1)
+    start: float = Field(default=0.1, ge=0, le=1)
 
 
 class Evaluation(_Part):
     """Judging on `data.val`, whole images at their own size."""
 
-    every: int = Field(0, ge=0)
+    every: int = Field(default=0, ge=0)
     """Steps; 0 is at the end of the stage alone."""
     output_stride: int | None = None
     """Another than the training's: 8 after training at 16 (DeepLab v3, table 10)."""
-    images: int = Field(0, ge=0)
+    images: int = Field(default=0, ge=0)
     """The first so many of them; 0 is all."""
-    samples: int = Field(6, ge=0)
+    samples: int = Field(default=6, ge=0)
     """How many overlays to draw."""
 
 
 class Stage(_Part):
     """One training from its start to its last step."""
 
-    name: str = Field("train", pattern=r"^[\w.+-]+$")
+    name: str = Field(default="train", pattern=r"^[\w.+-]+$")
     model: ModelEntry
     weights: str = ""
     """A segmentation network that the first stage starts from, an id or a file; later ones start where one ended."""
@@ -168,36 +179,36 @@ class Stage(_Part):
     data: DataEntry
     transforms: Annotated[tuple[Entries, ...], BeforeValidator(_listed)] = ()
     preprocessing: Preprocessing = Preprocessing()
-    steps: int = Field(0, ge=0)
+    steps: int = Field(default=0, ge=0)
     """Of the optimiser; or give epochs."""
-    epochs: float = Field(0, ge=0)
-    batch: int = Field(16, ge=1)
+    epochs: float = Field(default=0, ge=0)
+    batch: int = Field(default=16, ge=1)
     """Images in a step, those of all processes together."""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     """In how many portions a process takes its images of a step, to save memory; Caffe's iter_size."""
-    workers: int = Field(4, ge=0)
+    workers: int = Field(default=4, ge=0)
     optimiser: Optimiser = Optimiser()
-    schedule: Annotated[Entries, BeforeValidator(_entries)] = Field({"poly": {}}, min_length=1, max_length=1)
+    schedule: Annotated[Entries, BeforeValidator(_entries)] = Field(default={"poly": {}}, min_length=1, max_length=1)
     warm_up: WarmUpEntry | None = None
-    loss: Annotated[Entries, BeforeValidator(_entries)] = Field({"cross_entropy": {}}, min_length=1)
+    loss: Annotated[Entries, BeforeValidator(_entries)] = Field(default={"cross_entropy": {}}, min_length=1)
     """One or more by name; `weight` among the arguments of one is its share in the sum."""
-    loss_stride: int = Field(1, ge=1)
+    loss_stride: int = Field(default=1, ge=1)
     """Compare every so-manieth pixel only: labels shrunk to the network's output, as DeepLab v1 and v2 did."""
     batch_norm: Literal["train", "sync", "frozen", "frozen_affine"] = "sync"
     """"sync" takes statistics over all processes, "frozen" leaves them, "frozen_affine" scale and shift as well."""
-    batch_norm_momentum: float | None = Field(None, gt=0, le=1)
+    batch_norm_momentum: float | None = Field(default=None, gt=0, le=1)
     """1 - decay of TensorFlow."""
     freeze: tuple[str, ...] = ()
     """Parts of the network, by the beginnings of their parameters' names, that do not learn."""
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    clip: float = Field(0, ge=0)
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
+    clip: float = Field(default=0, ge=0)
     """The largest norm of the gradient; 0 for none."""
-    ema: float = Field(0, ge=0, lt=1)
+    ema: float = Field(default=0, ge=0, lt=1)
     """Decay of a moving average of the weights, which is judged and exported instead of them; 0 for none."""
     channels_last: bool = False
     compile: bool = False
     evaluate: Evaluation = Evaluation()
-    checkpoint_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
     """Steps that a killed run loses at most."""
 
     @model_validator(mode="after")
@@ -222,10 +233,10 @@ class Stage(_Part):
         schedule = _make("schedule", SCHEDULES, name, arguments)
         return WarmUp(schedule, self.warm_up.steps, self.warm_up.start) if self.warm_up else schedule
 
-    def make_transform(self, ignore_index: int) -> transforms.Transform:
+    def make_transform(self, ignore_index: int) -> Transform:
         mean = self.preprocessing.mean if self.preprocessing.channel_order == "RGB" else self.preprocessing.mean[::-1]
         known = {"ignore_index": ignore_index, "mean": tuple(map(round, mean))}
-        return transforms.Compose(
+        return Compose(
             [
                 _make("transform", TRANSFORMS, name, arguments, **known)
                 for entry in self.transforms
@@ -241,7 +252,7 @@ class Recipe(_Part):
     about: str = ""
     licence: str = "unknown"
     """Of the weights that come out; the data's terms often decide it."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     deterministic: bool = False
     stages: tuple[Stage, ...] = Field(min_length=1)
 

@@ -45,7 +45,6 @@ from atrous.training.recipe import Recipe, Stage
 from atrous.training.record import (
     FIGURES,
     STEPS,
-    Row,
     Table,
     draw_curves,
     draw_samples,
@@ -285,7 +284,7 @@ class _Keeper(L.Callback):
         self.best = float((run.state or {}).get("best", -1.0))
         self.ready = self.began = 0.0
         self.waited = 0.0
-        self.log = self.evaluations = None  # type: Table | None
+        self.rows = self.evaluations = None  # type: Table | None
         self.board: Any = None
         self.first_judgement = not self.judged
 
@@ -302,7 +301,7 @@ class _Keeper(L.Callback):
             names = [stage.name for stage in run.recipe.stages]
             resumed = (run.number, run.start)
             figures_of_all = (*FIGURES, *(f"iou {name}" for name in run.data.classes))
-            self.log = Table(run.folder / "log.csv", STEPS, names, resumed)
+            self.rows = Table(run.folder / "log.csv", STEPS, names, resumed)
             self.evaluations = Table(run.folder / "evaluations.csv", ("stage", "step", *figures_of_all), names, resumed)
             self.board = SummaryWriter(str(run.folder / "tensorboard" / run.stage.name), purge_step=run.start + 1)
             if run.state is None:
@@ -348,8 +347,8 @@ class _Keeper(L.Callback):
             "waited": round(self.waited, 4),
         }
         self.began, self.waited = now, 0.0
-        if self.log is not None:
-            self.log.add(row)
+        if self.rows is not None:
+            self.rows.add(row)
             self.board.add_scalar("loss", float(loss), step)
             self.board.add_scalar("learning rate", lr, step)
         every = run.stage.evaluate.every

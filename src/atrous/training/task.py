@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from atrous.data.loading import Batch
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, did_you_mean
 from atrous.layers.norm import BatchNorm2d, freeze_batch_norm, synchronise_batch_norm, unfreeze_batch_norm
 from atrous.models import SegmentationModel
 from atrous.training.losses import every, supervise
@@ -62,7 +61,7 @@ class SegmentationTask(L.LightningModule):
         set_batch_norm(model, stage)
         _freeze(model, stage.freeze)
         if stage.channels_last:
-            model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._supervised = torch.compile(model.supervised) if stage.compile else model.supervised
         self.losses: list[Tensor] = []
         """Of the portions of the current step."""
@@ -97,10 +96,6 @@ class SegmentationTask(L.LightningModule):
     def on_fit_start(self) -> None:
         if self.stage.ema:
             self.ema = self.ema or MovingAverage(self.model, self.stage.ema)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        images, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels))
-        return replace(batch, images=images, labels=labels)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         portion = batch_idx % self.stage.accumulate
@@ -226,8 +221,6 @@ def _freeze(model: SegmentationModel, parts: tuple[str, ...]) -> None:
     for part in parts:
         inside = [value for name, value in names.items() if name == part or name.startswith(f"{part}.")]
         if not inside:
-            from atrous.errors import did_you_mean
-
             known = {name for name, _ in model.named_children()}
             raise AtrousError(f"freeze: the network has no part '{part}'.{did_you_mean(part, known)}")
         for value in inside:
