@@ -87,7 +87,7 @@ def transfer(model: SegmentationModel, card: Card, tensors: Mapping[str, Tensor]
     ours, theirs = [i for i, _ in pairs], [j for _, j in pairs]
     copied, fresh = 0, []
     for key, target in model.state_dict().items():
-        value = tensors.get(key)
+        value = tensors.get(key, tensors.get(key.removeprefix("network.")))  # CRF-RNN holds its network by that name
         along = axes.get(key, ())
         if value is not None and value.shape == target.shape and (same or not along):
             target.copy_(value)
