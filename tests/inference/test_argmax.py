@@ -1,63 +1,85 @@
-"""The fused resize and arg-max, against the two in turn."""
-
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+import torch.nn.functional as F
+from hypothesis import given
 from hypothesis import strategies as st
 
-from atrous.inference.argmax import resized_argmax
-from atrous.layers.resize import resize
+from atrous.inference import argmax
+from atrous.inference.argmax import resize_taps, resized_argmax, resized_rows
+
+SIDES = st.integers(1, 40)
 
 
-def smooth(classes: int, height: int, width: int, seed: int) -> torch.Tensor:
-    """Scores of blobs: most cells have one candidate, the borders several."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(1, classes, max(1, height // 5), max(1, width // 5), generator=generator)
-    noise = 0.1 * torch.randn(classes, height, width, generator=generator)
-    return resize(coarse, (height, width), align_corners=False)[0] * 4 + noise
+def reference(scores: torch.Tensor, size: tuple[int, int], align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of interpolating all classes, and where the two best differ by more than rounding."""
+    full = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=align_corners)[0]
+    if len(full) == 1:
+        return full.argmax(0).numpy(), np.ones(size, bool)
+    best = full.topk(2, 0).values
+    return full.argmax(0).numpy(), (best[0] - best[1] > 1e-5 * scores.abs().max()).numpy()
 
 
-@settings(max_examples=40)
 @given(
     classes=st.integers(1, 30),
-    height=st.integers(1, 20),
-    width=st.integers(1, 20),
-    to=st.tuples(st.integers(1, 90), st.integers(1, 90)),
-    corners=st.booleans(),
+    height=SIDES,
+    width=SIDES,
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    align_corners=st.booleans(),
+    smooth=st.booleans(),
     seed=st.integers(0, 99),
-    rough=st.booleans(),
 )
-def test_labels_are_those_of_resize_then_argmax(
-    classes: int, height: int, width: int, to: tuple[int, int], corners: bool, seed: int, rough: bool
+def test_equals_interpolate_then_argmax(
+    classes: int, height: int, width: int, size: tuple[int, int], align_corners: bool, smooth: bool, seed: int
 ) -> None:
-    scores = smooth(classes, height, width, seed)
-    if rough:
-        scores = torch.randn(scores.shape, generator=torch.Generator().manual_seed(seed))
-    resized = resize(scores[None], to, align_corners=corners)[0]
-    fused = resized_argmax(scores, to, align_corners=corners)
-    assert fused.shape == to
-    assert fused.dtype == np.uint8
-    best = resized.topk(min(2, classes), 0).values
-    clear = (best[0] - best[-1] > 1e-5).numpy() if classes > 1 else np.ones(to, bool)
-    np.testing.assert_array_equal(fused[clear], resized.argmax(0).numpy()[clear])
+    scores = torch.randn(classes, height, width, generator=torch.Generator().manual_seed(seed))
+    if smooth:
+        scores = F.avg_pool2d(scores, 5, 1, 2) * 10
+    expected, sure = reference(scores, size, align_corners)
+    found = resized_argmax(scores, size, align_corners=align_corners)
+    assert found.shape == size
+    np.testing.assert_array_equal(found[sure], expected[sure])
+    banded = np.empty(size, np.uint8)
+    argmax._in_bands(scores, *resize_taps(scores, size, align_corners=align_corners), banded)
+    np.testing.assert_array_equal(banded[sure], expected[sure])
 
 
-def test_a_crop_is_the_upper_left_and_out_is_filled() -> None:
-    scores = smooth(21, 33, 33, 1)
-    whole = resized_argmax(scores, (257, 257), align_corners=True)
-    out = np.zeros((100, 200), np.uint8)
-    assert resized_argmax(scores, (257, 257), align_corners=True, crop=(100, 200), out=out) is out
-    np.testing.assert_array_equal(out, whole[:100, :200])
-    assert len(np.unique(whole)) > 3
+@given(height=SIDES, width=SIDES, size=st.tuples(st.integers(1, 90), st.integers(1, 90)), align_corners=st.booleans())
+def test_rows_are_those_of_interpolate(height: int, width: int, size: tuple[int, int], align_corners: bool) -> None:
+    scores = torch.randn(3, height, width)
+    expected = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=align_corners)[0]
+    rows, columns = resize_taps(scores, size, align_corners=align_corners)
+    torch.testing.assert_close(resized_rows(scores, rows, columns), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("classes", [257, 300])
-def test_more_than_256_classes(classes: int) -> None:
-    scores = torch.zeros(classes, 2, 2)
-    scores[classes - 1] = 1
-    labels = resized_argmax(scores, (5, 5), align_corners=False)
-    assert labels.dtype == np.uint16
-    assert (labels == classes - 1).all()
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("side", "target"), [(33, 513), (129, 1025)])
+def test_at_the_papers_sizes(side: int, target: int, align_corners: bool) -> None:
+    scores = torch.randn(21, side, side)
+    expected, sure = reference(scores, (target, target), align_corners)
+    found = resized_argmax(scores, (target, target), align_corners=align_corners)
+    np.testing.assert_array_equal(found[sure], expected[sure])
+
+
+def test_ties_go_to_the_smaller_label() -> None:
+    scores = torch.zeros(3, 4, 4)
+    scores[1:] = 1.0
+    assert (resized_argmax(scores, (16, 16), align_corners=False) == 1).all()
+
+
+def test_crop_and_a_given_place() -> None:
+    scores = torch.randn(5, 9, 9)
+    whole = resized_argmax(scores, (65, 65), align_corners=True)
+    out = np.zeros((40, 50), np.uint8)
+    assert resized_argmax(scores, (65, 65), align_corners=True, crop=(40, 50), out=out) is out
+    np.testing.assert_array_equal(out, whole[:40, :50])
+
+
+def test_more_than_256_classes() -> None:
+    scores = torch.zeros(300, 3, 3)
+    scores[299] = 1
+    found = resized_argmax(scores, (7, 7), align_corners=False)
+    assert found.dtype == np.uint16
+    assert (found == 299).all()

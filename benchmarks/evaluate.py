@@ -1,0 +1,42 @@
+"""Whether evaluation keeps the network busy: its wall time against the sum of its forward passes.
+
+python benchmarks/evaluate.py 'voc2012:/path?split=val' -w WEIGHTS [--threads 2] [--tta v3] [--output-stride 8]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from atrous import Segmenter
+from atrous.data.catalog import open_dataset
+from atrous.evaluation import evaluate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("-w", "--weights", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tta", default="none")
+    parser.add_argument("--output-stride", type=int)
+    parser.add_argument("--no-boundaries", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    data = open_dataset(arguments.data)
+    segmenter = Segmenter.load(arguments.weights, tta=arguments.tta)
+    if arguments.output_stride:
+        segmenter.model.set_output_stride(arguments.output_stride)
+    evaluate(segmenter, data.select(range(2)))  # compiles what is compiled when first used
+    found = evaluate(segmenter, data, boundaries=not arguments.no_boundaries)
+    for name, value in found.figures().items():
+        print(f"{name:>24} {100 * value:.2f}")
+    print(
+        f"{len(found.scores)} images: {found.seconds:.1f} s, forward passes {found.network_seconds:.1f} s, ratio "
+        f"{found.seconds / found.network_seconds:.3f}, {1000 * found.network_seconds / len(found.scores):.0f} ms each"
+    )
+
+
+if __name__ == "__main__":
+    main()

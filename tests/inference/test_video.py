@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from atrous import AtrousError, Segmenter
+from atrous.inference.evidence import Evidence
+from atrous.inference.video import Smoother, Video, segment_video
+from tests.inference.test_segmenter import Brightest, card, picture
+
+
+def clip(path: Path, frames: int = 6, size: tuple[int, int] = (48, 64)) -> Path:
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, size[::-1])
+    for _ in range(frames):
+        video.write(np.ascontiguousarray(picture(*size)[..., ::-1]))
+    video.release()
+    return path
+
+
+def test_the_overlay_has_the_frames_rate_and_size(tmp_path: Path) -> None:
+    source = clip(tmp_path / "a.mp4")
+    told: list[tuple[int, int | None]] = []
+    timing = segment_video(
+        Segmenter(Brightest(), card(), device="cpu"),
+        source,
+        tmp_path / "out" / "b.mp4",
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert timing.frames == 6
+    assert told[-1] == (6, 6)
+    assert set(timing.stages) == {"decode", "network", "labels", "draw"}
+    assert min(timing.stages.values()) >= 0
+    assert "6 frames" in str(timing)
+    made = Video(tmp_path / "out" / "b.mp4")
+    assert made.rate == pytest.approx(10)
+    frames = list(made)
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 6
+    assert frames[0][24, 5].argmax() == 0  # the red part stays red
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.mp4"]
+
+
+def test_smoothing_keeps_a_share_of_the_past() -> None:
+    smoother = Smoother(0.75)
+    first, second = torch.randn(2, 3, 4, 5)
+
+    def frame(view: torch.Tensor) -> Evidence:
+        return Evidence((view,), (8, 10), (8, 10), (8, 10), align_corners=False)
+
+    before = smoother(frame(first))
+    torch.testing.assert_close(before.views[0], first.softmax(0))
+    after = smoother(frame(second))
+    torch.testing.assert_close(after.views[0], 0.75 * first.softmax(0) + 0.25 * second.softmax(0))
+    torch.testing.assert_close(after.probabilities().sum(0), torch.ones(8, 10))
+    larger = frame(torch.randn(3, 6, 6))
+    torch.testing.assert_close(smoother(larger).views[0], larger.views[0].softmax(0))  # another size begins anew
+
+
+def test_flicker_of_one_frame_is_smoothed_away() -> None:
+    smoother = Smoother(0.7)
+    steady = torch.tensor([2.0, 0.0])[:, None, None].expand(2, 4, 4)
+    for view in (steady, steady, steady.flip(0)):
+        found = smoother(Evidence((view,), (8, 8), (8, 8), (8, 8), align_corners=False)).labels()
+    assert (found == 0).all()
+
+
+@pytest.mark.parametrize("contents", [b"", b"this is no video"])
+def test_what_is_no_video_is_told(tmp_path: Path, contents: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(contents)
+    with pytest.raises(AtrousError, match=r"a\.mp4: it cannot be opened as a video"):
+        Video(tmp_path / "a.mp4")
+    with pytest.raises(AtrousError, match="no such file"):
+        Video(tmp_path / "b.mp4")
+    with pytest.raises(AtrousError, match="from 0 to below 1"):
+        Smoother(1.0)
+
+
+def test_an_interruption_keeps_the_frames_so_far(tmp_path: Path) -> None:
+    def stop(done: int, total: int | None) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    segmenter = Segmenter(Brightest(), card(), device="cpu")
+    timing = segment_video(segmenter, clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", progress=stop)
+    assert timing.frames == 3
+    assert 1 <= len(list(Video(tmp_path / "b.mp4"))) <= 3
