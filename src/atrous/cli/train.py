@@ -85,7 +85,7 @@ def _recipe(words: list[str], model: str, data: list[str]) -> Recipe:
         return read_recipe(named[0], overrides).at(data)
     if not model or not data:
         raise AtrousError(
-            f"Give a recipe ({', '.join(list_recipes())}), or a network with --model and what to train it on with --data."
+            f"Give a recipe ({', '.join(list_recipes())}), or a network with --model and its pictures with --data."
         )
     MODELS.entry(model)
     tree: dict[str, Any] = {

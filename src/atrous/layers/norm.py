@@ -69,7 +69,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """A tensor summed over all processes; each one's gradient is the sum of theirs, for each one's value went to all."""
+    """A tensor summed over all processes; each one's gradient is the sum of theirs, for its value went to all."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -183,7 +183,7 @@ LOSSES: Mapping[str, type[Loss]] = {
 
 
 def supervise(outputs: Sequence[tuple[Tensor, float]], labels: Tensor, loss: Loss, *, step: int = 0) -> Tensor:
-    """The loss of all that `model.supervised` gave: of the output, the auxiliary heads, the scales, by their weights."""
+    """The loss of all that `model.supervised` gave: output, auxiliary heads, scales, by their weights."""
     whole = ((logits.float() if logits.dtype.itemsize < 4 else logits, weight) for logits, weight in outputs)
     return torch.stack([loss(logits, labels, step) * weight for logits, weight in whole]).sum()
 

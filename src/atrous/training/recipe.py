@@ -37,7 +37,7 @@ from atrous.weights import Preprocessing
 
 T = TypeVar("T")
 Entries = dict[str, dict[str, Any]]
-"""Things by name, with their arguments: `cross_entropy: {label_smoothing: 0.1}`; a name alone stands for no arguments."""
+"""Things by name, with their arguments: `cross_entropy: {label_smoothing: 0.1}`; a name alone has none."""
 
 FOLDER = Path(__file__).parents[3] / "recipes"
 TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
@@ -122,7 +122,7 @@ class DataEntry(_Part):
 
 
 def own_data(given: str) -> DataEntry:
-    """Train on the split "train" of a data set and judge on "val", where it has them, or on all of it without judging."""
+    """Train on the split "train" of a data set and judge on "val", where it has them, else on all of it."""
     from atrous.data.catalog import open_dataset
 
     spec = Spec.parse(given)

@@ -271,7 +271,7 @@ class _StageRun:
         )
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """Ctrl-C was pressed, and the checkpoint is written."""
 
 
@@ -368,7 +368,7 @@ class _Keeper(L.Callback):
             Progress(run.stage.name, step, run.steps, float(loss), lr, self.judged.get("miou") if self.judged else None)
         )
         if asked and not last:
-            raise Interrupted
+            raise InterruptedRunError
         self.began = time.perf_counter()
 
     def _anyone_asked(self, trainer: L.Trainer) -> bool:
@@ -479,7 +479,7 @@ def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any
             raise AtrousError(f"{folder}: there is no run to resume, for it has no {RECIPE}.")
         if path.read_text("utf-8") != recipe.to_yaml():
             raise AtrousError(
-                f"{path} is another recipe than the one given: resume it as it was, or choose another folder with --out."
+                f"{path} is another recipe than the one given: resume it as it was, or choose another --out."
             )
     elif first and path.exists():
         raise AtrousError(f"{folder}: there is a run already. Go on with it by --resume, or choose another with --out.")
@@ -524,7 +524,7 @@ def _graceful() -> Iterator[threading.Event]:
     signal.signal(signal.SIGINT, ask)
     try:
         yield asked
-    except Interrupted as error:
+    except InterruptedRunError as error:
         raise KeyboardInterrupt from error
     finally:
         signal.signal(signal.SIGINT, before)
