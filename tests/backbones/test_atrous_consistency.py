@@ -64,6 +64,18 @@ def test_dilating_the_whole_stage_as_caffe_did_is_something_else() -> None:
     assert backbone.layer3[0].conv2.dilation == (2, 2)
 
 
+@pytest.mark.parametrize("name", list_backbones())
+@torch.no_grad()
+def test_every_stride_that_is_offered_works(name: str) -> None:
+    backbone = trained_looking(name)
+    image = torch.randn(1, 3, 33, 33)
+    for stride in backbone.possible_output_strides():
+        backbone.set_output_stride(stride)
+        assert backbone(image)[-1].shape[-2:] == (32 // stride + 1,) * 2
+    with pytest.raises(AtrousError, match="output_stride 3: this network runs at"):
+        backbone.set_output_stride(3)
+
+
 def test_multi_grid_multiplies_the_dilations_of_the_last_stage() -> None:
     backbone = create_backbone("resnet101_beta", width=0.125)
     backbone.set_multi_grid((1, 2, 4))

@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.cli.main import main
 from atrous.weights import save
+from tests.cli.conftest import Run
 from tests.pictures import bomb
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["atrous", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return Result(stop.value.code or 0, printed.out, printed.err)
-
-    return run
 
 
 @pytest.fixture
@@ -244,9 +219,33 @@ class TestOthers:
     def test_models(self, run: Run) -> None:
         result = run("models", "deeplab_v3.mobilenet_v2")
         assert "2,113,557" in result.out
+        assert "2.74 G" in result.out
+        assert "16 8 32" in result.out
         assert "Chen et al., arXiv 1706.05587" in result.out
         assert "resnet" not in result.out
         assert run("models", "nothing").code == 2
+
+    def test_explain(self, run: Run) -> None:
+        result = run("explain", "deeplab_v3.mobilenet_v2", "--output-stride", "8", "--size", "257x129")
+        assert result.code == 0, result.err
+        assert "backbone.features.17" in result.out
+        assert "33x17" in result.out
+        assert "2,113,557 parameters" in result.out
+        assert "features.17.conv.1.0" in run("explain", "deeplab_v3.mobilenet_v2", "--layers").out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("deeplab_v3.resnet5",), "Did you mean 'deeplab_v3.resnet50'"),
+            (("deeplab_v3.resnet50", "--size", "513"), "513x513"),
+            (("deeplab_v3.resnet50", "--output-stride", "12"), "this network runs at"),
+        ],
+    )
+    def test_explain_says_what_is_wrong(self, run: Run, arguments: tuple[str, ...], message: str) -> None:
+        result = run("explain", *arguments)
+        assert result.code == 2
+        assert message in result.err
+        assert len(result.err.strip().splitlines()) == 1
 
     def test_weights(self, run: Run) -> None:
         assert "deeplab_v3.mobilenet_v2_x0.5.voc" in run("weights", "voc").out
@@ -275,7 +274,7 @@ class TestOthers:
         assert result.code == 2
         assert "predict" in result.err
 
-    @pytest.mark.parametrize("command", ["predict", "models", "weights", "info", "import-weights"])
+    @pytest.mark.parametrize("command", ["predict", "models", "explain", "weights", "info", "import-weights"])
     def test_help_has_examples(self, run: Run, command: str) -> None:
         result = run(command, "--help")
         assert result.code == 0

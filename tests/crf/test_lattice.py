@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atrous.crf import Lattice, Normalization, TorchLattice, permutohedral_filter
+from atrous.crf import Lattice, Normalization, TorchLattice, permutohedral_filter, team
 from atrous.crf.lattice import embedding_scale, key_steps, key_strides, slice_factor
 from atrous.errors import AtrousError
 
@@ -126,22 +127,28 @@ def test_approximates_a_gaussian(d: int) -> None:
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.97
 
 
-def test_bands_do_not_change_the_result() -> None:
-    """One thread, one band: the same vertices and, up to rounding, values as with several."""
-    numba = pytest.importorskip("numba")
+def test_bands_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads, more than there may be cores: the same vertices and, up to rounding, values as with one."""
     features, values = points_and_values(3, 20000, 4)
-    several = Lattice.build(features)
-    threads = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
+    with team.limited_to(1):
         one = Lattice.build(features)
-    finally:
-        numba.set_num_threads(threads)
-    assert one.vertices == several.vertices
+        expected = one.filter(values)
     assert len(one.copies) == 0
-    np.testing.assert_allclose(one.filter(values), several.filter(values), rtol=1e-4, atol=1e-4)
-    if threads > 1:
-        assert len(several.copies) > 0
+    monkeypatch.setattr(team, "_CORES", 4)
+    several = Lattice.build(features)
+    assert len(several.bounds) == 5
+    assert len(several.copies) > 0
+    assert one.vertices == several.vertices
+    np.testing.assert_allclose(several.filter(values), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_from_several_python_threads() -> None:
+    features, values = points_and_values(3, 20000, 4)
+    expected = Lattice.build(features).filter(values)
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda _: Lattice.build(features).filter(values), range(6)))
+    for found in results:
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 5])

@@ -16,7 +16,7 @@ from atrous.crf import (
     DenseCRF,
     Features,
     Gaussian,
-    Inference,
+    InferenceOptions,
     Normalization,
     dense_crf,
     dense_crf_labels,
@@ -259,7 +259,7 @@ def test_one_lattice_many_inferences() -> None:
     crf = DenseCRF(image, Gaussian(3, 1), Bilateral(1, 5, 9))
     for w in (2.0, 7.0):
         expected = dense_crf(image, p, gaussian=Gaussian(3, 1), bilateral=Bilateral(w, 5, 9), iterations=4)
-        np.testing.assert_array_equal(crf.probabilities(p, Inference(4), weights=(3, w)), expected)
+        np.testing.assert_array_equal(crf.probabilities(p, InferenceOptions(4), weights=(3, w)), expected)
 
 
 def test_features_of_your_own() -> None:

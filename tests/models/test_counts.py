@@ -75,6 +75,7 @@ PARAMETERS = [
     ("fcn_16s.vgg16", {}, 134_815_994),
     ("fcn_8s.vgg16", {}, 134_489_759),  # published 134M, FCN table 1; 134.5M in tables on CamVid
     ("fcn_8s.vgg16", {"upsampling": "learnt"}, 134_489_759),
+    ("crf_rnn.vgg16", {}, 134_489_780 + 2 * 21 + 21**2),  # released: three 21 x 21 matrices, two of them diagonal
     ("fcn_8s.vgg16", {"upsampling": "resize"}, 134_362_751),
     ("fcn_8s.vgg16", {"num_classes": 60}, 135_589_364),
     ("fcn_8s.vgg16", {"num_classes": 11}, 134_348_929),

@@ -15,6 +15,7 @@ from atrous.layers.pyramid import ASPP, ImagePooling, PyramidPooling
 from atrous.layers.refine import ChainedResidualPooling, GlobalConvolution, MultiResolutionFusion
 from atrous.models.explain import explain
 from atrous.models.receptive import FieldTracer
+from atrous.models.segnet import pool, unpool
 from atrous.models.summary import multiply_adds
 
 MAX_POOL = F.max_pool2d
@@ -100,6 +101,7 @@ class Mirrored(nn.Module):
         nn.Sequential(nn.Conv2d(2, 2, 5, stride=2), nn.ConvTranspose2d(2, 2, 4, stride=2, padding=1)),
         nn.Sequential(nn.AvgPool2d(3, 2, 1, ceil_mode=True), nn.ReflectionPad2d((3, 2, 1, 4)), nn.Conv2d(2, 2, 3)),
         nn.Sequential(Mirrored(), nn.Conv2d(2, 2, 3, stride=2)),
+        nn.Sequential(nn.ReplicationPad2d((3, 1, 0, 4)), nn.LocalResponseNorm(3), nn.Conv2d(2, 2, 3, stride=2)),
         nn.Sequential(nn.ZeroPad2d((-2, 1, 2, -1)), nn.Conv2d(2, 2, 3, stride=3)),
         nn.Sequential(nn.Conv2d(2, 2, 3, stride=2), nn.Upsample((40, 31), mode="bilinear", align_corners=False)),
         nn.Sequential(nn.Conv2d(2, 2, 3, stride=2), nn.Upsample((40, 31), mode="bilinear", align_corners=True)),
@@ -122,24 +124,34 @@ def test_the_context_module_sees_67_pixels() -> None:
     layers[-1] = nn.Conv2d(2, 2, 1)
     fields = [stage.receptive_field[0] for stage in explain(layers, (99, 99), in_channels=2).layers]
     assert fields == [3, 5, 9, 17, 33, 65, 67, 67]
+    told = {stage.name: stage.receptive_field[0] for stage in explain("dilation8.vgg16", width=0.125).stages}
+    assert (told["context"] - told["score"]) // 8 + 1 == 67
 
 
 def test_fcn_sees_404_pixels() -> None:
     """FCN (Long, Shelhamer, Darrell 2015) table 1."""
-    if "fcn_32s.vgg16" not in list_models():
-        pytest.skip("FCN is not among the networks")
-    classifier = explain("fcn_32s.vgg16", width=0.125, upsampling="resize").layers[-1]
-    assert classifier.receptive_field == (404, 404)
-    assert classifier.stride == 32
+    told = {stage.name: stage for stage in explain("fcn_32s.vgg16", width=0.125).stages}
+    assert told["backbone.classifier"].receptive_field == (404, 404)
+    assert told["backbone.classifier"].stride == 32
 
 
 def test_large_fov_sees_224_pixels() -> None:
-    """DeepLab v1 table 1 counts what fc6's outermost taps are apart, and the 32 pixels that one tap stood for."""
-    if "deeplab_v1.vgg16" not in list_models():
-        pytest.skip("DeepLab v1 is not among the networks")
-    model = create_model("deeplab_v1.vgg16", width=0.125)
-    (fc6,) = (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.dilation == (12, 12))
-    assert (fc6.kernel_size[0] - 1) * fc6.dilation[0] * model.output_stride + 32 == 224
+    """DeepLab v1 table 1 counts how far fc6's outermost taps are apart, and the 32 pixels that one tap stood for."""
+    layers = {layer.name: layer for layer in explain("deeplab_v1.vgg16", width=0.125).layers}
+    before, fc6 = layers["backbone.pool5a"], layers["backbone.classifier.0"]
+    assert fc6.receptive_field[0] - before.receptive_field[0] + 32 == 224
+    assert fc6.dilations == (12,)
+
+
+@torch.no_grad()
+def test_unpooled_values_are_seen_from_their_windows() -> None:
+    """Max-unpooling puts a value anywhere in the window it came from."""
+    with FieldTracer() as tracer:
+        pooled, positions = pool(tracer.watch(torch.rand(1, 1, 5, 6)))
+        rows, columns = tracer.field(unpool(pooled, positions, (5, 6)))
+    assert rows.first.tolist() == [0, 0, 2, 2, 4]
+    assert rows.last.tolist() == [1, 1, 3, 3, 4]
+    assert columns.last.tolist() == [1, 1, 3, 3, 5, 5]
 
 
 def test_resnet_as_everyone_counts_it() -> None:

@@ -31,7 +31,9 @@ def test_only_fixed_upsampling_and_scales_are_not_trained(name: str) -> None:
     assert {key.split(".")[0] for key in fixed} <= {"upscore", "score_skips"}
     assert all(".weight" in key for key in fixed)
     learnt = create_model(name, width=0.125, upsampling="learnt")
-    assert all(p.requires_grad for p in learnt.upscore.parameters())
+    *intermediate, last = learnt.upscore
+    assert all(deconv.weight.requires_grad for deconv in intermediate)
+    assert not last.weight.requires_grad  # "final layer deconvolutional filters are fixed", section 4.3
 
 
 def test_the_pad_leaves_room_for_every_crop() -> None:

@@ -14,8 +14,8 @@ import atrous
 from atrous import AtrousError
 
 
-def torchvision_state(depth: int, auxiliary: bool = True, classes: int = 21) -> dict[str, Tensor]:
-    """As `torchvision.models.segmentation.deeplabv3_resnet50/101().state_dict()`, with random values."""
+def torchvision_state(depth: int, auxiliary: bool = True, classes: int = 21, fcn: bool = False) -> dict[str, Tensor]:
+    """As `torchvision.models.segmentation.deeplabv3_resnet50/101().state_dict()`, with random values; or `fcn_...`."""
     generator = torch.Generator().manual_seed(0)
     state: dict[str, Tensor] = {}
 
@@ -31,6 +31,27 @@ def torchvision_state(depth: int, auxiliary: bool = True, classes: int = 21) -> 
         state[f"{name}.running_var"] = torch.rand(channels, generator=generator) + 0.5
         state[f"{name}.num_batches_tracked"] = torch.tensor(7)
 
+    def head(name: str, into: int) -> None:
+        conv(f"{name}.0", into // 4, into, 3)
+        norm(f"{name}.1", into // 4)
+        conv(f"{name}.4", classes, into // 4, 1)
+        state[f"{name}.4.bias"] = torch.randn(classes, generator=generator)
+
+    def deeplab_head() -> None:
+        conv("classifier.0.convs.0.0", 256, 2048, 1)
+        norm("classifier.0.convs.0.1", 256)
+        for branch in (1, 2, 3):
+            conv(f"classifier.0.convs.{branch}.0", 256, 2048, 3)
+            norm(f"classifier.0.convs.{branch}.1", 256)
+        conv("classifier.0.convs.4.1", 256, 2048, 1)
+        norm("classifier.0.convs.4.2", 256)
+        conv("classifier.0.project.0", 256, 1280, 1)
+        norm("classifier.0.project.1", 256)
+        conv("classifier.1", 256, 256, 3)
+        norm("classifier.2", 256)
+        conv("classifier.4", classes, 256, 1)
+        state["classifier.4.bias"] = torch.randn(classes, generator=generator)
+
     conv("backbone.conv1", 64, 3, 7)
     norm("backbone.bn1", 64)
     into = 64
@@ -45,24 +66,12 @@ def torchvision_state(depth: int, auxiliary: bool = True, classes: int = 21) -> 
                 conv(f"{name}.downsample.0", 4 * mid, into, 1)
                 norm(f"{name}.downsample.1", 4 * mid)
             into = 4 * mid
-    conv("classifier.0.convs.0.0", 256, 2048, 1)
-    norm("classifier.0.convs.0.1", 256)
-    for branch in (1, 2, 3):
-        conv(f"classifier.0.convs.{branch}.0", 256, 2048, 3)
-        norm(f"classifier.0.convs.{branch}.1", 256)
-    conv("classifier.0.convs.4.1", 256, 2048, 1)
-    norm("classifier.0.convs.4.2", 256)
-    conv("classifier.0.project.0", 256, 1280, 1)
-    norm("classifier.0.project.1", 256)
-    conv("classifier.1", 256, 256, 3)
-    norm("classifier.2", 256)
-    conv("classifier.4", classes, 256, 1)
-    state["classifier.4.bias"] = torch.randn(classes, generator=generator)
+    if fcn:
+        head("classifier", 2048)
+    else:
+        deeplab_head()
     if auxiliary:
-        conv("aux_classifier.0", 256, 1024, 3)
-        norm("aux_classifier.1", 256)
-        conv("aux_classifier.4", classes, 256, 1)
-        state["aux_classifier.4.bias"] = torch.randn(classes, generator=generator)
+        head("aux_classifier", 1024)
     return state
 
 
@@ -94,6 +103,14 @@ def torchvision_forward(state: dict[str, Tensor], image: Tensor) -> tuple[Tensor
             own = (stride, first) if index == 0 else (1, later)
             x = unit(x, f"backbone.layer{stage}.{index}", *own)
         maps.append(x)
+
+    def small_head(x: Tensor, name: str) -> Tensor:
+        scores = conv(F.relu(norm(conv(x, f"{name}.0"), f"{name}.1")), f"{name}.4")
+        return F.interpolate(scores, size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+    z = small_head(maps[2], "aux_classifier")
+    if "classifier.0.weight" in state:
+        return small_head(x, "classifier"), z
     head = "classifier.0.convs"
     branches = [F.relu(norm(conv(x, f"{head}.0.0"), f"{head}.0.1"))]
     for index, rate in ((1, 12), (2, 24), (3, 36)):
@@ -102,15 +119,14 @@ def torchvision_forward(state: dict[str, Tensor], image: Tensor) -> tuple[Tensor
     branches.append(F.interpolate(pooled, size=x.shape[-2:], mode="bilinear", align_corners=False))
     y = F.relu(norm(conv(torch.cat(branches, 1), "classifier.0.project.0"), "classifier.0.project.1"))
     y = conv(F.relu(norm(conv(y, "classifier.1"), "classifier.2")), "classifier.4")
-    z = conv(F.relu(norm(conv(maps[2], "aux_classifier.0"), "aux_classifier.1")), "aux_classifier.4")
-    size = image.shape[-2:]
-    return tuple(F.interpolate(s, size=size, mode="bilinear", align_corners=False) for s in (y, z))
+    return F.interpolate(y, size=image.shape[-2:], mode="bilinear", align_corners=False), z
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("depth", [50, 101])
-def test_every_key_is_used_and_the_outputs_agree(depth: int, tmp_path: Path) -> None:
-    state = torchvision_state(depth)
+@pytest.mark.parametrize("fcn", [False, True])
+def test_every_key_is_used_and_the_outputs_agree(depth: int, fcn: bool, tmp_path: Path) -> None:
+    state = torchvision_state(depth, fcn=fcn)
     torch.save(state, tmp_path / "a.pth")
     model = atrous.load(tmp_path / "a.pth")
     assert len(model.state_dict()) == len(state)

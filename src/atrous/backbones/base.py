@@ -51,6 +51,9 @@ class Backbone(nn.Module):
 
         Raises: `AtrousError` for a stride the network cannot have.
         """
+        possible = self.possible_output_strides()
+        if output_stride not in possible:
+            raise AtrousError(f"output_stride {output_stride}: this network runs at {', '.join(map(str, possible))}.")
         set_output_stride(self.units(), output_stride, whole_stage=self.whole_stage)
         self._output_stride = output_stride
 

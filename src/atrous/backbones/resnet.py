@@ -137,6 +137,9 @@ class ResNet(Backbone):
         stem = self.conv1 if isinstance(self.conv1, nn.Sequential) else [self.conv1]
         return [*stem, self.maxpool, *(unit for stage in self.stages() for unit in stage)]
 
+    def possible_output_strides(self) -> list[int]:
+        return [stride for stride in super().possible_output_strides() if stride > 1]  # torch pads no pool so widely
+
     def grid_units(self) -> list[nn.Module]:
         return [unit for stage in self.stages()[3:] for unit in stage]
 

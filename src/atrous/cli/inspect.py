@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atrous.cli.progress import progress
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -39,7 +41,6 @@ def inspect(
       atrous inspect my-data -o report
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from atrous.data.inspect import inspect as inspect_data
     from atrous.data.inspect import open_splits
@@ -48,12 +49,8 @@ def inspect(
     if out is not None:
         check_writable(out)
     datasets = open_splits(data)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("opening", total=None)
-        inspection = inspect_data(
-            datasets, on_progress=lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with progress("opening") as on_progress:
+        inspection = inspect_data(datasets, on_progress=on_progress)
     written = _write(inspection, out) if out is not None else []
     if as_json:
         typer.echo(json.dumps(inspection.to_json(), indent=2))

@@ -12,6 +12,10 @@ from typing import Annotated
 import typer
 
 from atrous import __version__
+from atrous.cli.crf import app as crf
+from atrous.cli.data import app as data
+from atrous.cli.evaluate import evaluate
+from atrous.cli.explain import explain
 from atrous.cli.import_weights import import_weights
 from atrous.cli.info import info
 from atrous.cli.inspect import inspect
@@ -43,11 +47,15 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(train)
+app.command()(evaluate)
 app.command()(models)
+app.command()(explain)
 app.command()(weights)
 app.command()(info)
 app.command("import-weights")(import_weights)
 app.command()(inspect)
+app.add_typer(data)
+app.add_typer(crf)
 
 
 def _version(asked: bool) -> None:

@@ -6,11 +6,17 @@ from typing import Annotated
 
 import typer
 
+STRIDES = (8, 16, 32)
+"""The output strides worth telling; most networks run at finer and some at coarser ones."""
+
 
 def models(
     pattern: Annotated[str, typer.Argument(help="A wildcard such as 'deeplab*resnet*', or a part of an id.")] = "*",
 ) -> None:
-    """List the networks: id, paper, year, parameters (at 21 classes).
+    """List the networks by paper and year: parameters, multiply-adds for an image of 513 x 513, possible strides.
+
+    Parameters and multiply-adds are those at 21 classes, in the way the network is run unless told otherwise; that is
+    at the first of the output strides.
 
     Examples:
 
@@ -18,23 +24,34 @@ def models(
 
       atrous models 'deeplab_v3*.mobilenet*'
     """
+    from itertools import groupby
+
     import torch
     from rich.console import Console
     from rich.table import Table
 
     from atrous.errors import AtrousError
     from atrous.models import MODELS, list_models
-    from atrous.models.summary import count_parameters
+    from atrous.models.summary import count_parameters, count_text, multiply_adds
 
     names = list_models(pattern)
     if not names:
         raise AtrousError(f"No network matches '{pattern}'; `atrous models` lists all {len(list_models())}.")
-    table = Table("id", "paper", "year", "parameters")
-    table.columns[0].no_wrap = True
-    table.columns[-1].justify = "right"
-    for name in names:
-        entry = MODELS.entry(name)
-        with torch.device("meta"):
-            parameters = count_parameters(entry.build())
-        table.add_row(name, entry.paper.short, str(entry.paper.year), f"{parameters:,}")
-    Console().print(table)
+    console = Console()
+    width = max(map(len, names))
+    entries = sorted(map(MODELS.entry, names), key=lambda entry: (entry.paper.year, entry.paper.title, entry.name))
+    for paper, group in groupby(entries, key=lambda entry: entry.paper):
+        console.print(f"\n[bold]{paper.title}[/] [dim]({paper.short}, {paper.year})[/]", highlight=False)
+        table = Table("id", "parameters", "madds", "strides", box=None, header_style="dim", pad_edge=False)
+        for column, size, justify in zip(
+            table.columns, (width, 11, 8, 10), ("left", "right", "right", "left"), strict=True
+        ):
+            column.min_width, column.justify, column.no_wrap = size, justify, True  # type: ignore[assignment]
+        for entry in group:
+            with torch.device("meta"):
+                model = entry.build()
+            first = model.output_stride
+            others = [stride for stride in STRIDES if stride != first and stride in model.possible_output_strides()]
+            cost = count_text(multiply_adds(model))
+            table.add_row(entry.name, f"{count_parameters(model):,}", cost, " ".join(map(str, [first, *others])))
+        console.print(table)

@@ -1,4 +1,4 @@
-"""`atrous predict`: photographs in, segmentations out."""
+"""`atrous predict`: photographs and videos in, segmentations out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from atrous.errors import AtrousError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from atrous.data.images import Pixels
     from atrous.inference import Segmentation, Segmenter
 
 DEFAULT_WEIGHTS = "deeplab_v3.mobilenet_v2_x0.5.voc"
@@ -21,7 +22,8 @@ DEFAULT_WEIGHTS = "deeplab_v3.mobilenet_v2_x0.5.voc"
 
 def predict(
     images: Annotated[
-        list[str], typer.Argument(help="Image files, folders of them, or quoted patterns such as 'a/*.jpg'.")
+        list[str],
+        typer.Argument(help="Image files, folders of them, quoted patterns such as 'a/*.jpg', videos, cameras: 0."),
     ],
     weights: Annotated[
         str, typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file of weights.")
@@ -32,12 +34,21 @@ def predict(
     output_stride: Annotated[
         int | None, typer.Option(help="Run the network at this stride instead of its own: 8 is denser and slower.")
     ] = None,
+    tta: Annotated[
+        str, typer.Option(help="Look more than once, as a paper does: flip, v2, v3, v3_plus, pspnet, refinenet.")
+    ] = "none",
+    tile: Annotated[
+        int | None, typer.Option(help="Look in windows of this side at the image's own scale, whatever its size.")
+    ] = None,
+    smooth: Annotated[
+        float, typer.Option(help="Of videos: how much of the past each frame keeps, 0 to below 1; 0.7 stops flicker.")
+    ] = 0.0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes the fastest there is.")] = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per image instead of a table.")
     ] = False,
 ) -> None:
-    """Segment photographs: per image a label map (palette PNG) and an overlay to look at.
+    """Segment photographs: per image a label map (palette PNG) and an overlay to look at; of videos an overlay (MP4).
 
     Examples:
 
@@ -45,43 +56,88 @@ def predict(
 
       atrous predict photos/ 'more/*.png' -w deeplab_v3.mobilenet_v2.voc -o segmented
 
-      atrous predict street.jpg -w runs/best.safetensors --output-stride 8 --json
+      atrous predict street.jpg -w runs/best.safetensors --output-stride 8 --tta v3 --json
+
+      atrous predict satellite.tif --tile 513
+
+      atrous predict clip.mp4 --smooth 0.7
     """
+    from atrous.files import check_writable
+    from atrous.inference import Segmenter
+    from atrous.inference.video import Smoother
+
+    videos = [given for given in images if _is_video(given)]
+    jobs = plan([given for given in images if given not in videos], out)
+    check_writable(out)
+    Smoother(smooth)  # says what is wrong with it, if something is, before anything is loaded
+    segmenter = Segmenter.load(weights, device=device, tta=tta, tile=tile)
+    if output_stride is not None:
+        segmenter.model.set_output_stride(output_stride)
+    for given in dict.fromkeys(videos):
+        alike = [other for other in dict.fromkeys(videos) if Path(other).stem == Path(given).stem]
+        name = Path(given).stem if len(alike) == 1 else Path(given).name.replace(".", "_")
+        target = out / (f"camera_{given}.mp4" if given.isdigit() else f"{name}_overlay.mp4")
+        _segment_video(segmenter, given, target, smooth, as_json=as_json)
+    if jobs:
+        _segment_images(segmenter, jobs, out, windows=tile is not None, as_json=as_json)
+
+
+def _segment_images(
+    segmenter: Segmenter, jobs: list[tuple[Path, Path]], out: Path, *, windows: bool, as_json: bool
+) -> None:
+    """Images are read ahead of the network and written behind it. What cannot be read is listed at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from atrous.files import check_writable
-    from atrous.inference import Segmenter
+    from atrous.inference.pipeline import Behind, ahead
 
-    jobs = plan(images, out)
-    check_writable(out)
-    segmenter = Segmenter.load(weights, device=device)
-    if output_stride is not None:
-        segmenter.model.set_output_stride(output_stride)
     console, notes = Console(), Console(stderr=True)
     failures: list[AtrousError] = []
-    done = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True, disable=len(jobs) < 2) as progress:
-        task = progress.add_task("segmenting", total=len(jobs))
+    done: list[Path] = []
+
+    def write(source: Path, target: Path, found: Segmentation, seconds: float) -> None:
         try:
-            for source, target in jobs:
-                try:
-                    report(console, _segment(segmenter, source, target), as_json=as_json)
-                    done += 1
-                except AtrousError as error:
-                    if len(jobs) == 1:
-                        raise
-                    failures.append(error)
-                progress.advance(task)
+            report(console, _written(source, target, found, seconds), as_json=as_json)
+            done.append(target)
+        except AtrousError as error:
+            failures.append(error)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    alone = len(jobs) == 1
+    with Progress(*columns, console=notes, transient=True, disable=alone and not windows) as progress:
+        task = progress.add_task("segmenting", total=len(jobs))
+        if alone:
+            segmenter.progress = lambda count, total: progress.update(task, completed=count, total=total)
+        try:
+            with Behind() as behind:
+                for source, target, pixels in ahead((source, target, _read(source)) for source, target in jobs):
+                    if isinstance(pixels, AtrousError):
+                        failures.append(pixels)
+                    else:
+                        start = time.perf_counter()
+                        found = segmenter(pixels)
+                        behind.do(write, source, target, found, time.perf_counter() - start)
+                    if not alone:
+                        progress.advance(task)
         except KeyboardInterrupt:
-            notes.print(f"stopped after {done} of {len(jobs)} images; those lie in {out}", style="yellow")
+            notes.print(f"stopped after {len(done)} of {len(jobs)} images; those lie in {out}", style="yellow")
             raise typer.Exit(130) from None
+    if failures and alone:
+        raise failures[0]
     if failures:
         listed = "\n".join(f"  {failure}" for failure in failures)
         raise AtrousError(
             f"{len(failures)} of {len(jobs)} images could not be segmented, the others are in {out}:\n{listed}"
         )
+
+
+def _read(source: Path) -> Pixels | AtrousError:
+    from atrous.data.images import read_image
+
+    try:
+        return read_image(source)
+    except AtrousError as error:
+        return error
 
 
 def plan(images: list[str], out: Path) -> list[tuple[Path, Path]]:
@@ -129,10 +185,42 @@ def _expand(given: str) -> list[tuple[Path, Path]]:
     return [(path, Path(path.name))]
 
 
-def _segment(segmenter: Segmenter, source: Path, target: Path) -> dict[str, Any]:
-    start = time.perf_counter()
-    found: Segmentation = segmenter(source)
-    seconds = time.perf_counter() - start
+def _is_video(given: str) -> bool:
+    from atrous.inference.video import SUFFIXES
+
+    return given.isdigit() or Path(given).suffix.lower() in SUFFIXES
+
+
+def _segment_video(segmenter: Segmenter, given: str, target: Path, smooth: float, *, as_json: bool) -> None:
+    """A file, or a camera by its number until Ctrl-C; says where the time went."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from atrous.inference.video import segment_video
+
+    camera = given.isdigit()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("recording, Ctrl-C ends it" if camera else "segmenting", total=None)
+        timing = segment_video(
+            segmenter,
+            int(given) if camera else Path(given),
+            target,
+            smooth=smooth,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if as_json:
+        stages = {name: round(seconds, 3) for name, seconds in timing.stages.items()}
+        found = {"video": given, "overlay": str(target), "frames": timing.frames, "seconds": round(timing.wall, 3)}
+        typer.echo(json.dumps({**found, "stages": stages}))
+        return
+    console = Console()
+    console.print(f"{given}: {timing}", soft_wrap=True)
+    console.print(f"  [dim]->[/] {target}", soft_wrap=True)
+
+
+def _written(source: Path, target: Path, found: Segmentation, seconds: float) -> dict[str, Any]:
+    """What is told of an image, whose label map and overlay are written."""
     labels, overlay = found.save(target)
     height, width = found.labels.shape
     return {

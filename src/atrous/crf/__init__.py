@@ -18,7 +18,7 @@ _WHERE = {
     "DenseCRF": "mean_field",
     "Features": "parameters",
     "Gaussian": "parameters",
-    "Inference": "mean_field",
+    "InferenceOptions": "mean_field",
     "Lattice": "lattice",
     "Normalization": "lattice",
     "PRESETS": "parameters",
@@ -32,15 +32,15 @@ _WHERE = {
 }
 
 __all__ = [
-    "CRFRNN", "PRESETS", "Bilateral", "DenseCRF", "Features", "Gaussian", "Inference", "Lattice", "Normalization",
-    "Preset", "TorchLattice", "dense_crf", "dense_crf_labels", "permutohedral_filter", "preset",
+    "CRFRNN", "PRESETS", "Bilateral", "DenseCRF", "Features", "Gaussian", "InferenceOptions", "Lattice",
+    "Normalization", "Preset", "TorchLattice", "dense_crf", "dense_crf_labels", "permutohedral_filter", "preset",
     "probabilities_from_labels",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from atrous.crf.lattice import Lattice, Normalization
     from atrous.crf.lattice_torch import TorchLattice, permutohedral_filter
-    from atrous.crf.mean_field import DenseCRF, Inference, dense_crf, dense_crf_labels
+    from atrous.crf.mean_field import DenseCRF, InferenceOptions, dense_crf, dense_crf_labels
     from atrous.crf.parameters import PRESETS, Bilateral, Features, Gaussian, Preset, preset
     from atrous.crf.rnn import CRFRNN
     from atrous.crf.unary import probabilities_from_labels

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from atrous.crf import engine_numba, filter_numba
-from atrous.crf.lattice import LANES, Array, Lattice, Normalization, kernels_running, slice_factor
+from atrous.crf.lattice import LANES, Array, Lattice, Normalization, slice_factor
+from atrous.crf.team import parts_for, together
 
 Float32s = npt.NDArray[np.float32]
 
@@ -55,32 +56,29 @@ class MeanField:
     """
 
     def __init__(
-        self,
-        features: Sequence[Array],
-        normalizations: Sequence[Normalization],
-        pixels: npt.NDArray[np.int32],
+        self, features: Sequence[Array], normalizations: Sequence[Normalization], pixels: npt.NDArray[np.int32]
     ) -> None:
-        self.lattice: Lattice | None = None
-        with kernels_running(len(pixels)):
-            if features:
-                self.lattice = Lattice.build(*features)
-                self.splat_weights, self.slice_weights = self._weights(self.lattice, normalizations)
         self.pixels = pixels
-        self._parts = 64
+        self.lattice = Lattice.build(*features) if features else _no_lattice(len(pixels))
+        self.splat_weights, self.slice_weights = self._weights(normalizations)
 
-    @staticmethod
-    def _weights(lattice: Lattice, normalizations: Sequence[Normalization]) -> tuple[Float32s, Float32s]:
+    def _weights(self, normalizations: Sequence[Normalization]) -> tuple[Float32s, Float32s]:
         """The barycentric weights with the normalisation multiplied in, for splat and slice; one array if equal."""
-        sums = lattice.row_sums()
-        factors = [kind.factors(each) for kind, each in zip(normalizations, sums, strict=True)]
+        lattice = self.lattice
+        if not lattice.kernels:
+            return lattice.weights, lattice.weights
+        factors = [kind.factors(each) for kind, each in zip(normalizations, lattice.row_sums(), strict=True)]
         before, after = (np.stack([pair[side] for pair in factors]).astype(np.float32) for side in (0, 1))
-        splat_weights = lattice.weights
-        one_sided = {Normalization.BEFORE, Normalization.AFTER} & set(normalizations)
-        slice_weights = np.empty_like(splat_weights) if one_sided else splat_weights
-        if one_sided:
-            filter_numba.scaled_weights(lattice.weights, lattice.columns, after, slice_weights)
-        filter_numba.scaled_weights(lattice.weights, lattice.columns, before, splat_weights)
+        splat_weights = slice_weights = lattice.weights
+        if {Normalization.BEFORE, Normalization.AFTER} & set(normalizations):
+            slice_weights = np.empty_like(splat_weights)
+            self.run(1, filter_numba.scaled_weights, lattice.weights, lattice.columns, after, slice_weights)
+        self.run(1, filter_numba.scaled_weights, lattice.weights, lattice.columns, before, splat_weights)
         return splat_weights, slice_weights
+
+    def run(self, stages: int, kernel: Callable[..., None], *args: object) -> None:
+        """Run a kernel over the pixels by a team of threads."""
+        together(len(self.pixels), stages, kernel, *args)
 
     def infer(
         self,
@@ -97,22 +95,28 @@ class MeanField:
         with the sender first. `divergence(step, value)` is called with the KL divergence, up to a constant, before each
         step and after the last.
         """
-        with kernels_running(len(self.pixels)):
-            state = Inference(self, unary, couplings)
-            previous = np.empty_like(state.marginals) if tolerance else None
-            for step in range(iterations):
-                if previous is not None:
-                    np.copyto(previous, state.marginals)
-                value = state.step(divergence is not None)
-                if divergence is not None:
-                    divergence(step, value)
-                if previous is not None:
-                    change = engine_numba.largest_change(previous.ravel(), state.marginals.ravel(), self._parts)
-                    if change < tolerance:
-                        break
+        state = Inference(self, unary, couplings)
+        if divergence is None and not tolerance:
+            state.step(iterations)
+            return state
+        step = 0
+        for step in range(1, iterations + 1):
+            previous = state.marginals.copy() if tolerance else None
+            (value,) = state.step(diverging=divergence is not None)
             if divergence is not None:
-                divergence(step + 1 if iterations else 0, state.divergence())
+                divergence(step - 1, value)
+            if previous is not None and np.abs(np.subtract(previous, state.marginals, out=previous)).max() < tolerance:
+                break
+        if divergence is not None:
+            divergence(step, state.divergence())
         return state
+
+
+def _no_lattice(points: int) -> Lattice:
+    """What stands for the lattices of a CRF without pairwise terms."""
+    none, nothing = np.empty(0, np.int32), np.zeros(1, np.int64)
+    empty = np.empty((points, 0), np.int32)
+    return Lattice(empty, empty.astype(np.float32), nothing, nothing, none, none, none, nothing, 0, 0)
 
 
 class Inference:
@@ -120,74 +124,52 @@ class Inference:
 
     def __init__(self, field: MeanField, unary: Unary, couplings: Sequence[Array]) -> None:
         self.field, self.unary = field, unary
-        classes = len(unary.kept) + bool(len(unary.pruned))
-        panels = -(-classes // LANES)
-        self._send, self._mixes = self._messages(couplings, panels)
-        self.logits = np.empty((panels, len(field.pixels), LANES), np.float32)
+        count = -(-(len(unary.kept) + bool(len(unary.pruned))) // LANES)
+        self._send, self._source_of, self._matrices = self._messages(couplings, count)
+        self.logits = np.empty((count, len(field.pixels), LANES), np.float32)
+        self._panels = np.empty((1 + len(self._matrices), *self.logits.shape), np.float32)
+        self._rows = field.lattice.empty_rows()
+        given = (unary.values, field.pixels)
         if unary.energies:
-            engine_numba.logits_from_energies(unary.values, field.pixels, self.logits, field._parts)
+            field.run(1, engine_numba.start_from_energies, *given, self.logits, self.marginals)
         else:
-            engine_numba.logits_from_probabilities(
-                unary.values, field.pixels, unary.kept, unary.pruned, FLOOR, self.logits, field._parts
-            )
-        self.marginals = np.empty_like(self.logits)
-        self._mixed = {kernel: np.empty_like(self.logits) for kernel in self._mixes}
-        self._rows = field.lattice.empty_rows() if field.lattice else np.empty((0, LANES), np.float32)
-        for panel in range(panels):
-            self._update(panel, first=True)
+            classes = (unary.kept, unary.pruned, FLOOR)
+            field.run(1, engine_numba.start_from_probabilities, *given, *classes, self.logits, self.marginals)
 
-    def _messages(self, couplings: Sequence[Array], panels: int) -> tuple[Float32s, dict[int, Float32s]]:
-        """Per kernel what each class sends, (kernels, panels, 8), and the matrices of those that mix classes."""
+    @property
+    def marginals(self) -> Float32s:
+        """(panels, points, 8)."""
+        return self._panels[0]
+
+    def _messages(self, couplings: Sequence[Array], panels: int) -> tuple[Float32s, npt.NDArray[np.int64], Float32s]:
+        """Per kernel what each class sends, (kernels, panels, 8), from which panels it is taken (0: the marginals
+        themselves), and the matrices of those that mix classes first."""
         width, kept = panels * LANES, self.unary.kept
         send = np.zeros((len(couplings), width), np.float32)
-        mixes: dict[int, Float32s] = {}
+        source_of = np.zeros(len(couplings), np.int64)
+        matrices = []
         for kernel, coupling in enumerate(couplings):
-            coupling = np.asarray(coupling, np.float64) * slice_factor(self._lattice.dimension(kernel))
+            coupling = np.asarray(coupling, np.float64) * slice_factor(self.field.lattice.dimension(kernel))
             if coupling.ndim < 2:
                 send[kernel, : len(kept)] = coupling if coupling.ndim == 0 else coupling[kept]
                 continue
             matrix = np.zeros((width, width), np.float32)
             matrix[: len(kept), : len(kept)] = coupling[np.ix_(kept, kept)]
-            mixes[kernel] = matrix.reshape(width, panels, LANES)
-            send[kernel] = 1
-        return send.reshape(len(couplings), panels, LANES), mixes
+            matrices.append(matrix)
+            send[kernel], source_of[kernel] = 1, len(matrices)
+        mixing = np.stack(matrices) if matrices else np.empty((0, width, width), np.float32)
+        return send.reshape(-1, panels, LANES), source_of, mixing.reshape(-1, width, panels, LANES)
 
-    @property
-    def _lattice(self) -> Lattice:
-        assert self.field.lattice is not None  # there is one wherever there is a coupling
-        return self.field.lattice
-
-    def _update(self, panel: int, *, first: bool = False, divergence: Array | None = None) -> None:
-        lattice = self.field.lattice
-        nothing = np.empty((0, 0))
-        engine_numba.update_panel(
-            nothing.astype(np.int32) if lattice is None else lattice.offsets,
-            nothing.astype(np.float32) if lattice is None else self.field.slice_weights,
-            self._rows, self.logits, self.marginals, panel, first or lattice is None,
-            np.empty(0) if divergence is None else divergence,
+    def step(self, steps: int = 1, *, diverging: bool = False) -> list[float]:
+        """So many updates; if asked for, the divergence of the marginals before each, else zeros."""
+        field, lattice = self.field, self.field.lattice
+        terms = np.zeros((steps, parts_for(len(field.pixels)) if diverging else 0))
+        field.run(
+            steps * (len(self._matrices) + len(self.logits) * lattice.stages), engine_numba.update,
+            steps, lattice.arrays, field.splat_weights, field.slice_weights, self._send, self._source_of,
+            self._matrices, self.logits, self._panels, self._rows, terms,
         )  # fmt: skip
-
-    def _sources(self, panel: int) -> list[tuple[int, int, Array]]:
-        """Which panel of values each kernel filters: the marginals, unless its matrix has mixed them first."""
-        if not self._mixes:
-            return [(0, self._lattice.kernels, self.marginals[panel])]
-        return [
-            (kernel, kernel + 1, self._mixed.get(kernel, self.marginals)[panel])
-            for kernel in range(self._lattice.kernels)
-        ]
-
-    def step(self, divergence: bool = False) -> float:
-        """One update; the divergence of the marginals it started from, if asked for, else 0."""
-        terms = np.zeros(self.field._parts if divergence else 0)
-        with kernels_running(len(self.field.pixels)):
-            for kernel, matrix in self._mixes.items():
-                engine_numba.mix_classes(self.marginals, matrix, self._mixed[kernel])
-            for panel in range(len(self.marginals)):
-                if self.field.lattice is not None:
-                    send = np.ascontiguousarray(self._send[:, panel])
-                    self._lattice.splat_and_blur(self._sources(panel), send, self._rows, self.field.splat_weights)
-                self._update(panel, divergence=terms)
-        return float(terms.sum())
+        return [float(value) for value in terms.sum(1)]
 
     def divergence(self) -> float:
         """KL divergence of the present marginals up to a constant: sum of q (log q + U + messages), as pydensecrf's.
@@ -195,8 +177,8 @@ class Inference:
         Computing it takes a step, which is undone.
         """
         kept = self.marginals.copy()
-        value = self.step(divergence=True)
-        self.marginals = kept
+        (value,) = self.step(diverging=True)
+        self.marginals[:] = kept
         return value
 
     def set(self, marginals: Array) -> None:
@@ -216,7 +198,6 @@ class Inference:
 
     def _write(self, kernel: Callable[..., None], out: Array) -> None:
         unary = self.unary
-        with kernels_running(len(self.field.pixels)):
-            kernel(
-                self.marginals, unary.values, self.field.pixels, unary.kept, unary.pruned, FLOOR, out, self.field._parts
-            )
+        self.field.run(
+            1, kernel, self.marginals, unary.values, self.field.pixels, unary.kept, unary.pruned, FLOOR, out
+        )  # fmt: skip

@@ -10,9 +10,6 @@ scaling, blur, slice factor and normalisation as in Krähenbühl's code, which p
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -24,25 +21,6 @@ from atrous.errors import AtrousError
 
 Array = npt.NDArray[Any]
 LANES = 8
-_one_at_a_time = threading.RLock()
-
-
-@contextmanager
-def kernels_running(points: int) -> Iterator[None]:
-    """Enter numba's parallel kernels: one Python thread at a time, with no more threads than `points` keep busy.
-
-    numba's portable threading layer may be entered by one thread only, and waking threads for a small image costs more
-    than they save.
-    """
-    from numba import get_num_threads, set_num_threads
-
-    with _one_at_a_time:
-        before = get_num_threads()
-        set_num_threads(max(1, min(before, points // 4096)))
-        try:
-            yield
-        finally:
-            set_num_threads(before)
 
 
 class Normalization(IntEnum):
@@ -130,17 +108,18 @@ def checked_features(features: Any) -> npt.NDArray[np.float32]:
 class Lattice:
     """One or more permutohedral lattices over the same points, built for the numba kernels.
 
-    The corners of all kernels lie side by side: point i has `offsets[i, columns[k]:columns[k + 1]]` in kernel k. Rows
-    of vertices are followed, kernel by kernel, by the copies that bands of points need to splat in parallel.
+    The corners of all kernels lie side by side: point i has `offsets[i, columns[k]:columns[k + 1]]` in kernel k. The
+    rows of a kernel's vertices are followed by the copies of them that bands of points need to splat in parallel.
     """
 
     offsets: npt.NDArray[np.int32]  # (points, corners): row of each corner
     weights: npt.NDArray[np.float32]  # (points, corners): barycentric coordinates
     columns: npt.NDArray[np.int64]  # (kernels + 1,)
     bounds: npt.NDArray[np.int64]  # (bands + 1,): points of a band
-    chains: tuple[tuple[npt.NDArray[np.int32], ...], ...]  # per kernel, per axis: runs of neighbours
     copies: npt.NDArray[np.int32]
-    owners: npt.NDArray[np.int32]
+    owners: npt.NDArray[np.int32]  # of each copy, the row of its vertex
+    chain: npt.NDArray[np.int32]  # runs of neighbours, axis after axis, kernel after kernel
+    starts: npt.NDArray[np.int64]  # (axes + 1,): where those of an axis begin in the chain
     rows: int
     vertices: int
 
@@ -152,45 +131,27 @@ class Lattice:
 
         *Raises:* `AtrousError` when they are empty, not finite, or differ in the number of points.
         """
+        from atrous.crf.team import thread_count
+
         kernels = [checked_features(each) for each in features]
         if len({len(each) for each in kernels}) != 1:
             raise AtrousError(f"all kernels need the same number of points, found {[len(each) for each in kernels]}")
-        with kernels_running(len(kernels[0])):
-            return cls._build(kernels)
-
-    @classmethod
-    def _build(cls, kernels: list[npt.NDArray[np.float32]]) -> Lattice:
-        from numba import get_num_threads
-
-        from atrous.crf.lattice_numba import link_runs, number_vertices, ranges
-
-        points, bands = len(kernels[0]), get_num_threads()
+        points = len(kernels[0])
+        bands = thread_count(points)
         bounds = np.arange(bands + 1, dtype=np.int64) * points // bands
         columns = np.cumsum([0, *(each.shape[1] + 1 for each in kernels)], dtype=np.int64)
         offsets = np.empty((points, columns[-1]), np.int32)
         weights = np.empty((points, columns[-1]), np.float32)
-        chains, copies, owners, rows, vertices = [], [], [], 0, 0
+        parts, rows = [], 0
         for column, each in zip(columns, kernels, strict=False):
-            lowest, highest = ranges(each, 16)
-            if not (np.isfinite(lowest).all() and np.isfinite(highest).all()):
-                raise AtrousError("features hold NaN or infinity; expected finite numbers: check them and their sigmas")
-            strides = key_strides(lowest, highest)
-            steps = key_steps(strides)
-            scale = embedding_scale(each.shape[1])
-            memory = np.empty((2 * points * len(steps) + 64, 2), np.int64)  # numpy asks for huge pages, numba does not
-            keys, table, behind = number_vertices(
-                each, scale, strides, steps, bounds, offsets, weights, column, rows, memory
-            )
-            after, runs = np.empty((2, len(steps), len(keys)), np.int32)
-            used = link_runs(keys, table, steps, rows, after, runs)
-            chains.append(tuple(runs[axis, : used[axis]] for axis in range(len(steps))))
-            copies.append(np.arange(rows + len(keys), rows + len(keys) + len(behind), dtype=np.int32))
-            owners.append(behind)
-            rows += len(keys) + len(behind)
-            vertices += len(keys)
+            parts.append(_build_one(each, bounds, offsets, weights, int(column), rows))
+            rows += parts[-1].vertices + len(parts[-1].owners)
+        chains = [chain for part in parts for chain in part.chains]
         return cls(
-            offsets, weights, columns, bounds, tuple(chains),
-            np.concatenate(copies), np.concatenate(owners), rows, vertices,
+            offsets, weights, columns, bounds,
+            np.concatenate([part.copies for part in parts]), np.concatenate([part.owners for part in parts]),
+            np.concatenate(chains), np.cumsum([0, *(chain.size for chain in chains)], dtype=np.int64),
+            rows, sum(part.vertices for part in parts),
         )  # fmt: skip
 
     @property
@@ -199,73 +160,115 @@ class Lattice:
 
     @property
     def kernels(self) -> int:
-        return len(self.chains)
+        return len(self.columns) - 1
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """What the kernels of `filter_numba` call a lattice."""
+        return self.offsets, self.columns, self.bounds, self.copies, self.owners, self.chain, self.starts
+
+    @property
+    def stages(self) -> int:
+        """How many stages one panel takes: those of `filter_numba.filtered_rows`, and a slice."""
+        return 5 + len(self.starts) - 1
 
     def dimension(self, kernel: int) -> int:
-        return len(self.chains[kernel]) - 1
+        return int(self.columns[kernel + 1] - self.columns[kernel]) - 1
+
+    def _slice_factors(self) -> npt.NDArray[np.float32]:
+        return np.array([slice_factor(self.dimension(kernel)) for kernel in range(self.kernels)], np.float32)
 
     def empty_rows(self) -> npt.NDArray[np.float32]:
         """Room for one panel of vertex values."""
         return np.empty((self.rows, LANES), np.float32)
 
-    def splat_and_blur(
-        self, sources: Sequence[tuple[int, int, Array]], send: Array, rows: Array, weights: Array, reverse: bool = False
-    ) -> None:
-        """Fill `rows` from panels of values: kernels begin..end of each `(begin, end, (points, 8))` in `sources`.
-
-        `send` (kernels, 8) multiplies the values for each kernel. `reverse` blurs the axes backwards: the transpose.
-        """
-        from atrous.crf import filter_numba as numba_kernels
-
-        parts = 4 * (len(self.bounds) - 1)
-        numba_kernels.clear(rows, parts)
-        for begin, end, values in sources:
-            numba_kernels.splat_panel(
-                values, send[begin:end], self.offsets, weights, self.columns[begin : end + 1], self.bounds, rows
-            )
-        numba_kernels.gather_copies(self.copies, self.owners, rows)
-        for axes in self.chains:
-            for chain in reversed(axes) if reverse else axes:
-                if chain.size:
-                    numba_kernels.blur_axis(chain, rows, parts)
-        numba_kernels.spread_copies(self.copies, self.owners, rows)
-
     def row_sums(self) -> npt.NDArray[np.float32]:
         """K 1 of every kernel, (kernels, points)."""
-        from atrous.crf.filter_numba import slice_panel
+        from atrous.crf import filter_numba
+        from atrous.crf.team import together
 
-        rows, out = self.empty_rows(), np.ones((self.points, LANES), np.float32)
-        send = np.ones((self.kernels, LANES), np.float32)
-        self.splat_and_blur([(0, self.kernels, out)], send, rows, self.weights)
         sums = np.empty((self.kernels, self.points), np.float32)
-        for kernel in range(self.kernels):
-            slice_panel(self.offsets, self.weights, self.columns[kernel], self.columns[kernel + 1], rows, out)
-            np.multiply(out[:, 0], np.float32(slice_factor(self.dimension(kernel))), out=sums[kernel])
+        factors = self._slice_factors()
+        send = np.repeat(factors, LANES).reshape(self.kernels, 1, LANES)
+        ones = np.ones((1, 1, self.points, LANES), np.float32)
+        together(
+            self.points, self.stages, filter_numba.row_sums,
+            self.arrays, self.weights, send, np.zeros(self.kernels, np.int64), ones, self.empty_rows(), sums,
+        )  # fmt: skip
         return sums
 
     def filter(self, values: Any, *, reverse: bool = False) -> npt.NDArray[np.float32]:
-        """K v, not normalised, for a lattice of one kernel; the transpose of K with `reverse`.
+        """K v, not normalised, all kernels added up; the transpose of K with `reverse`.
 
         *Shape:* values (points, channels); returns the same, float32.
 
-        *Raises:* `AtrousError` when the number of points differs or the lattice has several kernels.
+        *Raises:* `AtrousError` when the number of points differs.
         """
-        from atrous.crf.filter_numba import slice_panel
+        from atrous.crf import filter_numba
+        from atrous.crf.team import together
 
         given = np.asarray(values, np.float32)
-        if given.ndim != 2 or len(given) != self.points or self.kernels != 1:
-            raise AtrousError(
-                f"values must have shape ({self.points}, channels) and the lattice one kernel, "
-                f"found {given.shape} and {self.kernels}"
-            )
-        out = np.empty_like(given, order="C")
-        rows, panel = self.empty_rows(), np.zeros((self.points, LANES), np.float32)
-        send = np.full((1, LANES), slice_factor(self.dimension(0)), np.float32)
-        with kernels_running(self.points):
-            for first in range(0, given.shape[1], LANES):
-                width = min(LANES, given.shape[1] - first)
-                panel[:, :width] = given[:, first : first + width]
-                self.splat_and_blur([(0, 1, panel)], send, rows, self.weights, reverse)
-                slice_panel(self.offsets, self.weights, 0, self.columns[1], rows, panel)
-                out[:, first : first + width] = panel[:, :width]
-        return out
+        if given.ndim != 2 or len(given) != self.points:
+            raise AtrousError(f"values must have shape ({self.points}, channels), found {given.shape}")
+        channels = given.shape[1]
+        panels = np.zeros((1, -(-channels // LANES), self.points, LANES), np.float32)
+        for k in range(channels):
+            panels[0, k // LANES, :, k % LANES] = given[:, k]
+        factors = self._slice_factors()
+        send = np.repeat(factors, panels.shape[1] * LANES).reshape(self.kernels, -1, LANES)
+        rows, sources = self.empty_rows(), np.zeros(self.kernels, np.int64)
+        for panel in range(panels.shape[1]):
+            together(
+                self.points, self.stages, filter_numba.filter_panel,
+                self.arrays, self.weights, send, sources, panels, panel, reverse, rows, panels[0, panel],
+            )  # fmt: skip
+        return panels[0].transpose(1, 0, 2).reshape(self.points, -1)[:, :channels]
+
+
+@dataclass(frozen=True)
+class _OneKernel:
+    vertices: int
+    copies: npt.NDArray[np.int32]
+    owners: npt.NDArray[np.int32]
+    chains: list[npt.NDArray[np.int32]]
+
+
+def _build_one(
+    features: npt.NDArray[np.float32], bounds: Array, offsets: Array, weights: Array, column: int, first: int
+) -> _OneKernel:
+    """Embed, number and link one kernel's lattice; see `lattice_numba`.
+
+    Scratch is as long as could ever be needed and mostly never touched. It is numpy's because that asks the system for
+    huge pages, which numba's does not.
+    """
+    from atrous.crf import lattice_numba
+    from atrous.crf.team import parts_for, together
+
+    points, d = features.shape
+    lows, highs = np.empty((2, parts_for(points), d), np.float32)
+    together(points, 1, lattice_numba.ranges, features, lows, highs)
+    lowest, highest = lows.min(0), highs.max(0)
+    if not (np.isfinite(lowest).all() and np.isfinite(highest).all()):
+        raise AtrousError("features hold NaN or infinity; expected finite numbers: check them and their sigmas")
+    strides = key_strides(lowest, highest)
+    steps, most = key_steps(strides), points * (d + 1)
+    memory, keys, vertices = np.empty((2 * most + 64, 2), np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    rows, owners = np.empty(most, np.int32), np.empty(most, np.int32)
+    sizes = np.zeros(3 + len(bounds) - 1, np.int64)
+    together(
+        points, 3, lattice_numba.number_vertices,
+        features, embedding_scale(d), strides, steps, bounds, offsets, weights, column, first,
+        memory, keys, rows, vertices, owners, sizes,
+    )  # fmt: skip
+    count, copied, slots = (int(size) for size in sizes[:3])
+    after, chains = np.empty((2, d + 1, count), np.int32)
+    lengths = np.zeros(d + 1, np.int64)
+    together(
+        points, 2, lattice_numba.link_runs, vertices[:count], memory[:slots], steps, first, after, chains, lengths
+    )  # fmt: skip
+    return _OneKernel(
+        count,
+        np.arange(first + count, first + count + copied, dtype=np.int32),
+        owners[:copied].copy(),
+        [chains[axis, : lengths[axis]] for axis in range(d + 1)],
+    )

@@ -14,34 +14,35 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from atrous.crf.simd import LANES, less, load, nearest, splat, store
+from atrous.crf.team import first_part, next_part, next_stage
 
 _FREE = np.int64(-(2**63))  # marks an empty slot; no packed key reaches it
 _GOLDEN = np.int64(-7046029254386353131)  # 2^64 / golden ratio, as a signed number: Fibonacci hashing
 _LOW_32 = np.int64(0xFFFFFFFF)
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def ranges(features: Any, parts: Any) -> Any:
-    """The lowest and highest value of each feature, (d,) each; NaN where a feature has one."""
+@njit(cache=True, nogil=True)
+def ranges(counters: Any, parts: Any, features: Any, lows: Any, highs: Any) -> None:
+    """The lowest and highest value of each feature in each part of the pixels, (parts, d); NaN where there is one."""
     points, d = features.shape
-    lows, highs = np.empty((parts, d), np.float32), np.empty((parts, d), np.float32)
-    for part in prange(parts):
-        low, high = features[0].copy(), features[0].copy()
+    part = first_part(counters, 0)
+    while part < parts:
+        low, high = features[points * part // parts].copy(), features[points * part // parts].copy()
         for point in range(points * part // parts, points * (part + 1) // parts):
             for i in range(d):
                 value = features[point, i]
-                low[i] = value if not value >= low[i] else low[i]
-                high[i] = value if not value <= high[i] else high[i]
-                if value != value:  # and it stays: nothing compares with it
-                    low[i] = high[i] = value
+                if value != value:
+                    low[i] = high[i] = value  # and it stays: nothing compares with it
+                elif value < low[i]:
+                    low[i] = value
+                elif value > high[i]:
+                    high[i] = value
         lows[part], highs[part] = low, high
-    lowest, highest = lows[0].copy(), highs[0].copy()
-    for part in range(parts):
-        lowest, highest = np.minimum(lowest, lows[part]), np.maximum(highest, highs[part])
-    return lowest, highest
+        part = next_part(counters, 0)
+    next_stage(counters, 0, parts)
 
 
 @njit(cache=True, nogil=True)
@@ -181,34 +182,22 @@ def _number_band(
     return count
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def number_vertices(
-    features: Any, scale: Any, strides: Any, steps: Any, bounds: Any,
-    offsets: Any, weights: Any, column: Any, first: Any, memory: Any,
-) -> Any:  # fmt: skip
-    """Fill columns `column...` of `offsets` (rows from `first` on) and `weights`.
-
-    Bands of pixels, between consecutive `bounds`, number their vertices independently and are merged in order, which
-    gives the numbers that a single scan gives. A vertex that an earlier band has met gets, for the later band, a row of
-    its own behind the vertices, so that bands can splat at the same time without touching the same row.
-
-    `memory`, int64 (2 * points * corners + 64, 2), is room for the table, of which only what is needed is touched.
-    Returns the keys of the vertices, the table that finds them, and for each row behind them the vertex it stands for.
-    """
-    bands, n = bounds.size - 1, steps.size
-    keys = np.empty(features.shape[0] * n, np.int64)  # only the used beginning of a band's part is ever touched
-    rows = np.empty(features.shape[0] * n, np.int32)
-    counts = np.zeros(bands, np.int64)
-    for band in prange(bands):
-        low, high = bounds[band], bounds[band + 1]
-        counts[band] = _number_band(
-            features, low, high, scale, strides, steps, offsets, weights, column, keys[low * n : high * n]
-        )
-    most = counts.sum()
-    table = _empty_table(memory, max(64, most * 7 // 4))
-    vertices, owners = np.empty(most, np.int64), np.empty(most, np.int32)
+@njit(cache=True, nogil=True)
+def _merge_bands(
+    bounds: Any,
+    n: Any,
+    keys: Any,
+    rows: Any,
+    counts: Any,
+    first: Any,
+    table: Any,
+    vertices: Any,
+    owners: Any,
+    sizes: Any,
+) -> None:
+    """Number the vertices of all bands in order; `rows` becomes the vertex of each key, or `~copy` where it was met."""
     count, copies = 0, 0
-    for band in range(bands):
+    for band in range(bounds.size - 1):
         for i in range(bounds[band] * n, bounds[band] * n + counts[band]):
             slot = _find(keys[i], _slot(keys[i], table), table)
             if table[slot, 0] == _FREE:
@@ -221,30 +210,67 @@ def number_vertices(
                 owners[copies] = first + table[slot, 1]
                 rows[i] = ~copies
                 copies += 1
-    for band in prange(bands):
+    sizes[0], sizes[1], sizes[2] = count, copies, table.shape[0]
+
+
+@njit(cache=True, nogil=True)
+def number_vertices(
+    counters: Any, parts: Any, features: Any, scale: Any, strides: Any, steps: Any, bounds: Any,
+    offsets: Any, weights: Any, column: Any, first: Any,
+    memory: Any, keys: Any, rows: Any, vertices: Any, owners: Any, sizes: Any,
+) -> None:  # fmt: skip
+    """Fill columns `column...` of `offsets` (rows from `first` on) and `weights`; 3 stages.
+
+    Bands of pixels, between consecutive `bounds`, number their vertices independently and are merged in order, which
+    gives the numbers that a single scan gives. A vertex that an earlier band has met gets, for the later band, a row of
+    its own behind the vertices, so that bands can splat at the same time without touching the same row.
+
+    Also written: `vertices`, their keys; `owners`, for each row behind them the vertex it stands for; `memory`, the
+    table that finds them; `sizes`, how much of the three is used, and from then on how many vertices each band has met.
+    All are as long as points times corners, of which only what is needed is touched; `memory` is twice that and 64.
+    """
+    bands, n = bounds.size - 1, steps.size
+    counts = sizes[3:]
+    band = first_part(counters, 0)
+    while band < bands:
+        low, high = bounds[band], bounds[band + 1]
+        counts[band] = _number_band(
+            features, low, high, scale, strides, steps, offsets, weights, column, keys[low * n : high * n]
+        )
+        band = next_part(counters, 0)
+    next_stage(counters, 0, bands)
+
+    if first_part(counters, 1) == 0:
+        table = _empty_table(memory, max(64, counts.sum() * 7 // 4))
+        _merge_bands(bounds, n, keys, rows, counts, first, table, vertices, owners, sizes)
+        next_part(counters, 1)
+    next_stage(counters, 1, 1)
+
+    band = first_part(counters, 2)
+    while band < bands:
         start = bounds[band] * n
         for i in range(start, start + counts[band]):
-            rows[i] = first + (rows[i] if rows[i] >= 0 else count + ~rows[i])
+            rows[i] = first + (rows[i] if rows[i] >= 0 else sizes[0] + ~rows[i])
         for pixel in range(bounds[band], bounds[band + 1]):
             for e in range(column, column + n):
                 offsets[pixel, e] = rows[start + offsets[pixel, e]]
-    return vertices[:count], table, owners[:copies]
+        band = next_part(counters, 2)
+    next_stage(counters, 2, bands)
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def _neighbours(vertices: Any, table: Any, steps: Any, after: Any, parts: Any) -> None:
+@njit(cache=True, nogil=True)
+def _neighbours(vertices: Any, table: Any, steps: Any, after: Any, low: Any, high: Any) -> None:
     """after[axis, v] = the next vertex along each axis, or -1. The table is read ahead as in `_number_band`."""
     axes = steps.size
-    for part in prange(parts):
-        slots, seen = np.empty(axes, np.int64), np.empty(axes, np.int64)
-        for v in range(vertices.size * part // parts, vertices.size * (part + 1) // parts):
-            for axis in range(axes):
-                slots[axis] = _slot(vertices[v] + steps[axis], table)
-                seen[axis] = table[slots[axis], 0]
-            for axis in range(axes):
-                key = vertices[v] + steps[axis]
-                slot = slots[axis] if seen[axis] == key else _find(key, slots[axis], table)
-                after[axis, v] = -1 if table[slot, 0] == _FREE else table[slot, 1]
+    slots, seen = np.empty(axes, np.int64), np.empty(axes, np.int64)
+    for v in range(low, high):
+        for axis in range(axes):
+            slots[axis] = _slot(vertices[v] + steps[axis], table)
+            seen[axis] = table[slots[axis], 0]
+        for axis in range(axes):
+            key = vertices[v] + steps[axis]
+            slot = slots[axis] if seen[axis] == key else _find(key, slots[axis], table)
+            after[axis, v] = -1 if table[slot, 0] == _FREE else table[slot, 1]
 
 
 @njit(cache=True, nogil=True)
@@ -285,15 +311,23 @@ def _runs(after: Any, first: Any, chain: Any) -> int:
     return place
 
 
-@njit(cache=True, parallel=True, nogil=True)
-def link_runs(vertices: Any, table: Any, steps: Any, first: Any, after: Any, chains: Any) -> Any:
-    """Write to `chains` (axes, vertices) the vertices that have a neighbour, run by run; return the lengths used.
+@njit(cache=True, nogil=True)
+def link_runs(
+    counters: Any, parts: Any, vertices: Any, table: Any, steps: Any, first: Any, after: Any, chains: Any, lengths: Any
+) -> None:
+    """Write to `chains` (axes, vertices) the vertices that have a neighbour, run by run; 2 stages.
 
     The last vertex of a run is stored as `~vertex`. A vertex with no neighbour along an axis is left unchanged by the
-    blur along it and is not listed. `after` is room for (axes, vertices) numbers.
+    blur along it and is not listed. `lengths` is how much of each row is used, `after` is room for as many numbers.
     """
-    _neighbours(vertices, table, steps, after, 64)
-    lengths = np.zeros(steps.size, np.int64)
-    for axis in prange(steps.size):
+    part = first_part(counters, 0)
+    while part < parts:
+        _neighbours(vertices, table, steps, after, vertices.size * part // parts, vertices.size * (part + 1) // parts)
+        part = next_part(counters, 0)
+    next_stage(counters, 0, parts)
+
+    axis = first_part(counters, 1)
+    while axis < steps.size:
         lengths[axis] = _runs(after[axis], first, chains[axis])
-    return lengths
+        axis = next_part(counters, 1)
+    next_stage(counters, 1, steps.size)

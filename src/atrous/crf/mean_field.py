@@ -26,7 +26,7 @@ Weights = Sequence[Any] | None
 
 
 @dataclass(frozen=True)
-class Inference:
+class InferenceOptions:
     """How to infer: the options that `DenseCRF` and `dense_crf` share.
 
     `iterations`: mean-field updates. `prune`: classes whose probability is nowhere above it exchange no messages, which
@@ -87,7 +87,9 @@ class DenseCRF:
             self._features = []  # the lattice is all that is left to be known of them
         return self._field
 
-    def probabilities(self, maps: Array, how: Inference, *, energies: bool = False, weights: Weights = None) -> Array:
+    def probabilities(
+        self, maps: Array, how: InferenceOptions, *, energies: bool = False, weights: Weights = None
+    ) -> Array:
         """Marginals (K, H, W) float32 from checked probabilities, or energies, (K, H, W).
 
         `weights`, one per kernel, stand in for the kernels' own w: a search over them needs no new lattice.
@@ -97,14 +99,14 @@ class DenseCRF:
         out = self._start(maps, energies)
         return self._infer(maps, how, energies, weights).probabilities(out).reshape(maps.shape)
 
-    def labels(self, maps: Array, how: Inference, *, energies: bool = False, weights: Weights = None) -> Array:
+    def labels(self, maps: Array, how: InferenceOptions, *, energies: bool = False, weights: Weights = None) -> Array:
         """The arg-max of `probabilities`, (H, W) int64, without writing the marginals out."""
         out = np.empty(self.size[0] * self.size[1], np.int64)
         if self.pixels.size != out.size:
             out[:] = (maps.argmin(0) if energies else maps.argmax(0)).ravel()
         return self._infer(maps, how, energies, weights).labels(out).reshape(self.size)
 
-    def probabilities_in_torch(self, maps: Array, how: Inference, device: Any, *, energies: bool = False) -> Any:
+    def probabilities_in_torch(self, maps: Array, how: InferenceOptions, device: Any, *, energies: bool = False) -> Any:
         """As `probabilities`, computed by torch on `device` and left there."""
         import torch
 
@@ -130,7 +132,7 @@ class DenseCRF:
             out[:] = (_softmax(-maps) if energies else maps).reshape(out.shape)
         return out
 
-    def _couplings(self, maps: Array, how: Inference, energies: bool, weights: Weights) -> list[Array]:
+    def _couplings(self, maps: Array, how: InferenceOptions, energies: bool, weights: Weights) -> list[Array]:
         if maps.shape[1:] != self.size:
             raise AtrousError(f"the class maps are {maps.shape[1:]} (H, W), the image is {self.size}")
         if how.prune and energies:
@@ -141,7 +143,7 @@ class DenseCRF:
             return [np.asarray(weight, np.float64) for weight in weights]
         return [kernel.coupling(len(maps)) for kernel in self.kernels]
 
-    def _infer(self, maps: Array, how: Inference, energies: bool, weights: Weights) -> Any:
+    def _infer(self, maps: Array, how: InferenceOptions, energies: bool, weights: Weights) -> Any:
         from atrous.crf.engine import Unary
 
         couplings = self._couplings(maps, how, energies, weights)
@@ -179,8 +181,8 @@ def dense_crf(
     and `iterations` replace; `others` adds terms on features of your own. Instead of probabilities, `energies` gives
     the unaries themselves, minus logits; for partial labels see `probabilities_from_labels`.
 
-    `ignore`: (H, W) bool, pixels that take no part. `prune`, `tolerance` and `divergence`: see `Inference`. `backend`:
-    numba on the CPU and torch on a GPU, unless told.
+    `ignore`: (H, W) bool, pixels that take no part. `prune`, `tolerance` and `divergence`: see `InferenceOptions`.
+    `backend`: numba on the CPU and torch on a GPU, unless told.
 
     *Shape:* image (H, W, 3) or (3, H, W) uint8; probabilities (K, H, W), summing to 1 over axis 0, numpy or torch, any
     float type (computed in float32). Returns float32 of that shape and kind, on the same device. Batches: a leading
@@ -191,7 +193,9 @@ def dense_crf(
     *Raises:* `AtrousError`, which says what was found and what was expected, for anything else.
     """
     terms = _terms(preset, gaussian, bilateral, others)
-    how = Inference(papers(preset).iterations if iterations is None else iterations, prune, tolerance, divergence)
+    how = InferenceOptions(
+        papers(preset).iterations if iterations is None else iterations, prune, tolerance, divergence
+    )
     return _run("probabilities", image, probabilities, energies, terms, how, ignore, backend)
 
 
@@ -218,7 +222,9 @@ def dense_crf_labels(
     *Raises:* `AtrousError` as `dense_crf`.
     """
     terms = _terms(preset, gaussian, bilateral, others)
-    how = Inference(papers(preset).iterations if iterations is None else iterations, prune, tolerance, divergence)
+    how = InferenceOptions(
+        papers(preset).iterations if iterations is None else iterations, prune, tolerance, divergence
+    )
     return _run("labels", image, probabilities, energies, terms, how, ignore, backend)
 
 
@@ -239,7 +245,7 @@ def _terms(
 
 def _run(
     what: Literal["probabilities", "labels"], image: Any, probabilities: Any, energies: Any,
-    terms: list[Kernel], how: Inference, ignore: Any, backend: str,
+    terms: list[Kernel], how: InferenceOptions, ignore: Any, backend: str,
 ) -> Any:  # fmt: skip
     if (probabilities is None) == (energies is None):
         raise AtrousError("give either probabilities or energies, one of them")

@@ -32,6 +32,9 @@ class CRFRNN(nn.Module):
     *Raises:* `AtrousError` for no classes, and on shapes that do not match.
     """
 
+    needs_values = True
+    """What it computes depends on the image's values, so it cannot be run on the "meta" device."""
+
     def __init__(
         self,
         num_classes: int,
@@ -80,12 +83,20 @@ class CRFRNN(nn.Module):
         *Shape:* logits (N, K, H, W); image (N, 3, H, W), uint8 or float in 0..255, not normalised. Returns logits.
         """
         classes = len(self.spatial_weights)
-        expected = (len(logits), 3, *logits.shape[2:])
+        expected = (logits.shape[0], 3, *logits.shape[2:])
         if logits.ndim != 4 or logits.shape[1] != classes or image.shape != expected:
             raise AtrousError(
                 f"CRFRNN with {classes} classes expects logits (N, {classes}, H, W) and an image (N, 3, H, W), "
                 f"found {tuple(logits.shape)} and {tuple(image.shape)}"
             )
+        if torch.compiler.is_compiling():
+            return torch.ops.atrous.crf_rnn(
+                logits, image, self.spatial_weights, self.bilateral_weights, self.compatibility,
+                [self.sigma_alpha, self.sigma_beta, self.sigma_gamma], self.iterations, self.normalization.name,
+            )  # fmt: skip
+        return self._unroll(logits, image)
+
+    def _unroll(self, logits: Tensor, image: Tensor) -> Tensor:
         spatial, bilateral = self.kernels(image, logits.dtype)
         unary = logits.flatten(2).mT
         refined = unary
@@ -94,3 +105,34 @@ class CRFRNN(nn.Module):
             messages = spatial(marginals) * self.spatial_weights + bilateral(marginals) * self.bilateral_weights
             refined = unary - coupled(messages, self.compatibility.T)
         return refined.mT.view_as(logits)
+
+
+@torch.library.custom_op("atrous::crf_rnn", mutates_args=())
+def _crf_rnn(
+    logits: Tensor,
+    image: Tensor,
+    spatial_weights: Tensor,
+    bilateral_weights: Tensor,
+    compatibility: Tensor,
+    sigmas: list[float],
+    iterations: int,
+    normalization: str,
+) -> Tensor:
+    """The layer as one operator of an exported graph: a lattice's size depends on the image, which no graph can say."""
+    sigma_alpha, sigma_beta, sigma_gamma = sigmas
+    layer = CRFRNN(
+        len(spatial_weights),
+        iterations=iterations,
+        sigma_alpha=sigma_alpha,
+        sigma_beta=sigma_beta,
+        sigma_gamma=sigma_gamma,
+        normalization=Normalization[normalization],
+    ).eval()
+    parameters = {"spatial_weights": spatial_weights, "bilateral_weights": bilateral_weights}
+    layer.load_state_dict(parameters | {"compatibility": compatibility}, assign=True)
+    return layer._unroll(logits, image).contiguous()
+
+
+@_crf_rnn.register_fake
+def _(logits: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)

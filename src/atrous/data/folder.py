@@ -240,6 +240,7 @@ def draw_fractions(names: Iterable[str], fractions: Mapping[str, float], seed: i
 def _reader(description: Description, masks: list[Path], where: str) -> MaskReader:
     values: dict[int, int] = {}
     colours: dict[Colour, int] = {}
+    twins = False
     for label, entry in enumerate(description.classes):
         for value in (label,) if entry.values is None else entry.values:
             if value in values:
@@ -248,12 +249,10 @@ def _reader(description: Description, masks: list[Path], where: str) -> MaskRead
                 )
             values[value] = label
         if entry.colour is not None:
-            if entry.colour in colours:
-                raise AtrousError(
-                    f"{where}: '{description.names[colours[entry.colour]]}' and '{entry.name}' have one colour, "
-                    f"{entry.colour}."
-                )
+            twins |= entry.colour in colours
             colours[entry.colour] = label
+    if description.coding == "colour" and (twins or len(colours) < len(description.classes)):
+        raise AtrousError(f"{where}: coding: colour needs a colour for every class, and no two alike.")
     by_place = all(entry.values is None for entry in description.classes)
     if by_place and len(values) == 2 and _black_and_white(masks):
         values = {0: 0, 255: 1}
@@ -262,7 +261,7 @@ def _reader(description: Description, masks: list[Path], where: str) -> MaskRead
             values.setdefault(ignored, description.ignore_index)
         else:
             colours.setdefault(ignored, description.ignore_index)
-    complete = all(entry.colour is not None for entry in description.classes)
+    complete = not twins and all(entry.colour is not None for entry in description.classes)
     return MaskReader(
         description.names,
         description.ignore_index,

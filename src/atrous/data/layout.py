@@ -9,7 +9,7 @@ from atrous.data.dataset import Item
 from atrous.data.images import SUFFIXES
 from atrous.errors import AtrousError, did_you_mean
 
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 """What is taken for a mask; JPEG too, so that it is refused with a reason."""
 
 

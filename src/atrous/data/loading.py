@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from atrous.data.dataset import Sample, SegmentationDataset
 from atrous.data.transforms import Transform, adapt
@@ -46,6 +48,8 @@ class Augmented:
 
     def draw(self, epoch: int, index: int) -> Sample:
         """The sample as it is in an epoch, whatever epoch is set."""
+        if get_worker_info() is not None:
+            cv2.setNumThreads(0)  # the workers are what runs at once; threads in each would only get in their way
         sample = self.dataset[index]
         rng = np.random.default_rng((self.seed, epoch, index))
         image, labels = self.transform(sample.image, sample.labels, rng)

@@ -33,12 +33,14 @@ def find_outlines(labels: Labels, thickness: int) -> NDArray[np.bool_]:
     return cv2.dilate(edge, np.ones((thickness, thickness), np.uint8)).astype(bool)
 
 
-def draw_legend(entries: Sequence[tuple[str, Colour]], width: int) -> Pixels:
+def draw_legend(entries: Sequence[tuple[str, Colour]], width: int, *, most: int = 32) -> Pixels:
     """A strip of colour patches with a text beside each, in as many lines as it needs.
+
+    Letters grow with the width, up to `most` pixels.
 
     Shape: -> (H, `width`, 3) uint8.
     """
-    size = int(np.clip(width / 40, 11, 32))
+    size = int(np.clip(width / 40, 11, most))
     font = ImageFont.load_default(size)
     gap = size // 2
     placed: list[tuple[int, int, str, Colour]] = []
@@ -81,14 +83,16 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str], colours: Se
     Shape: -> (H, W, 3) uint8.
     """
     tiles = [_tile(sample, colours) for sample in samples]
-    height, width = max(tile.shape[0] for tile in tiles), tiles[0].shape[1]
     columns = min(COLUMNS, len(tiles))
-    sheet = np.full((-(-len(tiles) // columns) * height, columns * width, 3), BACKGROUND, np.uint8)
-    for number, tile in enumerate(tiles):
-        top, left = number // columns * height, number % columns * width
-        sheet[top : top + tile.shape[0], left : left + width] = tile
+    width = columns * tiles[0].shape[1]
+    rows = []
+    for first in range(0, len(tiles), columns):
+        row = tiles[first : first + columns]
+        rows.append(np.full((max(tile.shape[0] for tile in row), width, 3), BACKGROUND, np.uint8))
+        for number, tile in enumerate(row):
+            rows[-1][: tile.shape[0], number * tile.shape[1] : (number + 1) * tile.shape[1]] = tile
     seen = sorted({label for sample in samples for label in np.unique(sample.labels).tolist() if label < len(classes)})
-    return np.vstack([sheet, draw_legend([(classes[label], colours[label]) for label in seen], sheet.shape[1])])
+    return np.vstack([*rows, draw_legend([(classes[label], colours[label]) for label in seen], width, most=18)])
 
 
 def _tile(sample: Sample, colours: Sequence[Colour]) -> Pixels:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from atrous.data.images import Pixels
-from atrous.data.labels import Labels
+from atrous.data.labels import Labels, count_labels
 from atrous.errors import AtrousError
 
 Pair: TypeAlias = tuple[Pixels, Labels]
@@ -126,7 +126,7 @@ class RandomCrop:
         return np.ascontiguousarray(image[window]), np.ascontiguousarray(labels[window])
 
     def _pixel_of_a_class(self, labels: Labels, rng: np.random.Generator) -> tuple[int, int] | None:
-        present = np.unique(labels)
+        present = np.flatnonzero(count_labels(labels))
         present = present[present != self.ignore_index]
         if not present.size:
             return None

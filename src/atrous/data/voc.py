@@ -50,6 +50,8 @@ PAPER = Paper(
 SPLITS = ("train", "val", "trainval", "trainaug", "test")
 MASKS = "SegmentationClass"
 AUGMENTED_MASKS = "SegmentationClassAug"
+INNER = ("VOC2012", "VOCdevkit/VOC2012")
+"""Where it lies in the folders its archive unpacks to."""
 LISTS = "ImageSets/Segmentation"
 
 
@@ -60,7 +62,7 @@ def voc2012(*, root: Path, split: str = "train", masks: str = "", aug: str = "")
     `masks` names another folder of masks, `aug` the folder that `voc-aug` wrote to where that is not `root`.
     """
     check_choice("voc2012", "split", split, SPLITS)
-    folder = descend(root, "VOC2012", "VOCdevkit/VOC2012", holding="JPEGImages")
+    folder = descend(root, *INNER, holding="JPEGImages")
     augmented = root / aug if aug else folder
     names = read_list((augmented if split == "trainaug" else folder) / LISTS / f"{split}.txt")
     if split == "test":

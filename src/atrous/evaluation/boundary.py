@@ -78,7 +78,7 @@ def _count_bands(truth, prediction, distance, ignored, counts):  # type: ignore[
     for y in range(truth.shape[0]):
         for x in range(truth.shape[1]):
             if truth[y, x] != ignored and distance[y, x] <= widest:
-                band = max(1, int(math.ceil(distance[y, x] - 1e-4)))  # OpenCV's distances are right to 1e-5
+                band = max(1, math.ceil(distance[y, x] - 1e-4))  # OpenCV's distances are right to 1e-5
                 counts[band - 1, truth[y, x], prediction[y, x]] += 1
 
 
@@ -91,7 +91,8 @@ class BoundaryScores:
     Boundary F: of the predicted outline the share within a tolerance of the true one (precision), of the true one the
     share within it of the predicted (recall), and their harmonic mean; the tolerance is 0.75 % of the diagonal.
 
-    Ignored pixels are taken from truth and prediction alike before outlines are drawn.
+    Ignored pixels are cut out of truth and prediction alike before outlines are drawn, so that both have an outline
+    where a class meets them: inside the void that VOC draws around objects nothing is right or wrong.
 
     Shape: `counts` (7, K), int64: three of the one, four of the other.
     Source: Cheng, Girshick, Dollar, Berg, Kirillov: Boundary IoU, CVPR 2021, equation 2 and section 5; Csurka, Larlus,
@@ -123,7 +124,7 @@ class BoundaryScores:
         reach = max(1, math.ceil(self.tolerance * diagonal))
         for label in np.union1d(np.unique(true), np.unique(found)):
             if label < classes:
-                self.counts[3:, label] += _matched(_outline(true == label, void), _outline(found == label, void), reach)
+                self.counts[3:, label] += _matched(_outline(true == label), _outline(found == label), reach)
 
     @property
     def iou(self) -> NDArray[np.float64]:
@@ -175,14 +176,13 @@ def _within_outline(labels: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
     return np.asarray(cv2.distanceTransform(1 - edge, cv2.DIST_C, 3) < width)
 
 
-def _outline(mask: NDArray[np.bool_], void: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a mask that have a neighbour (of four) outside it; neither void nor the image's border cuts."""
+def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask that have a neighbour (of four) outside it; the image's border is no neighbour."""
     outside = np.zeros(mask.shape, bool)
-    other = ~mask & ~void
-    outside[1:] |= other[:-1]
-    outside[:-1] |= other[1:]
-    outside[:, 1:] |= other[:, :-1]
-    outside[:, :-1] |= other[:, 1:]
+    outside[1:] |= ~mask[:-1]
+    outside[:-1] |= ~mask[1:]
+    outside[:, 1:] |= ~mask[:, :-1]
+    outside[:, :-1] |= ~mask[:, 1:]
     return mask & outside
 
 

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atrous.data.labels import label_type
+
 ROWS_PER_TASK = 32
 """How finely rows are dealt out to the threads."""
 
@@ -56,11 +58,6 @@ class Taps:
         return len(self.first)
 
 
-def label_type(classes: int) -> type[np.integer]:
-    """The smallest of the types that labels are kept in."""
-    return np.uint8 if classes <= 256 else np.int16
-
-
 def resized_argmax(
     scores: Tensor,
     size: tuple[int, int],
@@ -74,12 +71,12 @@ def resized_argmax(
     The label is the same at every pixel whose two best classes differ by more than the rounding of float32; the
     smaller label wins a tie. Scores must be finite.
 
-    Shape: `scores` (K, h, w), `size` (H, W), `crop` (H', W') -> (H', W') uint8, or int16 above 256 classes; `out`, an
+    Shape: `scores` (K, h, w), `size` (H, W), `crop` (H', W') -> (H', W') uint8, or uint16 above 256 classes; `out`, an
     array of that shape, for example memory-mapped, is filled and returned.
     """
     rows, columns = resize_taps(scores, size, align_corners=align_corners, crop=crop)
     if out is None:
-        out = np.empty((len(rows), len(columns)), label_type(scores.shape[0]))
+        out = np.empty((len(rows), len(columns)), label_type(scores.shape[0], 0))
     argmax_between(scores, rows, columns, out)
     return out
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.inference.argmax import Taps, bands, label_type, resize_taps, resized_argmax, resized_rows
+from atrous.data.labels import label_type
+from atrous.inference.argmax import Taps, bands, resize_taps, resized_argmax, resized_rows
 from atrous.layers.resize import resize
 
 Size: TypeAlias = tuple[int, int]
@@ -47,13 +48,13 @@ class Evidence:
     def labels(self, out: NDArray[np.integer] | None = None) -> NDArray[np.integer]:
         """The best class of every pixel of the image: the arg-max of `probabilities()`, up to ties.
 
-        Shape: -> (H, W) uint8, or int16 above 256 classes; `out`, if given, is filled and returned.
+        Shape: -> (H, W) uint8, or uint16 above 256 classes; `out`, if given, is filled and returned.
         """
         if self.content == self.size and len(self.views) == 1:
             return resized_argmax(self.views[0], self.frame, align_corners=self.align_corners, crop=self.size, out=out)
         if self.content != self.size:
             return resized_argmax(self._merged(), self.size, align_corners=self.align_corners, out=out)
-        found = np.empty(self.size, label_type(self.classes)) if out is None else out
+        found = np.empty(self.size, label_type(self.classes, 0)) if out is None else out
         for band, rows in self._merged_bands():
             found[band] = rows.argmax(0).numpy(force=True)
         return found

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.data.images import ImageLike, Pixels, read_image
+from atrous.data.images import ImageLike, Pixels, read_image, resize_image
+from atrous.data.labels import count_labels, label_type
 from atrous.errors import AtrousError
-from atrous.inference.argmax import label_type
 from atrous.inference.evidence import Evidence
 from atrous.inference.memory import SPARE, available, bytes_per_pixel, is_out_of_memory, label_array
 from atrous.inference.multiscale import TestTime, look, look_in_crops, look_once, test_time
@@ -30,6 +30,9 @@ log = logging.getLogger("atrous")
 
 FALLBACK_TILE = 1024
 """The side of the windows where an image does not fit as a whole."""
+
+LARGEST_OVERLAY = 4096
+"""The longer side of a saved overlay at most."""
 
 SURELY_FITS = 2**20
 """Pixels of an image about which no memory is asked."""
@@ -51,7 +54,7 @@ class Segmentation:
 
     def shares(self) -> dict[str, float]:
         """The classes that occur and their shares of the image, the largest first."""
-        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.classes))
+        counts = count_labels(self.labels)[: len(self.classes)]
         order = np.argsort(-counts, kind="stable")
         return {self.classes[index]: float(counts[index] / self.labels.size) for index in order if counts[index]}
 
@@ -64,6 +67,8 @@ class Segmentation:
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
         """Write the labels as a palette PNG to `path` (.png), and the overlay beside it (`NAME_overlay.png`).
 
+        The overlay is to be looked at: its longer side has at most 4,096 pixels.
+
         Returns: both paths.
         Raises: `AtrousError` for a name that is no PNG's, or a place that cannot be written.
         """
@@ -75,8 +80,19 @@ class Segmentation:
             raise AtrousError(f"{path}: labels are saved as PNG, for other formats would blur them; name it *.png.")
         overlay = path.with_name(f"{path.stem}_overlay.png")
         save_labels(self.labels, self.colours, path)
-        save_picture(self.overlay(), overlay)
+        save_picture(self._shrunk(LARGEST_OVERLAY).overlay(), overlay)
         return path, overlay
+
+    def _shrunk(self, longest: int) -> Segmentation:
+        """The same at a smaller size, if a side is longer."""
+        height, width = self.labels.shape
+        scale = longest / max(height, width)
+        if scale >= 1:
+            return self
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        nearest = [(np.arange(new) * old // new) for new, old in zip(size, (height, width), strict=True)]
+        image = resize_image(self.image, *size)
+        return replace(self, image=image, labels=np.asarray(self.labels[np.ix_(*nearest)]), probabilities=None)
 
 
 class Segmenter:
@@ -110,7 +126,7 @@ class Segmenter:
         self.card = card
         self.tta = test_time(tta)
         if tile is not None:
-            Axis.cover(tile, tile, overlap, align_corners=card.align_corners)  # says what is wrong with them, if it is
+            Axis.cover(tile, tile, overlap, align_corners=model.align_corners)  # says what is wrong with them, if it is
             if self.tta.crop is not None:
                 raise AtrousError("This test-time preset cuts its own windows: give it without a tile, or the reverse.")
         self.tile = tile
@@ -196,15 +212,15 @@ class Segmenter:
     def _segmentation(self, pixels: Pixels, evidence: Evidence | TiledEvidence, probabilities: bool) -> Segmentation:
         if probabilities:
             soft = evidence.probabilities()
-            labels = soft.argmax(0).numpy(force=True).astype(label_type(soft.shape[0]))
+            labels = soft.argmax(0).numpy(force=True).astype(label_type(soft.shape[0], 0))
             return Segmentation(pixels, labels, self.card.classes, self.card.colours, soft.numpy(force=True))
         room = label_array((pixels.shape[0], pixels.shape[1]), len(self.card.classes))
         return Segmentation(pixels, evidence.labels(room), self.card.classes, self.card.colours)
 
     def _scores(self, image: Tensor) -> Tensor:
-        """The network's scores, on the clock."""
+        """The network's scores, on the clock; its logits where it does more to them than to resize them."""
         start = time.perf_counter()
-        scores = self.model.scores(image)
+        scores = self.model.scores(image) if self.model.only_resizes else self.model(image)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.network_seconds += time.perf_counter() - start
@@ -215,7 +231,7 @@ class Segmenter:
         """Pictures whose inputs have one size, whole, in one pass."""
         prepared = [prepare(pixels, self.card.preprocessing) for pixels in images]
         batch = torch.stack([tensor for tensor, _ in prepared]).to(self.device)
-        views = look(self._scores, batch, self.tta, align_corners=self.card.align_corners)
+        views = look(self._scores, batch, self.tta, align_corners=self.model.align_corners)
         frame = batch.shape[-2], batch.shape[-1]
         averaged = len(views) > 1 and self.tta.merge == "probabilities"
         return [
@@ -224,7 +240,7 @@ class Segmenter:
                 frame,
                 content,
                 (pixels.shape[0], pixels.shape[1]),
-                align_corners=self.card.align_corners,
+                align_corners=self.model.align_corners,
                 kind="softmax" if averaged else "scores",
             )
             for index, (pixels, (_, content)) in enumerate(zip(images, prepared, strict=True))
@@ -232,12 +248,12 @@ class Segmenter:
 
     def _in_crops(self, pixels: Pixels) -> Evidence:
         size = pixels.shape[0], pixels.shape[1]
-        corners, how = self.card.align_corners, self.card.preprocessing
+        corners, how = self.model.align_corners, self.card.preprocessing
         views = look_in_crops(self._scores, pixels, self.tta, how, align_corners=corners, device=self.device)
         return Evidence(tuple(views), size, size, size, align_corners=False, kind="probabilities")
 
     def _tiled(self, pixels: Pixels, tile: int) -> TiledEvidence:
-        corners = self.card.align_corners
+        corners = self.model.align_corners
 
         def network(windows: Tensor) -> Tensor:
             return look_once(self._scores, windows, self.tta, align_corners=corners)

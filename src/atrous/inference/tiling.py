@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atrous.data.images import Pixels
+from atrous.data.labels import label_type
 from atrous.errors import AtrousError
-from atrous.inference.argmax import Taps, argmax_between, bands, label_type, resized_rows
+from atrous.inference.argmax import Taps, argmax_between, bands, resized_rows
 from atrous.inference.prepare import normalised
 from atrous.layers.resize import resize
 from atrous.weights.card import Preprocessing
@@ -127,11 +128,11 @@ class TiledEvidence:
     def labels(self, out: NDArray[np.integer] | None = None) -> NDArray[np.integer]:
         """The best class of every pixel.
 
-        Shape: -> (H, W) uint8, or int16 above 256 classes; `out`, for example memory-mapped, is filled and returned.
+        Shape: -> (H, W) uint8, or uint16 above 256 classes; `out`, for example memory-mapped, is filled and returned.
         """
         for band, scores, rows, columns in self._strips():
             if out is None:
-                out = np.empty(self.pixels.shape[:2], label_type(scores.shape[0]))
+                out = np.empty(self.pixels.shape[:2], label_type(scores.shape[0], 0))
             argmax_between(scores, rows, columns, out[band])
         assert out is not None
         return out

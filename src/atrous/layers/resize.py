@@ -30,10 +30,17 @@ class BilinearDeconv(nn.ConvTranspose2d):
     """
 
     def __init__(
-        self, channels: int, stride: int, *, padding: int = 0, learnt: bool = False, full: bool = True
+        self,
+        channels: int,
+        stride: int,
+        *,
+        padding: int = 0,
+        learnt: bool = False,
+        full: bool = True,
+        bias: bool = False,
     ) -> None:
         groups = 1 if full else channels
-        super().__init__(channels, channels, 2 * stride, stride, padding, groups=groups, bias=False)
+        super().__init__(channels, channels, 2 * stride, stride, padding, groups=groups, bias=bias)
         self.weight.requires_grad_(learnt)
 
     def reset_parameters(self) -> None:
@@ -42,3 +49,5 @@ class BilinearDeconv(nn.ConvTranspose2d):
         own = torch.eye(self.in_channels) if self.groups == 1 else torch.ones(self.in_channels, 1)
         with torch.no_grad():
             self.weight.copy_(own[:, :, None, None] * ramp[:, None] * ramp)
+            if self.bias is not None:
+                self.bias.zero_()

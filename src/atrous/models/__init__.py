@@ -1,6 +1,7 @@
 """The networks, one file per paper."""
 
 from atrous.models import (  # noqa: F401  (they register themselves)
+    crf_rnn,
     deeplab_v1,
     deeplab_v2,
     deeplab_v3,

@@ -42,6 +42,12 @@ class SegmentationModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self._to_size_of(image, self.scores(image))
 
+    @property
+    def only_resizes(self) -> bool:
+        """Whether `model(image)` is no more than `scores`, resized as `align_corners` says."""
+        own, base = type(self), SegmentationModel
+        return own.forward is base.forward and own._to_size_of is base._to_size_of
+
     def supervised(self, image: Tensor) -> list[tuple[Tensor, float]]:
         """What the training loss looks at: logits at image size and their weights in the loss.
 

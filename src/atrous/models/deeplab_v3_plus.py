@@ -10,9 +10,9 @@ The decoder's tables are arguments: `low_level_channels` (table 1), `decoder_con
 `decoder_kernel_size` and `conv3_tap` (table 2). With the tap, the decoder climbs from the encoder to Conv3 (stride 8)
 and from there to Conv2, as TensorFlow DeepLab does with `decoder_output_stride=8,4`.
 
-What differs from the paper: on `*_beta` backbones TensorFlow's release taps a convolution inside the last unit before
-the stride, here as elsewhere the tap is that unit's output ("Conv2 before striding"). MobileNetV2 is not in the paper;
-it gets separable convolutions, as its kind, and so does EfficientNet-Lite.
+What differs from the paper: on `*_beta` backbones TensorFlow's release taps a convolution inside the strided last unit
+of a stage; here as elsewhere the tap is the stage's map, that unit's input ("Conv2 before striding"). MobileNetV2 is
+not in the paper; it gets separable convolutions, as its kind, and so does EfficientNet-Lite.
 """
 
 from __future__ import annotations

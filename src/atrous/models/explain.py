@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from atrous.backbones.base import Backbone
-from atrous.models.base import MODELS
+from atrous.models.base import MODELS, SegmentationModel
 from atrous.models.receptive import FieldTracer
-from atrous.models.summary import count_parameters
+from atrous.models.summary import count_parameters, count_text, without_values
 
 SIDES = (2049, 16385)
 """Sides of the images that receptive fields are measured in: the second where the first does not hold all."""
@@ -35,7 +35,7 @@ ReceptiveField: TypeAlias = "tuple[int | None, int | None]"
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a network, as it was run."""
+    """One part of a network, as it was run; where it is run at several scales, at the first, but for its cost."""
 
     name: str
     """Its path in the network; `(output)` is the whole."""
@@ -65,7 +65,7 @@ class Explanation:
     parameters: int
     multiply_adds: int
 
-    HEADER = ("stage", "channels", "size", "stride", "dilation", "sees", "parameters", "multiply-adds")
+    HEADER = ("stage", "ch.", "size", "stride", "dilation", "sees", "parameters", "madds")
 
     def rows(self, *, layers: bool = False) -> list[tuple[str, ...]]:
         """The stages, or the layers, as text under `HEADER`."""
@@ -73,7 +73,7 @@ class Explanation:
             (
                 stage.name,
                 str(stage.shape[0]),
-                f"{stage.shape[1]} x {stage.shape[2]}",
+                f"{stage.shape[1]}x{stage.shape[2]}",
                 str(stage.stride),
                 ", ".join(map(str, stage.dilations)),
                 field_text(stage.receptive_field),
@@ -85,17 +85,9 @@ class Explanation:
 
 
 def field_text(receptive_field: ReceptiveField) -> str:
-    """`91`, `3 x 15`, or `image` for all of it."""
+    """`91`, `3x15`, or `image` for all of it."""
     height, width = (WHOLE if side is None else str(side) for side in receptive_field)
-    return height if height == width else f"{height} x {width}"
-
-
-def count_text(count: int) -> str:
-    """`76.05 G`, `12.3 M`, or the number itself."""
-    for unit, digits, scale in (("G", 2, 1e9), ("M", 1, 1e6)):
-        if count >= 0.1 * scale:
-            return f"{count / scale:.{digits}f} {unit}"
-    return str(count)
+    return height if height == width else f"{height}x{width}"
 
 
 def explain(
@@ -131,7 +123,7 @@ def explain(
 
 @dataclass
 class _Call:
-    """What hooks and tracer tell of a module's last run."""
+    """What hooks and tracer tell of a module's runs: output and field of the first, multiply-adds of all."""
 
     path: str
     leaf: bool
@@ -157,7 +149,12 @@ class _Run:
         self._running: list[_Call] = []
         self._stages = {path: index for index, path in enumerate([*stages, ""])}
         image = torch.empty(1, in_channels, *size, device="meta")
-        with torch.no_grad(), self._hooked(network), FieldTracer(self._on_op) as self._tracer:
+        with (
+            torch.no_grad(),
+            without_values(network) as self._needy,
+            self._hooked(network),
+            FieldTracer(self._on_op) as self._tracer,
+        ):
             self._tracer.sources[self._tracer.watch(image)] = frozenset((-1,))
             network(image)
 
@@ -175,6 +172,9 @@ class _Run:
                 self._running.append(call)
 
             def leave(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
+                if module in self._needy:
+                    self._tracer.widen(output)
+                    self._running[-1].spatial = True
                 self._note(self._running.pop(), output)
                 if path and path in self._stages:
                     for tensor in _flat(output):
@@ -194,7 +194,7 @@ class _Run:
         maps = [tensor for tensor in _flat(output) if self._tracer.field(tensor) is not None]
         if not call.path:
             call.sources = self._sources(output)
-        if not maps:
+        if not maps or any(call.shape):
             return
         seen = self._tracer.field(maps[-1])
         assert seen is not None
@@ -223,7 +223,7 @@ def _stages(network: nn.Module, calls: Sequence[_Call]) -> list[str]:
     def open_up(path: str, module: nn.Module) -> Iterator[str]:
         for name, child in module.named_children():
             inner = f"{path}.{name}" if path else name
-            if inner not in ran or isinstance(child, Backbone):
+            if inner not in ran or isinstance(child, (Backbone, SegmentationModel)):
                 yield from open_up(inner, child)
             elif ran[inner].spatial:
                 yield inner
@@ -284,10 +284,10 @@ def _merged(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def _alike(last: Stage, stage: Stage) -> bool:
-    """Numbered children of the same container, after which the map has the same shape."""
+    """Numbered children of the same container, whose maps have the same channels and stride."""
     (one, _, low), (other, _, high) = last.name.rpartition("."), stage.name.rpartition(".")
     numbered = low.partition("-")[0].isdigit() and high.isdigit()
-    return numbered and one == other and (last.shape, last.stride) == (stage.shape, stage.stride)
+    return numbered and one == other and (last.shape[0], last.stride) == (stage.shape[0], stage.stride)
 
 
 def _flat(value: Any) -> list[Tensor]:

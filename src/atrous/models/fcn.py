@@ -5,9 +5,9 @@ of the image. Skips add the scores of finer layers on the way: FCN-32s has none,
 well.
 
 As released: the image is padded by 100 pixels, so that even the smallest one leaves fc6 something to look at; the
-surplus is cropped at fixed offsets. The transposed convolutions are fixed to bilinear interpolation ("fixed"), the
-paper also learns them ("learnt"). "At once" trains all skips together, with the skipped features scaled down by fixed
-factors.
+surplus is cropped at fixed offsets. The transposed convolutions are fixed to bilinear interpolation ("fixed"); the
+paper also learns all but the last ("learnt"). "At once" trains all skips together, with the skipped features scaled
+down by fixed factors.
 
 What differs, by name: `upsampling="resize"` is the network as it would be written today, with neither pad nor
 transposed convolutions; fc6 keeps the size of its map, and scores are resized to those they are added to. It can be
@@ -70,6 +70,8 @@ class Scale(nn.Module):
 class FCN(SegmentationModel):
     """FCN-32s, -16s or -8s, by the `finest` stride that is scored. The backbone is a VGG-16 with fc6 and fc7.
 
+    `upsampling_bias` gives the first transposed convolution a bias, as CRF-RNN's release has it.
+
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at the finest stride, still with the padding.
     Raises: `AtrousError` for a `finest` stride or an `upsampling` there is not.
     """
@@ -82,6 +84,7 @@ class FCN(SegmentationModel):
         finest: int = 8,
         at_once: bool = False,
         upsampling: Upsampling = "fixed",
+        upsampling_bias: bool = False,
         output_stride: int = 32,
     ) -> None:
         super().__init__()
@@ -100,10 +103,14 @@ class FCN(SegmentationModel):
             nn.Sequential(*([Scale(n, factor)] if at_once else []), _score(n, num_classes))
             for n, factor in zip(skips, AT_ONCE, strict=False)
         )
-        factors = [2] * len(skips) + [finest]
-        self.upscore = nn.ModuleList(
-            BilinearDeconv(num_classes, factor, learnt=upsampling == "learnt") for factor in factors if self.released
-        )
+        self.upscore = nn.ModuleList()
+        if self.released:
+            learnt = upsampling == "learnt"
+            self.upscore.extend(
+                BilinearDeconv(num_classes, 2, learnt=learnt, bias=upsampling_bias and index == 0)
+                for index in range(len(skips))
+            )
+            self.upscore.append(BilinearDeconv(num_classes, finest))
         self.set_output_stride(output_stride)
 
     def possible_output_strides(self) -> list[int]:

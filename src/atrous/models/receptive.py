@@ -8,9 +8,8 @@ exactly; pointwise operations pass them on. An operation that is none of these i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,103 +19,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from atrous.errors import AtrousError
+from atrous.models.spans import (
+    Field,
+    binned,
+    blank,
+    field_of_image,
+    interpolated,
+    scattered,
+    union,
+    windows,
+)
 
 aten = torch.ops.aten
-NOTHING = np.iinfo(np.int64).max
-"""As a first pixel: sees nothing but padding. The last pixel is then -1, so that unions need no special case."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Along one axis, the first and last image pixel that each pixel of a map sees.
-
-    `stride` is the map's nominal one. `whole`: the map has been averaged (or the like) over bins that grow with the
-    image, so there is no receptive field short of the image.
-    """
-
-    first: np.ndarray
-    last: np.ndarray
-    image: int
-    stride: float = 1.0
-    whole: bool = False
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def at(self, index: np.ndarray) -> Span:
-        """The spans of these pixels of the map; those outside it are padding and see nothing."""
-        inside = (index >= 0) & (index < len(self))
-        safe = np.clip(index, 0, len(self) - 1)
-        first = np.where(inside, self.first[safe], NOTHING)
-        return replace(self, first=first, last=np.where(inside, self.last[safe], -1))
-
-    def strided(self, stride: float) -> Span:
-        return replace(self, stride=stride)
-
-    def size(self) -> int | None:
-        """The receptive field: the widest span that lies within the image; none where there is no such span."""
-        inside = (self.first > 0) & (self.last < self.image - 1) & (self.last >= 0)
-        return int((self.last - self.first + 1)[inside].max()) if inside.any() and not self.whole else None
-
-
-Field = tuple[Span, Span]
-
-
-def field_of_image(height: int, width: int) -> Field:
-    """Each pixel sees itself."""
-    rows, columns = (Span(np.arange(side), np.arange(side), image=side) for side in (height, width))
-    return rows, columns
-
-
-def union(spans: Sequence[Span]) -> Span:
-    """The hull of several maps' spans, a single pixel standing for all."""
-    length = max(map(len, spans))
-    spans = [s if len(s) == length else s.at(np.zeros(length, int)).strided(s.stride / length) for s in spans]
-    first, last = spans[0].first, spans[0].last
-    for span in spans[1:]:
-        first, last = np.minimum(first, span.first), np.maximum(last, span.last)
-    stride = min(span.stride for span in spans)
-    return replace(spans[0], first=first, last=last, stride=stride, whole=any(span.whole for span in spans))
-
-
-def windows(span: Span, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Span:
-    """Of a convolution or pooling."""
-    starts = np.arange(out) * stride - padding
-    return union([span.at(starts + tap * dilation) for tap in range(kernel)]).strided(span.stride * stride)
-
-
-def scattered(span: Span, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Span:
-    """Of a transposed convolution: a pixel sees those that write to it."""
-    pixels = np.arange(out) + padding
-    seen = []
-    for tap in range(kernel):
-        source, rest = np.divmod(pixels - tap * dilation, stride)
-        seen.append(span.at(np.where(rest == 0, source, -1)))
-    return union(seen).strided(span.stride / stride)
-
-
-def binned(span: Span, bins: int) -> Span:
-    """Of adaptive pooling."""
-    edges = [(i * len(span) // bins, -(-(i + 1) * len(span) // bins)) for i in range(bins)]
-    first = np.array([span.first[a:b].min() for a, b in edges])
-    last = np.array([span.last[a:b].max() for a, b in edges])
-    return replace(span, first=first, last=last, stride=span.stride * len(span) / bins, whole=True)
-
-
-def interpolated(span: Span, out: int, align_corners: bool) -> Span:
-    """Of bilinear resizing: two neighbours, or the one that is hit exactly."""
-    size, pixels = len(span), np.arange(out)
-    if align_corners:
-        place, unit = pixels * (size - 1), max(out - 1, 1)
-    else:
-        place, unit = np.clip((2 * pixels + 1) * size - out, 0, (size - 1) * 2 * out), 2 * out
-    left, rest = np.divmod(place, unit)
-    return union([span.at(left), span.at(np.where(rest > 0, left + 1, left))]).strided(_resized(span, out))
-
-
-def _resized(span: Span, out: int) -> float:
-    return max(1, round(span.stride * len(span) / out))
-
+Windows = list[tuple[int, int, int, int]]
+"""Kernel, stride, padding and dilation along each axis."""
 
 Rule = Callable[[Field, Sequence[int], Sequence[Any]], Field]
 
@@ -130,18 +46,18 @@ def _convolution(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Fie
 
 
 def _max_pool(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
-    return _pooled(field, shape, *_filled(args[1:5], None, [], 0, 1))
+    rows, columns = (windows(span, out, *g) for span, out, g in zip(field, shape[-2:], _max_windows(args), strict=True))
+    return rows, columns
+
+
+def _max_windows(args: Sequence[Any]) -> Windows:
+    kernel, stride, padding, dilation = _filled(args[1:5], None, [], 0, 1)
+    return list(zip(_pair(kernel), _pair(stride or kernel), _pair(padding), _pair(dilation), strict=True))
 
 
 def _average_pool(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
     kernel, stride, padding = _filled(args[1:4], None, [], 0)
-    return _pooled(field, shape, kernel, stride, padding, 1)
-
-
-def _pooled(field: Field, shape: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> Field:
-    geometry = zip(_pair(kernel), _pair(stride or kernel), _pair(padding), _pair(dilation), strict=True)
-    rows, columns = (windows(span, out, *g) for span, out, g in zip(field, shape[-2:], geometry, strict=True))
-    return rows, columns
+    return _max_pool(field, shape, [args[0], kernel, stride, padding])
 
 
 def _adaptive(field: Field, shape: Sequence[int], _: Sequence[Any]) -> Field:
@@ -152,14 +68,6 @@ def _bilinear(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
     return interpolated(field[0], shape[-2], args[2]), interpolated(field[1], shape[-1], args[2])
 
 
-def _unpool(field: Field, shape: Sequence[int], _: Sequence[Any]) -> Field:
-    rows, columns = (
-        span.at(np.arange(out) // math.ceil(out / len(span))).strided(_resized(span, out))
-        for span, out in zip(field, shape[-2:], strict=True)
-    )
-    return rows, columns
-
-
 def _pad(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
     left, top = args[1][0], args[1][2] if len(args[1]) > 2 else 0
     return field[0].at(np.arange(shape[-2]) - top), field[1].at(np.arange(shape[-1]) - left)
@@ -168,6 +76,14 @@ def _pad(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
 def _reflect(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
     rows, columns = (
         span.at((len(span) - 1) - np.abs((len(span) - 1) - np.abs(np.arange(out) - before)))
+        for span, out, before in zip(field, shape[-2:], (args[1][2], args[1][0]), strict=True)
+    )
+    return rows, columns
+
+
+def _replicate(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
+    rows, columns = (
+        span.at(np.clip(np.arange(out) - before, 0, len(span) - 1))
         for span, out, before in zip(field, shape[-2:], (args[1][2], args[1][0]), strict=True)
     )
     return rows, columns
@@ -195,24 +111,21 @@ def _same(field: Field, shape: Sequence[int], _: Sequence[Any]) -> Field:
     if (len(rows), len(columns)) == tuple(shape[-2:]):
         return field
     if len(rows) == len(columns) == 1:  # one pixel spread over a map
-        return union([rows, _blank(rows, shape[-2])]), union([columns, _blank(columns, shape[-1])])
+        return union([rows, blank(rows, shape[-2])]), union([columns, blank(columns, shape[-1])])
     raise AtrousError(f"A map of {len(rows)} x {len(columns)} became one of {shape[-2]} x {shape[-1]}.")
-
-
-def _blank(like: Span, length: int) -> Span:
-    return replace(like, first=np.full(length, NOTHING), last=np.full(length, -1), stride=like.stride / length)
 
 
 RULES: dict[Any, Rule] = {
     aten.convolution: _convolution,
     aten.max_pool2d_with_indices: _max_pool,
     aten.avg_pool2d: _average_pool,
+    aten.avg_pool3d: _average_pool,
     aten._adaptive_avg_pool2d: _adaptive,
     aten.adaptive_max_pool2d: _adaptive,
     aten.upsample_bilinear2d: _bilinear,
-    aten.max_unpool2d: _unpool,
     aten.constant_pad_nd: _pad,
     aten.reflection_pad2d: _reflect,
+    aten.replication_pad2d: _replicate,
     aten.slice: _slice,
     aten.mean: _reduce,
     aten.sum: _reduce,
@@ -256,6 +169,9 @@ class FieldTracer(TorchDispatchMode):
         self._on_op = on_op
         self.sources: MutableMapping[Tensor, frozenset[int]] = WeakIdKeyDictionary()
         self._indices: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
+        self._flat: MutableMapping[Tensor, Field] = WeakIdKeyDictionary()  # of maps flattened to (N, C, h w)
+        self._positions: MutableMapping[Tensor, Windows] = WeakIdKeyDictionary()  # where maxima were, for unpooling
+        self._scattered: MutableMapping[Tensor, tuple[Field, Windows]] = WeakIdKeyDictionary()
 
     def watch(self, image: Tensor) -> Tensor:
         """Let the pixels of this tensor be what fields are counted in."""
@@ -266,11 +182,22 @@ class FieldTracer(TorchDispatchMode):
         """Of a tensor seen in the pass; none where the image has no part in it."""
         return self._fields.get(tensor)
 
+    def widen(self, tensor: Tensor) -> None:
+        """Let every pixel of this tensor depend on all that any of them depends on."""
+        rows, columns = (
+            replace(
+                span, first=np.full_like(span.first, span.first.min()), last=np.full_like(span.last, span.last.max())
+            )
+            for span in self._fields[tensor]
+        )
+        self._fields[tensor] = replace(rows, whole=True), replace(columns, whole=True)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = _tensors(args)
         fields = [field for x in inputs if (field := self._fields.get(x)) is not None]
         sources = frozenset().union(*(self.sources.get(x, ()) for x in inputs))
         result = func(*args, **(kwargs or {}))
+        self._unpool(func, args, result)
         for out in _tensors([result]):
             if fields and out.ndim >= 4 and out.dtype != torch.int64:
                 self._fields[out] = self._follow(func, fields, out, args)
@@ -293,6 +220,29 @@ class FieldTracer(TorchDispatchMode):
             joined = union([rows for rows, _ in fields]), union([columns for _, columns in fields])
             return _same(joined, out.shape, args)
         raise AtrousError(f"The receptive field of the operation {func} is not known.")
+
+    def _unpool(self, func: Any, args: Sequence[Any], result: Any) -> None:
+        """Max-unpooling as a scatter: flattened values go to where the maxima were, and the plane gets its shape back.
+
+        A pixel of it sees the pooled pixels in whose windows it lies.
+        """
+        packet = func._overloadpacket
+        source: Any = args[0] if args else None
+        if packet is aten.max_pool2d_with_indices:
+            self._positions[result[1]] = _max_windows(args)
+        elif packet in (aten.view, aten._unsafe_view):
+            if source in self._positions:
+                self._positions[result] = self._positions[source]
+            elif source in self._scattered and result.ndim == 4:
+                field, places = self._scattered[source]
+                rows, columns = (
+                    scattered(span, out, *g) for span, out, g in zip(field, result.shape[-2:], places, strict=True)
+                )
+                self._fields[result] = rows, columns
+            elif source in self._fields and result.ndim == 3:
+                self._flat[result] = self._fields[source]
+        elif packet is aten.scatter and args[2] in self._positions and args[3] in self._flat:
+            self._scattered[result] = self._flat[args[3]], self._positions[args[2]]
 
     def _compute_index(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> None:
         """Where the pass computes nothing, the few numbers that say which rows to take are computed beside it."""
@@ -328,4 +278,4 @@ def _filled(args: Sequence[Any], *defaults: Any) -> list[Any]:
 
 def _pair(value: Any) -> list[int]:
     values = _list(value)
-    return values * 2 if len(values) == 1 else values
+    return (values * 2)[-2:]  # of three axes, those of the map

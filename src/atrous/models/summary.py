@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,7 +29,33 @@ def multiply_adds(
     was_training = model.training
     model.eval()
     run: Any = model.supervised if supervised else model
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with without_values(model), FlopCounterMode(display=False) as counter, torch.no_grad():
         run(torch.empty(1, in_channels, height, width, device=device))
     model.train(was_training)
     return counter.get_total_flops() // 2
+
+
+@contextmanager
+def without_values(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Let a network run on the "meta" device, where tensors have shapes but no values.
+
+    Modules that cannot (their attribute `needs_values` says so) hand on their first input meanwhile; it has the shape
+    of what they put out. These are yielded.
+    """
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    needy = [module for module in model.modules() if on_meta and getattr(module, "needs_values", False)]
+    for module in needy:
+        module.forward = lambda x, *_: x.clone()
+    try:
+        yield needy
+    finally:
+        for module in needy:
+            del module.forward
+
+
+def count_text(count: int) -> str:
+    """A number for people: `76.05 G`, `12.3 M`, or as it is."""
+    for unit, digits, scale in (("G", 2, 1e9), ("M", 1, 1e6)):
+        if count >= 0.1 * scale:
+            return f"{count / scale:.{digits}f} {unit}"
+    return str(count)

@@ -212,7 +212,7 @@ def batch_norm_warning(model: nn.Module, stage: Stage, processes: int) -> str:
         return ""
     return (
         f"Batch normalisation takes its statistics from {group} image{'s' * (group > 1)} at a time; below {FEW} they "
-        "are rough (DeepLab v3, table 9: 64.4 mIoU at 4, 77.2 at 16). Freeze it (batch_norm=frozen) or enlarge the batch."
+        "are rough (DeepLab v3, table 9: 64.4 mIoU at 4, 77.2 at 16). Freeze it (batch_norm=frozen), or enlarge it."
     )
 
 

@@ -86,6 +86,20 @@ def read_card(source: str | os.PathLike[str]) -> Card:
     return _metadata(path)[0] if path.suffix == SUFFIX else import_file(path)[1]
 
 
+def rewrite_card(path: str | os.PathLike[str], card: Card) -> None:
+    """Give a safetensors file of ours another card, for example one with figures that were measured since.
+
+    Raises: `AtrousError` for a file that is not ours or is damaged, or a place that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise AtrousError(f"{path}: only {SUFFIX} files hold a card; make one with `atrous import-weights`.")
+    tensors, _ = _verified(path)
+    metadata = {"format": "pt", "atrous": card.model_dump_json(), "atrous_sha256": _digest(tensors)}
+    with writing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
 def resolve(source: str | os.PathLike[str]) -> Path:
     """The file of a path or an id, downloaded if it is nowhere else.
 
@@ -177,6 +191,15 @@ def _fetch(release: Release) -> Path:
 
 
 def _read(path: Path) -> tuple[SegmentationModel, Card]:
+    tensors, card = _verified(path)
+    with torch.device("meta"):
+        model = card.build()
+    fill(model, tensors, str(path))
+    return model, card
+
+
+def _verified(path: Path) -> tuple[dict[str, Tensor], Card]:
+    """The tensors of a file of ours, which are those that were saved, and its card."""
     card, digest = _metadata(path)
     try:
         with safe_open(path, "pt") as file:
@@ -185,10 +208,7 @@ def _read(path: Path) -> tuple[SegmentationModel, Card]:
         raise damaged(path, str(error)) from error
     if digest is not None and digest != _digest(tensors):
         raise damaged(path, "the tensors are not those that were saved")
-    with torch.device("meta"):
-        model = card.build()
-    fill(model, tensors, str(path))
-    return model, card
+    return tensors, card
 
 
 def _metadata(path: Path) -> tuple[Card, str | None]:

@@ -1,15 +1,17 @@
-"""State dicts of torchvision's segmentation networks: `deeplabv3_resnet50` and `deeplabv3_resnet101`.
+"""State dicts of torchvision's segmentation networks: `deeplabv3_resnet50/101` and `fcn_resnet50/101`.
 
-The backbones agree key by key; how the heads differ in naming is the table below. torchvision runs them at output
-stride 8 with rates 12, 24, 36 (ours are declared at stride 16), a 3x3 convolution before the classifier, dropout 0.5.
+The backbones agree key by key; how the heads differ in naming is the tables below. torchvision runs them at output
+stride 8; DeepLab with rates 12, 24, 36 (ours are declared at stride 16), a 3x3 convolution before the classifier and
+dropout 0.5.
 
-Source: torchvision/models/segmentation/deeplabv3.py; preprocessing of `DeepLabV3_ResNet50_Weights`.
+Source: torchvision/models/segmentation/deeplabv3.py and fcn.py; preprocessing of `DeepLabV3_ResNet50_Weights`.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -22,7 +24,12 @@ from atrous.models import SegmentationModel
 from atrous.weights.card import Card, Measurement, Preprocessing
 from atrous.weights.fill import damaged, fill
 
-RENAMED = (
+AUXILIARY = (
+    (r"aux_classifier\.([01])\.", r"auxiliary.0.\1."),
+    (r"aux_classifier\.4\.", "auxiliary.2."),
+)
+
+DEEPLAB_V3 = (
     (r"classifier\.0\.convs\.0\.", "aspp.branches.0."),
     (r"classifier\.0\.convs\.([123])\.", r"aspp.branches.\1."),
     (r"classifier\.0\.convs\.4\.1\.", "aspp.pooling.conv.0."),
@@ -31,36 +38,54 @@ RENAMED = (
     (r"classifier\.1\.", "refine.0."),
     (r"classifier\.2\.", "refine.1."),
     (r"classifier\.4\.", "classifier."),
-    (r"aux_classifier\.([01])\.", r"auxiliary.0.\1."),
-    (r"aux_classifier\.4\.", "auxiliary.2."),
+    *AUXILIARY,
 )
 """torchvision's keys and ours; `backbone.` is the same in both."""
+
+FCN = (
+    (r"classifier\.([01])\.", r"classifier.0.\1."),
+    (r"classifier\.4\.", "classifier.2."),
+    *AUXILIARY,
+)
+"""As above, for FCN's smaller head."""
+
+REFINED = {"multi_grid": (1, 1, 1), "dropout": 0.5, "refine": True}
+"""What else is torchvision's own in its DeepLab."""
 
 DEPTHS = {6: 50, 23: 101}
 """Units in `layer3` and the depth they tell."""
 
-PUBLISHED = {50: (66.4, 92.4), 101: (67.4, 92.4)}
+PUBLISHED = {
+    "deeplab_v3.resnet50": (66.4, 92.4),
+    "deeplab_v3.resnet101": (67.4, 92.4),
+    "fcn.resnet50": (60.5, 91.4),
+    "fcn.resnet101": (63.7, 91.9),
+}
 """mIoU and pixel accuracy on the part of COCO val2017 with VOC's classes."""
 
 
 def read(path: Path) -> tuple[SegmentationModel, Card]:
     """The network of a torchvision state dict.
 
-    Raises: `AtrousError` for a file that is no state dict, or has a key that is none of `deeplabv3_resnet50/101`'s.
+    Raises: `AtrousError` for a file that is no state dict, or has a key that is none of those networks'.
     """
     state = read_state_dict(path)
-    if "classifier.0.convs.0.0.weight" not in state or "backbone.layer3.0.conv1.weight" not in state:
+    heads = {"classifier.0.convs.0.0.weight": ("deeplab_v3", DEEPLAB_V3), "classifier.0.weight": ("fcn", FCN)}
+    architecture, renamed = next((heads[key] for key in heads if key in state), ("", ()))
+    if not architecture or "backbone.layer3.0.conv1.weight" not in state:
         raise AtrousError(
-            f"{path}: its keys ({next(iter(state))}, ...) are not those of torchvision's deeplabv3_resnet50/101."
+            f"{path}: its keys ({next(iter(state))}, ...) are not those of torchvision's deeplabv3_resnet50/101 or "
+            f"fcn_resnet50/101."
         )
     units = len({key.split(".")[2] for key in state if key.startswith("backbone.layer3.")})
     if units not in DEPTHS:
         raise AtrousError(f"{path}: 'backbone.layer3' has {units} units; only ResNet-50 (6) and -101 (23) are known.")
     classes = state["classifier.4.weight"].shape[0] if "classifier.4.weight" in state else 0
-    card = _card(DEPTHS[units], classes, auxiliary=any(key.startswith("aux_classifier.") for key in state))
+    auxiliary = any(key.startswith("aux_classifier.") for key in state)
+    card = _card(f"{architecture}.resnet{DEPTHS[units]}", classes, auxiliary=auxiliary)
     with torch.device("meta"):
         model = card.build()
-    fill(model, {_renamed(key): value for key, value in state.items()}, str(path))
+    fill(model, {_renamed(key, renamed): value for key, value in state.items()}, str(path))
     return model, card
 
 
@@ -82,26 +107,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _renamed(key: str) -> str:
-    for pattern, ours in RENAMED:
+def _renamed(key: str, table: Iterable[tuple[str, str]]) -> str:
+    for pattern, ours in table:
         if re.match(pattern, key):
             return re.sub(pattern, ours, key, count=1)
     return key
 
 
-def _card(depth: int, classes: int, *, auxiliary: bool) -> Card:
+def _card(model: str, classes: int, *, auxiliary: bool) -> Card:
     of_voc = classes == len(voc.CLASSES)
-    miou, accuracy = PUBLISHED[depth]
+    miou, accuracy = PUBLISHED[model]
     data = "COCO val2017, VOC classes"
     return Card(
-        model=f"deeplab_v3.resnet{depth}",
-        arguments={
-            "output_stride": 8,
-            "multi_grid": (1, 1, 1),
-            "dropout": 0.5,
-            "refine": True,
-            "auxiliary": auxiliary,
-        },
+        model=model,
+        arguments={"output_stride": 8, "auxiliary": auxiliary, **(REFINED if model.startswith("deeplab") else {})},
         classes=voc.CLASSES if of_voc else tuple(f"class {index}" for index in range(classes)),
         colours=bit_colours(classes),
         preprocessing=Preprocessing(resize="shorter_side", size=(520, 520)),

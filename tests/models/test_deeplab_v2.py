@@ -1,4 +1,4 @@
-"""DeepLab v1 and v2: the grid, the released geometry, fields of view, pyramids and scales."""
+"""DeepLab v2, and what it shares with v1: the grid, pyramids, learning rates, scales."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from atrous import AtrousError, create_model
-from atrous.layers.pool import CeilMaxPool2d
 from atrous.layers.resize import resize
 
 V1_AND_V2 = ["deeplab_v1.vgg16", "deeplab_v2.vgg16", "deeplab_v2.resnet101"]
@@ -33,58 +32,6 @@ def test_logits_are_the_scores_at_every_eighth_pixel() -> None:
     with torch.no_grad():
         scores, logits = model.scores(image), model(image)
     torch.testing.assert_close(logits[..., ::8, ::8], scores[..., :7, :9])
-
-
-def test_321_pixels_on_their_way_through_large_fov() -> None:
-    model = create_model("deeplab_v1.vgg16", width=0.125).eval()
-    assert [m.shape[2] for m in model.backbone(torch.randn(1, 3, 321, 17))] == [161, 81, 41, 41, 41]
-
-
-def test_released_geometry_of_the_vgg_line() -> None:
-    model = create_model("deeplab_v1.vgg16", width=0.125)
-    pools = [unit for unit in model.backbone.features if isinstance(unit, CeilMaxPool2d)]
-    assert [pool.stride if isinstance(pool.stride, int) else pool.stride[0] for pool in pools] == [2, 2, 2, 1, 1]
-    assert {pool.kernel_size for pool in pools} == {3}
-    assert {pool.dilation for pool in pools} == {(1, 1)}
-    assert [conv.dilation[0] for conv in convs(model.backbone.features)] == [1] * 10 + [2] * 3
-    assert isinstance(model.backbone.pool5a, nn.AvgPool2d)
-    assert create_model("deeplab_v2.vgg16", width=0.125).backbone.pool5a is None
-
-
-@pytest.mark.parametrize(
-    ("fov", "kernel", "rate", "pixels"),
-    [("large", 3, 12, 224), ("7x7", 7, 4, 224), ("4x4", 4, 8, 224), ("small", 4, 4, 128)],
-)
-def test_fields_of_view_of_table_2(fov: str, kernel: int, rate: int, pixels: int) -> None:
-    """The paper counts, roughly, in pixels of the image: the taps of fc6, 8 pixels apart, and a last one of 8 x 4."""
-    model = create_model("deeplab_v1.vgg16", width=0.125, fov=fov)
-    fc6 = model.backbone.classifier[0]
-    assert fc6.kernel_size == (kernel, kernel)
-    assert fc6.dilation == (rate, rate)
-    assert 8 * (kernel - 1) * rate + 32 == pytest.approx(pixels, abs=8)
-
-
-def test_multi_scale_branches_are_strided_in_training_only() -> None:
-    model = create_model("deeplab_v1_msc.vgg16", width=0.125, num_classes=3)
-    image = torch.randn(1, 3, 65, 49)
-    seen = []
-    for branch in model.branches:
-        branch.register_forward_hook(lambda _, inputs, out: seen.append(tuple(out.shape[2:])))
-    model.train()(image)
-    assert seen == [(9, 7)] * 5
-    seen.clear()
-    model.eval()(image)
-    assert seen == [(65, 49), (33, 25), (17, 13), (9, 7), (9, 7)]
-
-
-@torch.no_grad()
-def test_multi_scale_branches_say_the_same_where_both_look() -> None:
-    model = create_model("deeplab_v1_msc.vgg16", width=0.125, num_classes=3).eval()
-    for branch in model.branches:
-        for conv in convs(branch):
-            nn.init.kaiming_normal_(conv.weight)
-    image = torch.randn(1, 3, 65, 49)
-    torch.testing.assert_close(model(image)[..., ::8, ::8], model.scores(image), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rates", [(6, 12, 18, 24), (2, 4, 8, 12), (12,)])
@@ -168,11 +115,7 @@ def test_branches_start_from_vgg16s_fully_connected_layers() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(AtrousError, match=r"fov 'larg': it is large, 7x7, 4x4, small\. Did you mean 'large'"):
-        create_model("deeplab_v1.vgg16", width=0.125, fov="larg")
     with pytest.raises(AtrousError, match=r"atrous_rates \(\): one or more are needed"):
         create_model("deeplab_v2.vgg16", width=0.125, atrous_rates=())
     with pytest.raises(AtrousError, match=r"atrous_rates \(6, 0\)"):
         create_model("deeplab_v2.resnet101", width=0.125, atrous_rates=(6, 0))
-    with pytest.raises(AtrousError, match="output_stride 32: this network runs at 1, 2, 4, 8, 16"):
-        create_model("deeplab_v1.vgg16", width=0.125, fov="small").set_output_stride(32)

@@ -1,0 +1,148 @@
+"""`atrous data`: the data sets there are; checking, converting and completing them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atrous.cli.progress import progress
+
+app = typer.Typer(
+    name="data", help="Data sets: list, check, convert, build trainaug.", no_args_is_help=True, add_completion=False
+)
+Data = Annotated[str, typer.Argument(help="A data set such as voc2012:/path?split=val, or a folder of your own.")]
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, typer.Argument(help="A wildcard such as 'coco*', or a part of a name.")] = "*",
+) -> None:
+    """List the data sets that can be named, and their options.
+
+    Example:
+
+      atrous data list pascal
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from atrous.data.catalog import list_datasets
+    from atrous.data.dataset import DATASETS
+    from atrous.errors import AtrousError
+
+    names = list_datasets(pattern)
+    if not names:
+        raise AtrousError(f"No data set matches '{pattern}'; `atrous data list` lists all {len(list_datasets())}.")
+    table = Table("name", "what", "options")
+    table.columns[0].no_wrap = True
+    for name in names:
+        entry = DATASETS.entry(name)
+        summary = (entry.function.__doc__ or "").strip().split("\n\n")[0]
+        options = [key for key in entry.arguments() if key != "root"]
+        table.add_row(name, " ".join(summary.split()), ", ".join(options))
+    Console().print(table)
+
+
+@app.command()
+def check(data: Data) -> None:
+    """See quickly whether all files of a data set are there and of equal sizes; `atrous inspect` looks into them.
+
+    Exit code 1 means that something is wrong and is listed.
+
+    Example:
+
+      atrous data check cityscapes:/data/cityscapes
+    """
+    from rich.console import Console
+
+    from atrous.data.convert import check_files
+    from atrous.data.inspect import open_splits
+
+    console = Console()
+    wrong = []
+    for dataset in open_splits(data):
+        with progress(f"checking {dataset.split}") as on_progress:
+            found = list(check_files(dataset, on_progress=on_progress))
+        console.print(f"{dataset.name} {dataset.split}: {len(dataset):,} images, {len(dataset.classes)} classes")
+        wrong += found
+    for line in wrong:
+        console.print(f"  {line}", style="red", soft_wrap=True, highlight=False, markup=False)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; made if it does not exist.")],
+) -> None:
+    """Convert a data set to a folder of images, index PNGs and classes.yaml, which reads faster and anywhere.
+
+    Without a split in DATA all its splits are converted. What an earlier run wrote is kept, so that it goes on.
+
+    Example:
+
+      atrous data convert 'coco_voc:/data/coco?split=train2017' -o coco-voc
+    """
+    from rich.console import Console
+
+    from atrous.data.convert import convert as convert_data
+    from atrous.data.inspect import open_splits
+    from atrous.files import check_writable
+
+    check_writable(out)
+    datasets = open_splits(data)
+    with progress("converting") as on_progress:
+        convert_data(datasets, out, on_progress=on_progress)
+    counts = ", ".join(f"{dataset.split} {len(dataset):,}" for dataset in datasets)
+    Console().print(f"{datasets[0].name}: {counts} -> {out}", soft_wrap=True)
+
+
+@app.command("voc-aug")
+def voc_aug(
+    voc: Annotated[Path, typer.Option("--voc", help="PASCAL VOC 2012: VOCdevkit, or the folder with JPEGImages.")],
+    sbd: Annotated[Path, typer.Option("--sbd", help="SBD: benchmark_RELEASE, or the folder with img and cls.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where to write to; by default into the folder of VOC.")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Let lists that are only a part of the official ones pass.")
+    ] = False,
+) -> None:
+    """Build trainaug, the 10,582 training images of VOC with the masks of SBD, VOC's val left out; counts are checked.
+
+    Example:
+
+      atrous data voc-aug --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE
+    """
+    from rich.console import Console
+
+    from atrous.data.layout import descend
+    from atrous.data.sbd import build_trainaug
+    from atrous.data.voc import INNER
+    from atrous.files import check_writable
+
+    target = out or descend(voc, *INNER, holding="JPEGImages")
+    check_writable(target)
+    with progress("trainaug") as on_progress:
+        names = build_trainaug(voc, sbd, target, partial=partial, on_progress=on_progress)
+    aug = f"&aug={out.resolve()}" if out else ""
+    Console().print(f"{len(names):,} images -> 'voc2012:{voc}?split=trainaug{aug}'", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A folder with images and masks.")]) -> None:
+    """Write a classes.yaml for the values found in the masks of a folder, in which to name the classes.
+
+    Example:
+
+      atrous data init my-data
+    """
+    from rich.console import Console
+
+    from atrous.data.folder import describe_folder
+
+    path = describe_folder(folder)
+    Console().print(f"{path}: name the classes in it, then `atrous inspect {folder}`", soft_wrap=True)

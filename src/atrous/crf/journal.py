@@ -1,0 +1,74 @@
+"""The file in which a search keeps what it has found, so that it can be stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from atrous.errors import AtrousError
+
+Confusion = npt.NDArray[np.int64]
+
+
+class Journal:
+    """Confusion matrices by image and point, in memory and, one line each, in a file.
+
+    A line is written by one call to the system, so that it is there or it is not; a last line that a crash cut short is
+    removed when the file is opened again.
+    """
+
+    def __init__(self, path: str | Path | None, settings: dict[str, Any]) -> None:
+        self.path = None if path is None else Path(path)
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.counts: dict[tuple[Any, ...], Confusion] = {}
+        self._file: int | None = None
+
+    def __enter__(self) -> Journal:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._read(self.path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            os.close(self._file)
+
+    def _read(self, path: Path) -> None:
+        assert self._file is not None
+        text = path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        os.truncate(self._file if os.truncate in os.supports_fd else path, len(whole))
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+            head, rows = (lines[0]["settings"], lines[1:]) if lines else (None, [])
+            for row in rows:
+                counts = np.zeros((row["classes"],) * 2, np.int64)
+                for true, label, count in row["counts"]:
+                    counts[true, label] = count
+                self.counts[tuple(row["key"])] = counts
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise AtrousError(f"{path} is not the journal of a CRF search ({error!r}); name another file") from error
+        if head is None:
+            self._write({"settings": self.settings})
+        elif head != self.settings:
+            raise AtrousError(
+                f"{path} belongs to a search with {head}, this one has {self.settings}; name another file"
+            )
+
+    def add(self, key: tuple[Any, ...], counts: Confusion) -> None:
+        """Keep a confusion matrix under `(image,)`, before the CRF, or `(image, w1, sigma_alpha, sigma_beta)`."""
+        places = np.argwhere(counts).tolist()
+        self._write(
+            {"key": key, "classes": len(counts), "counts": [[i, j, int(counts[i, j])] for i, j in places]}
+        )  # fmt: skip
+        self.counts[key] = counts
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._file is not None:
+            os.write(self._file, json.dumps(record).encode() + b"\n")

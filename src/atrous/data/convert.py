@@ -1,0 +1,100 @@
+"""Any data set as a folder of images and index PNGs, and a quick look whether all its files are there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from PIL import ExifTags
+
+from atrous.data.dataset import Item, SegmentationDataset, describe_mismatch
+from atrous.data.folder import FILE
+from atrous.data.images import opened
+from atrous.data.labels import save_labels
+from atrous.errors import AtrousError
+from atrous.files import writing
+
+OnProgress = Callable[[int, int], None]
+
+
+def convert(
+    datasets: Sequence[SegmentationDataset], out: Path, *, on_progress: OnProgress = lambda done, total: None
+) -> Path:
+    """Write splits of a data set to the layout of `folder`: `images/`, `masks/`, a list per split, `classes.yaml`.
+
+    Masks become palette PNGs of labels. Images are linked to where the disk allows it, else copied. What an earlier run
+    wrote is kept; `classes.yaml` is written last, so that a folder without it is one that is not finished.
+
+    Returns: `out`, which `open_dataset` takes.
+    Raises: `AtrousError` for files that cannot be read or written, or images without masks.
+    """
+    jobs = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+    for done, (dataset, index) in enumerate(jobs):
+        on_progress(done, len(jobs))
+        item = dataset.items[index]
+        mask = out / "masks" / f"{item.name}.png"
+        if not mask.exists():
+            save_labels(dataset.labels(index), dataset.colours, mask)
+        _bring(item.image, out / "images" / f"{item.name}{item.image.suffix}")
+    for dataset in datasets:
+        with writing(out / f"{dataset.split}.txt") as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in dataset.names), "utf-8")
+    first = datasets[0]
+    description = {
+        "classes": [
+            {"name": name, "colour": list(colour)} for name, colour in zip(first.classes, first.colours, strict=True)
+        ],
+        "ignore": [first.ignore_index],
+        "ignore_index": first.ignore_index,
+        "splits": {dataset.split: f"{dataset.split}.txt" for dataset in datasets},
+    }
+    with writing(out / FILE) as temporary:
+        text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        temporary.write_text(text, "utf-8")
+    on_progress(len(jobs), len(jobs))
+    return out
+
+
+def _bring(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    if not source.is_file():
+        raise AtrousError(f"{source}: there is no such file.")
+    with writing(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:  # another disk, or one that has no links
+            shutil.copyfile(source, temporary)
+
+
+def check_files(dataset: SegmentationDataset, *, on_progress: OnProgress = lambda done, total: None) -> Iterator[str]:
+    """What is wrong with the files of a data set, by their first bytes: missing, no pictures, of unequal sizes."""
+    yield from dataset.faults
+    for done, item in enumerate(dataset.items, start=1):
+        try:
+            yield from _check(item)
+        except AtrousError as error:
+            yield str(error)
+        on_progress(done, len(dataset))
+
+
+def _check(item: Item) -> Iterator[str]:
+    with opened(item.image) as image:
+        size = _upright(image.size, image.getexif().get(ExifTags.Base.Orientation, 1) if image.format == "JPEG" else 1)
+    if item.mask is None:
+        return
+    if item.mask.suffix in (".mat", ".json"):
+        if not item.mask.is_file():
+            yield f"{item.mask}: there is no such file."
+        return
+    with opened(item.mask) as mask:
+        if mask.size != size:
+            yield describe_mismatch(item, size[::-1], mask.size[::-1])
+
+
+def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return size[::-1] if orientation >= 5 else size

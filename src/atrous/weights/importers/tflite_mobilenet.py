@@ -1,0 +1,244 @@
+"""MobileNetV2 in TensorFlow Lite graphs, of floats or quantised to 8 bits: the trunk of DeepLab, or a whole classifier.
+
+Nothing is taken on trust: channels, strides, dilations, paddings and residual connections are read from the graph and
+compared with the network they lead to; an operator that does not belong is an error.
+
+The batch normalisation has been folded into the convolutions of such files. Ours become identities (scale 1, mean 0)
+that hold the bias, so that the network can be fine-tuned, best with them frozen.
+
+Source: TensorFlow Lite's schema; MobileNetV2 table 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atrous.backbones.mobilenet_v2 import BOTTLENECKS, InvertedResidual, MobileNetV2
+from atrous.errors import AtrousError
+from atrous.weights.card import Preprocessing
+from atrous.weights.fill import fill
+from atrous.weights.importers.tflite_graph import Graph, Operator
+
+UNITS = sum(repeats for _, _, repeats, _ in BOTTLENECKS)
+EPS = 1e-3
+"""Of MobileNetV2's batch normalisation."""
+
+
+def read_classifier(path: Path) -> tuple[MobileNetV2, Preprocessing]:
+    """An ImageNet classifier, `backbone.classify(image)`, and how it wants its images.
+
+    Raises: `AtrousError` for a damaged file, or a graph that is no MobileNetV2, naming the operator.
+    """
+    graph = Graph(path)
+    reader = Reader(graph, "a MobileNetV2 classifier")
+    trunk = reader.trunk()
+    last = reader.conv(activation="relu6")
+    mean = reader.next("MEAN")
+    reader.tensor = mean.outputs[0]
+    scores = reader.conv(activation="none")
+    for name in ("RESHAPE", "SOFTMAX", "QUANTIZE"):
+        reader.skip(name)
+    if reader.tensor != graph.output:
+        reader.unknown(reader.graph.consumers(reader.tensor)[0])
+    width, divisor = multiplier(graph, trunk)
+    with torch.device("meta"):
+        backbone = MobileNetV2(width=width, divisor=divisor, padding="tensorflow", num_classes=scores.weight.shape[0])
+    tensors = trunk_tensors(trunk) | folded("features.18.0", "features.18.1", last, EPS)
+    tensors |= {"classifier.1.weight": scores.weight.flatten(1), "classifier.1.bias": scores.bias}
+    fill(backbone, tensors, str(path))
+    check_geometry(path, backbone, trunk)
+    return backbone.eval(), preprocessing(graph)
+
+
+@dataclass
+class Conv:
+    """A convolution of the graph, its weights in torch's order."""
+
+    operator: Operator
+    weight: Tensor
+    bias: Tensor
+
+    @property
+    def stride(self) -> int:
+        return self.operator.options["StrideH"]
+
+    @property
+    def dilation(self) -> int:
+        return self.operator.options["DilationHFactor"]
+
+
+@dataclass
+class Unit:
+    """An inverted residual: its convolutions, two without an expansion, else three, and whether it adds its input."""
+
+    convs: list[Conv]
+    residual: bool
+
+
+@dataclass
+class Trunk:
+    stem: Conv
+    units: list[Unit]
+
+    @property
+    def output_stride(self) -> int:
+        strides = [self.stem.stride, *(conv.stride for unit in self.units for conv in unit.convs)]
+        return int(np.prod(strides))
+
+
+class Reader:
+    """Follows a graph from its input, operator by operator; `kind` says in its errors what it is to be."""
+
+    def __init__(self, graph: Graph, kind: str) -> None:
+        self.graph = graph
+        self.kind = kind
+        self.tensor = graph.input
+        shape = graph.shape(graph.input)
+        if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
+            raise AtrousError(f"{graph.path}: the input is {shape}; one RGB image, (1, height, width, 3), is expected.")
+
+    def trunk(self) -> Trunk:
+        """Stem and inverted residuals, up to where the head begins."""
+        self.skip("QUANTIZE")
+        stem = self.conv(kernel=3, activation="relu6")
+        return Trunk(stem, [self._unit() for _ in range(UNITS)])
+
+    def _unit(self) -> Unit:
+        before = self.tensor
+        convs = [] if self.peek("DEPTHWISE_CONV_2D") else [self.conv(activation="relu6")]
+        convs.append(self.conv(name="DEPTHWISE_CONV_2D", kernel=3, activation="relu6"))
+        convs.append(self.conv(activation="none"))
+        adds = [operator for operator in self.graph.consumers(self.tensor) if operator.name == "ADD"]
+        residual = bool(adds) and set(adds[0].inputs) == {before, self.tensor}
+        if residual:
+            self.expect(adds[0], adds[0].activation == "none")
+            self.tensor = adds[0].outputs[0]
+        return Unit(convs, residual)
+
+    def conv(self, *, activation: str, name: str = "CONV_2D", kernel: int = 1, start: Operator | None = None) -> Conv:
+        """The next convolution, or `start`, which has to be of this name, kernel and activation."""
+        operator = start or self.next(name)
+        options = operator.options
+        self.expect(operator, len(operator.inputs) == 3 and len(operator.outputs) == 1)
+        weight = self.graph.constant(operator.inputs[1])
+        bias = self.graph.constant(operator.inputs[2])
+        depthwise = name == "DEPTHWISE_CONV_2D"
+        self.expect(operator, weight.ndim == 4 and weight.shape[1:3] == (kernel, kernel))
+        self.expect(operator, operator.activation == activation)
+        self.expect(operator, options["StrideH"] == 1 if kernel == 1 else options["Padding"] == 0)  # 0 is "SAME"
+        self.expect(operator, options["StrideH"] == options["StrideW"])
+        self.expect(operator, options["DilationHFactor"] == options["DilationWFactor"])
+        self.expect(operator, not depthwise or options["DepthMultiplier"] == 1)
+        self.tensor = operator.outputs[0]
+        order = (3, 0, 1, 2) if depthwise else (0, 3, 1, 2)
+        return Conv(operator, torch.from_numpy(weight.transpose(order).copy()), torch.from_numpy(bias.copy()))
+
+    def resize(self) -> bool:
+        """The next operator, a bilinear resize: whether it aligns the corners."""
+        operator = self.next("RESIZE_BILINEAR")
+        align_corners = bool(operator.options["AlignCorners"])
+        half_pixel = bool(operator.options["HalfPixelCenters"])
+        self.expect(operator, align_corners != half_pixel)  # without either, it is an old, third grid
+        self.tensor = operator.outputs[0]
+        return align_corners
+
+    def skip(self, name: str) -> None:
+        """Pass over the next operator if it is of this name."""
+        if self.peek(name):
+            self.tensor = self.graph.consumers(self.tensor)[0].outputs[0]
+
+    def peek(self, name: str) -> bool:
+        """Whether the next operator is of this name."""
+        consumers = self.graph.consumers(self.tensor)
+        return bool(consumers) and consumers[0].name == name
+
+    def next(self, name: str) -> Operator:
+        """The next operator, which has to be of this name."""
+        consumers = self.graph.consumers(self.tensor)
+        if not consumers:
+            raise AtrousError(f"{self.graph.path}: the graph ends where a {name} is expected.")
+        if consumers[0].name != name:
+            self.unknown(consumers[0], name)
+        return consumers[0]
+
+    def expect(self, operator: Operator, met: bool) -> None:
+        """Refuse an operator of which something expected is not met."""
+        if not met:
+            self.unknown(operator)
+
+    def unknown(self, operator: Operator, expected: str = "") -> NoReturn:
+        """Refuse an operator by its name and place."""
+        instead = f", where {expected} is expected" if expected else ""
+        raise AtrousError(f"{self.graph.path}: {operator} is not as in {self.kind}{instead}; only those are read.")
+
+
+def preprocessing(graph: Graph, padded_from: int | None = None) -> Preprocessing:
+    """Pixels to [-1, 1], by the input's own quantisation where it has one, squeezed to its size.
+
+    Images are padded instead to graphs of at least `padded_from` pixels.
+    """
+    _, height, width, _ = graph.shape(graph.input)
+    quantised = graph.quantisation(graph.input)
+    mean, std = (127.5, 127.5) if quantised is None else (quantised[1], 1 / quantised[0])
+    padded = padded_from is not None and min(height, width) >= padded_from
+    return Preprocessing(resize="pad" if padded else "squeeze", size=(height, width), mean=(mean,) * 3, std=(std,) * 3)
+
+
+def multiplier(graph: Graph, trunk: Trunk) -> tuple[float, int]:
+    """The width multiplier and the rounding that give the graph's numbers of channels."""
+    found = [trunk.stem.weight.shape[0], *(unit.convs[-1].weight.shape[0] for unit in trunk.units)]
+    multiplier = found[0] / 32
+    for divisor in (8, 1):
+        with torch.device("meta"):
+            net = MobileNetV2(width=multiplier, divisor=divisor)
+        expected = [net.features[0][0].out_channels, *(unit.conv[-1].num_features for unit in net.units()[1:])]  # type: ignore[index, union-attr]
+        if found == expected:
+            return multiplier, divisor
+    raise AtrousError(f"{graph.path}: units of {found[1:]} channels are those of no MobileNetV2.")
+
+
+def folded(conv_name: str, norm_name: str, conv: Conv, eps: float) -> dict[str, Tensor]:
+    """A convolution into which its normalisation was folded; ours becomes an identity that adds the bias."""
+    channels = conv.bias.shape[0]
+    return {
+        f"{conv_name}.weight": conv.weight,
+        f"{norm_name}.weight": torch.ones(channels),
+        f"{norm_name}.bias": conv.bias,
+        f"{norm_name}.running_mean": torch.zeros(channels),
+        f"{norm_name}.running_var": torch.full((channels,), 1 - eps),
+        f"{norm_name}.num_batches_tracked": torch.tensor(0),
+    }
+
+
+def trunk_tensors(trunk: Trunk, prefix: str = "") -> dict[str, Tensor]:
+    """The trunk's weights under `MobileNetV2`'s names."""
+    features = f"{prefix}features"
+    tensors = folded(f"{features}.0.0", f"{features}.0.1", trunk.stem, EPS)
+    for index, unit in enumerate(trunk.units, start=1):
+        *nested, project = unit.convs
+        name = f"{features}.{index}.conv"
+        for position, conv in enumerate(nested):
+            tensors |= folded(f"{name}.{position}.0", f"{name}.{position}.1", conv, EPS)
+        tensors |= folded(f"{name}.{len(nested)}", f"{name}.{len(nested) + 1}", project, EPS)
+    return tensors
+
+
+def check_geometry(path: Path, backbone: MobileNetV2, trunk: Trunk) -> None:
+    """Strides, dilations and residual connections as the graph has them."""
+    for ours, unit in zip(backbone.units()[1:], trunk.units, strict=True):
+        assert isinstance(ours, InvertedResidual)
+        depthwise = unit.convs[-2]
+        conv = ours.conv[-3][0]  # type: ignore[index]
+        expected = (conv.stride[0], conv.dilation[0], ours.residual)
+        if (depthwise.stride, depthwise.dilation, unit.residual) != expected:
+            raise AtrousError(
+                f"{path}: {depthwise.operator} has stride {depthwise.stride}, dilation {depthwise.dilation} and "
+                f"{'a' if unit.residual else 'no'} residual connection; expected {expected[0]}, {expected[1]} and "
+                f"{'one' if expected[2] else 'none'} at output stride {trunk.output_stride}."
+            )

@@ -1,0 +1,80 @@
+"""`atrous crf`: refining and tuning, as they are typed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> tuple[Path, Path]:
+    """Two halves of an image, and probabilities that miss their border by four columns."""
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[:, 20:] = 200
+    Image.fromarray(pixels).save(tmp_path / "street.png")
+    right = np.where(np.arange(40) < 24, 0.4, 0.8)[None].repeat(30, 0)
+    right[:, :16] = 0.1
+    np.save(tmp_path / "street.npy", np.stack([1 - right, right]).astype(np.float32))
+    return tmp_path / "street.png", tmp_path / "street.npy"
+
+
+def test_labels_move_to_the_border_of_the_colours(run: Run, street: tuple[Path, Path], tmp_path: Path) -> None:
+    result = run("crf", *street, "-o", tmp_path / "out", "--probabilities")
+    assert result.code == 0, result.err
+    assert "10.00% of the labels changed" in result.out
+    labels = np.asarray(Image.open(tmp_path / "out" / "street.png"))
+    np.testing.assert_array_equal(labels, np.repeat([[0] * 20 + [1] * 20], 30, 0))
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"street.png", "street_overlay.png", "street_before_overlay.png", "street.npy"}
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "street.npy").sum(0), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda maps: maps.transpose(1, 2, 0), "axis"),
+        (lambda maps: maps / 2, "must sum to 1"),
+        (lambda maps: np.full_like(maps, np.nan), "finite|NaN"),
+        (lambda maps: maps[:, :10], "10"),
+        (lambda maps: maps[:, :, :0], "0"),
+    ],
+)
+def test_probabilities_of_the_wrong_kind(run: Run, street: tuple[Path, Path], tmp_path: Path, change, message) -> None:
+    image, probabilities = street
+    np.save(probabilities, change(np.load(probabilities)))
+    result = run("crf", image, probabilities, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert re.search(message, result.err)
+    assert len(result.err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_no_probabilities(run: Run, street: tuple[Path, Path], tmp_path: Path) -> None:
+    image, probabilities = street
+    assert "no CRF preset 'v3'" in run("crf", *street, "--preset", "v3").err
+    assert "no such file" in run("crf", image, tmp_path / "none.npy").err
+    probabilities.write_bytes(probabilities.read_bytes()[:-10])
+    assert "not a whole .npy file" in run("crf", image, probabilities).err
+    np.save(probabilities, np.array([{}], dtype=object), allow_pickle=True)
+    assert "not a whole .npy file" in run("crf", image, probabilities).err
+
+
+def test_a_search_goes_on_where_it_was(run: Run, shared_data: Path, tmp_path: Path) -> None:
+    arguments = (
+        "crf", "tune", "--data", f"voc2012:{shared_data / 'voc2012'}?split=train", "--images", 2, "--iterations", 1,
+        "-w", shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite", "-o", tmp_path / "out",
+    )  # fmt: skip
+    first = run(*arguments)
+    assert first.code == 0, first.err
+    assert "sigma_alpha" in first.out
+    journal = (tmp_path / "out" / "search.jsonl").read_text()
+    (tmp_path / "out" / "search.jsonl").write_text(journal[: len(journal) // 2])
+    second = run(*arguments)
+    assert second.out == first.out
+    assert sorted((tmp_path / "out" / "search.jsonl").read_text().splitlines()) == sorted(journal.splitlines())

@@ -1,0 +1,55 @@
+"""`atrous evaluate`, as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atrous import create_model
+from atrous.weights import Card, Preprocessing, read_card, save
+from tests.cli.conftest import Run
+from tests.inference.test_strategies import picture
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data set of one's own: two images, two classes."""
+    for name in ("a", "b"):
+        (tmp_path / "mine" / "images").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(picture(40, 50)).save(tmp_path / "mine" / "images" / f"{name}.png")
+        mask = (np.arange(40 * 50).reshape(40, 50) % 2).astype(np.uint8)
+        Image.fromarray(mask).save(tmp_path / "mine" / "masks" / f"{name}.png")
+    (tmp_path / "mine" / "classes.yaml").write_text("classes: [even, odd]\n")
+    return tmp_path / "mine"
+
+
+def test_the_command_writes_figures_pictures_and_the_card(run: Run, folder: Path, tmp_path: Path) -> None:
+    model = create_model("deeplab_v3.mobilenet_v2", width=0.125, num_classes=2)
+    weights = save(
+        model,
+        tmp_path / "w.safetensors",
+        card=Card(
+            model="deeplab_v3.mobilenet_v2",
+            arguments={"width": 0.125},
+            classes=("even", "odd"),
+            colours=((0, 0, 0), (255, 255, 255)),
+            preprocessing=Preprocessing(),
+        ),
+    )
+    result = run("evaluate", "-w", weights, "--data", folder, "-o", tmp_path / "out", "--write-card")
+    assert result.code == 0, result.err
+    assert "mIoU" in result.out
+    stored = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert stored["data"] == str(folder)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"results.json", "worst.png"} <= names
+    measured = {figure.name: figure for figure in read_card(weights).measured}
+    assert measured["mIoU"].command.startswith("atrous evaluate -w")
+    assert str(round(measured["mIoU"].value, 2)) in result.out or f"{measured['mIoU'].value:.2f}" in result.out
+    again = run("evaluate", "-w", weights, "--data", folder, "-o", tmp_path / "out", "--json", "--crf", "v2")
+    assert json.loads(again.out)["crf"] == "v2"

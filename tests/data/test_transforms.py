@@ -1,0 +1,198 @@
+"""Image and labels stay together, whatever is done to them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from atrous import AtrousError
+from atrous.data.transforms import (
+    ColourJitter,
+    Compose,
+    Pad,
+    RandomBlur,
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
+    RandomScale,
+    Resize,
+    adapt,
+)
+
+MEAN = (9.0, 9.0, 9.0)
+FLAT = {  # those that move pixels, or none
+    "flip": RandomFlip(),
+    "crop": RandomCrop(17, 23, mean=MEAN),
+    "aware crop": RandomCrop(9, 40, class_aware=1.0, mean=MEAN),
+    "pad": Pad(30, 31, mean=MEAN),
+    "no rotation": RandomRotation(probability=0.0),
+}
+MOVING = FLAT | {
+    "scale": RandomScale(),
+    "scale in steps": RandomScale(step=0.25),
+    "rotation": RandomRotation(30, probability=1.0, mean=MEAN),
+    "resize": Resize(21, 34),
+}
+
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+seeds = st.integers(0, 2**32)
+
+
+@pytest.mark.parametrize("name", FLAT)
+@given(labels=arrays(np.uint8, sizes, elements=st.sampled_from([0, 3, 7, 255])), seed=seeds)
+def test_every_pixel_keeps_its_label(name: str, labels: np.ndarray, seed: int) -> None:
+    """The labels are written into the image as well, and must be the same after."""
+    image = np.dstack([labels] * 3)
+    changed, after = FLAT[name](image, labels, np.random.default_rng(seed))
+    padded = (changed == MEAN).all(2) & (after == 255)
+    assert ((changed[..., 0] == after) | padded).all()
+    assert after.dtype == labels.dtype
+
+
+@pytest.mark.parametrize("name", MOVING)
+@given(size=sizes, seed=seeds, dtype=st.sampled_from([np.uint8, np.uint16]))
+def test_only_labels_that_were_there_and_one_size(name: str, size: tuple[int, int], seed: int, dtype: type) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(np.array([0, 5, 9, 255], dtype), size)
+    image, after = MOVING[name](rng.integers(0, 255, (*size, 3), np.uint8), labels, rng)
+    assert image.shape == (*after.shape, 3)
+    assert image.dtype == np.uint8
+    assert after.dtype == dtype
+    assert image.flags.c_contiguous
+    assert after.flags.c_contiguous
+    assert set(np.unique(after)) <= set(np.unique(labels)) | {255}
+
+
+@pytest.mark.parametrize("name", ["scale", "rotation", "resize"])
+@given(seed=seeds)
+def test_image_and_labels_are_sampled_at_the_same_places(name: str, seed: int) -> None:
+    """Ramps in the image and in the labels agree to half a step after any warp, so neither is shifted."""
+    for axis, ramp in enumerate(np.indices((40, 40))):
+        labels = (ramp * 6).astype(np.uint8)
+        image, after = MOVING[name](np.dstack([labels] * 3), labels, np.random.default_rng(seed))
+        middle = tuple(slice(side // 3, -(side // 3)) for side in after.shape)  # a rotation fills the corners
+        difference = (image[..., 0].astype(int) - after)[middle]
+        assert np.abs(difference).max() <= 6
+        half = 2 * after.shape[axis] == 40  # then two pixels are equally near
+        assert abs(difference.mean()) < (3.5 if half else 1.2)
+
+
+@pytest.mark.parametrize("transform", [*MOVING.values(), RandomBlur(), ColourJitter()])
+def test_the_generator_is_all_its_randomness(transform: Callable) -> None:
+    rng = np.random.default_rng(0)
+    image, labels = rng.integers(0, 255, (30, 30, 3), np.uint8), rng.integers(0, 3, (30, 30), np.uint8)
+    before = image.copy(), labels.copy()
+    once, again = (transform(image, labels, np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(once[0], again[0])
+    np.testing.assert_array_equal(once[1], again[1])
+    np.testing.assert_array_equal(image, before[0])
+    np.testing.assert_array_equal(labels, before[1])
+
+
+@pytest.mark.parametrize("transform", [RandomBlur(probability=1.0), ColourJitter()])
+def test_labels_are_left_alone_where_only_colours_change(transform: Callable) -> None:
+    rng = np.random.default_rng(1)
+    image, labels = rng.integers(0, 255, (30, 31, 3), np.uint8), rng.integers(0, 3, (30, 31), np.uint8)
+    changed, after = transform(image, labels, rng)
+    assert (changed != image).any()
+    assert after is labels
+
+
+def test_no_jitter_is_no_change() -> None:
+    image = np.random.default_rng(1).integers(0, 255, (30, 31, 3), np.uint8)
+    changed, _ = ColourJitter(0, 0, 0, 0)(image, image[..., 0], np.random.default_rng(0))
+    np.testing.assert_array_equal(changed, image)
+
+
+def test_scales_are_those_asked_for() -> None:
+    labels = np.zeros((100, 200), np.uint8)
+    rng = np.random.default_rng(0)
+    heights = [RandomScale(step=0.25)(np.dstack([labels] * 3), labels, rng)[1].shape[0] for _ in range(80)]
+    assert set(heights) == {50, 75, 100, 125, 150, 175, 200}
+    free = [RandomScale(0.5, 2.0)(np.dstack([labels] * 3), labels, rng)[1].shape for _ in range(80)]
+    assert min(free)[0] < 65
+    assert max(free)[0] > 180
+    assert all(abs(2 * height - width) <= 1 for height, width in free)
+
+
+def test_class_aware_crops_find_the_rare_class() -> None:
+    labels = np.zeros((200, 200), np.uint8)
+    labels[150:153, 20:23] = 1
+    image = np.dstack([labels] * 3)
+    rng = np.random.default_rng(0)
+    found = {
+        aware: sum((RandomCrop(32, 32, class_aware=aware)(image, labels, rng)[1] == 1).any() for _ in range(200))
+        for aware in (0.0, 1.0)
+    }
+    assert found[1.0] >= 80  # half of the crops, but for windows cut by the border
+    assert found[0.0] < 30
+
+
+def test_a_crop_of_nothing_but_ignored() -> None:
+    labels = np.full((50, 50), 255, np.uint8)
+    _, after = RandomCrop(20, 20, class_aware=1.0)(np.dstack([labels] * 3), labels, np.random.default_rng(0))
+    assert (after == 255).all()
+
+
+def test_crops_reach_every_corner() -> None:
+    labels = np.arange(36, dtype=np.uint8).reshape(6, 6)
+    rng = np.random.default_rng(0)
+    corners = {int(RandomCrop(3, 3)(np.dstack([labels] * 3), labels, rng)[1][0, 0]) for _ in range(500)}
+    assert corners == {row * 6 + column for row in range(4) for column in range(4)}
+
+
+class Theirs:
+    """A stand-in with the signature of albumentations."""
+
+    def __call__(self, *arguments: object, **data: np.ndarray) -> dict[str, np.ndarray]:
+        assert not arguments
+        shift = random.randint(1, 9)
+        return {"image": np.roll(data["image"], shift, axis=1), "mask": np.roll(data["mask"], shift, axis=1)}
+
+
+def test_a_callable_of_albumentations_signature() -> None:
+    labels = np.random.default_rng(0).integers(0, 9, (20, 20), np.uint8)
+    compose = Compose([RandomFlip(), Theirs(), Pad(30, 30)])
+    random.seed(3)
+    state = random.getstate()
+    once = compose(np.dstack([labels] * 3), labels, np.random.default_rng(1))
+    again = compose(np.dstack([labels] * 3), labels, np.random.default_rng(1))
+    other = [compose(np.dstack([labels] * 3), labels, np.random.default_rng(seed))[1] for seed in range(9)]
+    assert random.getstate() == state
+    np.testing.assert_array_equal(once[0], again[0])
+    np.testing.assert_array_equal(once[0][:20, :20, 0], once[1][:20, :20])
+    assert any((each != once[1]).any() for each in other)
+
+
+def test_what_theirs_returns_is_checked() -> None:
+    def floats(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        return {"image": image / 255, "mask": mask}
+
+    labels = np.zeros((4, 4), np.uint8)
+    with pytest.raises(AtrousError, match=r"float64 \(4, 4, 3\)"):
+        adapt(floats)(np.dstack([labels] * 3), labels, np.random.default_rng(0))
+    with pytest.raises(AtrousError, match="dict with 'image' and 'mask'"):
+        adapt(lambda image, mask: (image, mask))(np.dstack([labels] * 3), labels, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: RandomScale(2.0, 0.5),
+        lambda: RandomCrop(0, 5),
+        lambda: RandomFlip(1.5),
+        lambda: ColourJitter(brightness=2),
+        lambda: ColourJitter(hue=0.6),
+        lambda: RandomBlur(0),
+        lambda: RandomRotation(probability=-1),
+    ],
+)
+def test_settings_out_of_range(wrong: Callable) -> None:
+    with pytest.raises(AtrousError, match=r"expected|empty"):
+        wrong()

@@ -1,0 +1,37 @@
+"""CRF-RNN: a network and a CRF that learn together."""
+
+from __future__ import annotations
+
+import torch
+
+from atrous import create_model
+from atrous.models.crf_rnn import CRFRecurrent
+
+
+def test_five_iterations_in_training_and_ten_at_test() -> None:
+    model = create_model("crf_rnn.vgg16", width=0.03125)
+    assert (model.crf.training_iterations, model.crf.iterations) == (5, 10)
+    assert (model.crf.sigma_alpha, model.crf.sigma_beta, model.crf.sigma_gamma) == (160, 3, 3)
+
+
+def test_with_no_weight_on_its_kernels_the_network_is_left_alone() -> None:
+    model = create_model("crf_rnn.vgg16", width=0.03125, num_classes=4).eval()
+    image = 50 * torch.randn(1, 3, 40, 30)
+    with torch.no_grad():
+        model.network.score.weight.normal_()
+        assert (model(image) - model.network(image)).abs().max() > 1e-3
+        model.crf.spatial_weights.zero_()
+        model.crf.bilateral_weights.zero_()
+        torch.testing.assert_close(model(image), model.network(image))
+
+
+@torch.no_grad()
+def test_the_mean_cancels_and_the_std_is_undone() -> None:
+    network = create_model("deeplab_v3.mobilenet_v2", width=0.125, num_classes=3).eval()
+    network.scores = lambda image: torch.linspace(-1, 1, 3 * 20 * 20).view(1, 3, 20, 20)  # whatever the image
+    pixels = torch.randint(0, 256, (1, 3, 20, 20)).float()
+    plain = CRFRecurrent(network).eval()
+    std = (58.0, 57.0, 56.0)
+    normalised = CRFRecurrent(network, std=std).eval()
+    mean_and_std = (pixels - 120) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(plain(pixels), normalised(mean_and_std), rtol=1e-3, atol=1e-3)
