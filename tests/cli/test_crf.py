@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import atrous.crf
+from atrous.cli.crf import PRESETS
 from tests.cli.conftest import Run
 
 
@@ -78,3 +80,19 @@ def test_a_search_goes_on_where_it_was(run: Run, shared_data: Path, tmp_path: Pa
     second = run(*arguments)
     assert second.out == first.out
     assert sorted((tmp_path / "out" / "search.jsonl").read_text().splitlines()) == sorted(journal.splitlines())
+
+
+def test_predict_refines_with_and_without_a_preset(run: Run, shared_data: Path, tmp_path: Path) -> None:
+    photograph, weights = shared_data / "images" / "dog.bmp", shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite"
+    found = {}
+    for name, option in {"plain": (), "v2": ("--crf",), "named": ("--crf", "v2"), "v1": ("--crf", "v1")}.items():
+        result = run("predict", *option, photograph, "-w", weights, "-o", tmp_path / name)
+        assert result.code == 0, result.err
+        found[name] = np.asarray(Image.open(tmp_path / name / "dog.png"))
+    np.testing.assert_array_equal(found["v2"], found["named"])
+    assert 0 < (found["v2"] != found["plain"]).mean() < 0.2
+    assert (found["v1"] != found["v2"]).any()
+
+
+def test_presets_are_those_of_the_crf() -> None:
+    assert set(PRESETS) == set(atrous.crf.PRESETS)

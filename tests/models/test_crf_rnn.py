@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from atrous import create_model
 from atrous.models.crf_rnn import CRFRecurrent
+from atrous.weights import Card, Preprocessing, load, save
 
 
 def test_five_iterations_in_training_and_ten_at_test() -> None:
@@ -35,3 +38,19 @@ def test_the_mean_cancels_and_the_std_is_undone() -> None:
     normalised = CRFRecurrent(network, std=std).eval()
     mean_and_std = (pixels - 120) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(plain(pixels), normalised(mean_and_std), rtol=1e-3, atol=1e-3)
+
+
+def test_it_is_saved_with_a_card_and_loaded(tmp_path: Path) -> None:
+    model = create_model("crf_rnn.vgg16", width=0.03125, num_classes=2, std=(2.0, 2.0, 2.0)).eval()
+    torch.nn.init.normal_(model.network.score.weight)
+    card = Card(
+        model="crf_rnn.vgg16",
+        arguments={"width": 0.03125, "std": (2.0, 2.0, 2.0)},
+        classes=("no", "yes"),
+        colours=((0, 0, 0), (255, 255, 255)),
+        preprocessing=Preprocessing(),
+    )
+    loaded = load(save(model, tmp_path / "a.safetensors", card=card))
+    image = 50 * torch.randn(1, 3, 40, 30)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(image), model(image))

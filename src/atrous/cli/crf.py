@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from atrous.weights import Card
 
 
+PRESETS = ("v1", "v2", "v2_resnet", "crf_rnn", "krahenbuhl")
+"""The names of `atrous.crf.PRESETS`, told without loading numpy."""
+
+
 class _RefineByDefault(TyperGroup):
     """`atrous crf IMAGE ...` is `atrous crf refine IMAGE ...`."""
 
@@ -34,7 +38,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-Preset = Annotated[str, typer.Option(help="The parameters of a paper: v1, v2, v2_resnet, crf_rnn, krahenbuhl.")]
+Preset = Annotated[str, typer.Option(help=f"The parameters of a paper: {', '.join(PRESETS)}.")]
 
 
 @app.command()

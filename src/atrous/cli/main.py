@@ -7,11 +7,13 @@ imports what it needs when it runs.
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from typing import Annotated
 
 import typer
 
 from atrous import __version__
+from atrous.cli.crf import PRESETS
 from atrous.cli.crf import app as crf
 from atrous.cli.data import app as data
 from atrous.cli.evaluate import evaluate
@@ -21,6 +23,7 @@ from atrous.cli.info import info
 from atrous.cli.inspect import inspect
 from atrous.cli.models import models
 from atrous.cli.predict import predict
+from atrous.cli.train import train
 from atrous.cli.weights import weights
 from atrous.errors import AtrousError
 
@@ -29,6 +32,8 @@ EPILOG = """Examples:
   atrous predict cat.jpg
 
   atrous predict photos/ -w model.safetensors -o segmented
+
+  atrous train --model deeplab_v3_plus.mobilenet_v2 --data my-photographs
 
   atrous models deeplab_v3_plus
 
@@ -44,6 +49,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(evaluate)
+app.command()(train)
 app.command()(models)
 app.command()(explain)
 app.command()(weights)
@@ -69,10 +75,20 @@ def _atrous(
     """Options of every command."""
 
 
+def _with_preset(arguments: list[str]) -> list[str]:
+    """`--crf` without a preset is `--crf v2`; options with an optional value are unknown to typer."""
+    given = [*arguments, ""]
+    return [
+        part
+        for argument, following in pairwise(given)
+        for part in ([argument, "v2"] if argument == "--crf" and following not in PRESETS else [argument])
+    ]
+
+
 def main() -> None:
     """Run the command line: what the user did wrong is one line and exit code 2, Ctrl-C is exit code 130."""
     try:
-        app()
+        app(_with_preset(sys.argv[1:]))
     except AtrousError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         sys.exit(2)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atrous.cli.crf import PRESETS
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from atrous.data.images import Pixels
     from atrous.inference import Segmentation, Segmenter
+
+PRUNE = 0.01
+"""The probability that a class has to exceed somewhere to take part in the CRF."""
 
 DEFAULT_WEIGHTS = "deeplab_v3.mobilenet_v2_x0.5.voc"
 
@@ -40,6 +44,12 @@ def predict(
     tile: Annotated[
         int | None, typer.Option(help="Look in windows of this side at the image's own scale, whatever its size.")
     ] = None,
+    crf: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[PRESET]", help=f"Refine images by the fully connected CRF: {', '.join(PRESETS)}; or v2."
+        ),
+    ] = None,
     smooth: Annotated[
         float, typer.Option(help="Of videos: how much of the past each frame keeps, 0 to below 1; 0.7 stops flicker.")
     ] = 0.0,
@@ -58,6 +68,8 @@ def predict(
 
       atrous predict street.jpg -w runs/best.safetensors --output-stride 8 --tta v3 --json
 
+      atrous predict street.jpg --crf
+
       atrous predict satellite.tif --tile 513
 
       atrous predict clip.mp4 --smooth 0.7
@@ -69,6 +81,8 @@ def predict(
     videos = [given for given in images if _is_video(given)]
     jobs = plan([given for given in images if given not in videos], out)
     check_writable(out)
+    if crf is not None:
+        _check_crf(crf, videos)
     Smoother(smooth)  # says what is wrong with it, if something is, before anything is loaded
     segmenter = Segmenter.load(weights, device=device, tta=tta, tile=tile)
     if output_stride is not None:
@@ -79,11 +93,17 @@ def predict(
         target = out / (f"camera_{given}.mp4" if given.isdigit() else f"{name}_overlay.mp4")
         _segment_video(segmenter, given, target, smooth, as_json=as_json)
     if jobs:
-        _segment_images(segmenter, jobs, out, windows=tile is not None, as_json=as_json)
+        _segment_images(segmenter, jobs, out, crf, windows=tile is not None, as_json=as_json)
 
 
 def _segment_images(
-    segmenter: Segmenter, jobs: list[tuple[Path, Path]], out: Path, *, windows: bool, as_json: bool
+    segmenter: Segmenter,
+    jobs: list[tuple[Path, Path]],
+    out: Path,
+    crf: str | None,
+    *,
+    windows: bool,
+    as_json: bool,
 ) -> None:
     """Images are read ahead of the network and written behind it. What cannot be read is listed at the end."""
     from rich.console import Console
@@ -115,7 +135,7 @@ def _segment_images(
                         failures.append(pixels)
                     else:
                         start = time.perf_counter()
-                        found = segmenter(pixels)
+                        found = segmenter(pixels) if crf is None else _refined(segmenter, pixels, crf)
                         behind.do(write, source, target, found, time.perf_counter() - start)
                     if not alone:
                         progress.advance(task)
@@ -129,6 +149,25 @@ def _segment_images(
         raise AtrousError(
             f"{len(failures)} of {len(jobs)} images could not be segmented, the others are in {out}:\n{listed}"
         )
+
+
+def _check_crf(preset: str, videos: list[str]) -> None:
+    from atrous.crf import preset as paper
+
+    paper(preset)
+    if videos:
+        raise AtrousError(f"{videos[0]}: the CRF refines images, not videos; leave out --crf.")
+
+
+def _refined(segmenter: Segmenter, pixels: Pixels, preset: str) -> Segmentation:
+    """What the CRF makes of the probabilities; classes that are nowhere likely take no part."""
+    from dataclasses import replace
+
+    from atrous.crf import dense_crf_labels
+
+    found = segmenter(pixels, probabilities=True)
+    labels = dense_crf_labels(pixels, found.probabilities, preset=preset, prune=PRUNE)
+    return replace(found, labels=labels.astype(found.labels.dtype), probabilities=None)
 
 
 def _read(source: Path) -> Pixels | AtrousError:

@@ -46,8 +46,12 @@ class Augmented:
             raise IndexError(index)
         if get_worker_info() is not None:
             cv2.setNumThreads(0)  # the workers are what runs at once; threads in each would only get in their way
+        return self.draw(int(self._epoch), index % len(self))
+
+    def draw(self, epoch: int, index: int) -> Sample:
+        """The sample as it is in an epoch, whatever epoch is set."""
         sample = self.dataset[index]
-        rng = np.random.default_rng((self.seed, int(self._epoch), index % len(self)))
+        rng = np.random.default_rng((self.seed, epoch, index))
         image, labels = self.transform(sample.image, sample.labels, rng)
         return replace(sample, image=image, labels=labels)
 
@@ -72,7 +76,7 @@ def bootstrap(
     return dataset.select([*range(len(dataset)), *again * (times - 1)])
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning moves and converts the fields of a copy
 class Batch:
     """Samples of one size, stacked: `images` (N, 3, H, W) uint8, `labels` (N, H, W) int64, and their names."""
 

@@ -1,9 +1,9 @@
-"""Batch normalisation that copes with a single value per channel, can be frozen for good, and measured anew."""
+"""Batch normalisation that copes with single values, can be frozen for good, span processes, and be measured anew."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,26 +14,81 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`, its keys and numbers, with two differences.
+    """`torch.nn.BatchNorm2d`, its keys and numbers, with three differences.
 
     In training, a map with one value per channel (image pooling at batch 1, a tiny image at a coarse stride) has no
     variance; it is normalised by the running statistics, which it leaves alone, where torch raises an error.
 
     A frozen layer (see `freeze_batch_norm`) stays in evaluation mode through any call of `train()`.
+
+    A synchronised layer (see `synchronise_batch_norm`) takes its statistics from the batches of all processes of the
+    default `torch.distributed` group, on any device.
     """
 
     frozen = False
+    synchronised = False
 
     def train(self, mode: bool = True) -> BatchNorm2d:
         super().train(mode and not self.frozen)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.synchronised and _is_distributed():
+            return self._over_processes(x)
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(x)
+
+    def _over_processes(self, x: Tensor) -> Tensor:
+        """As one process would with all their images; gradients pass through the sums."""
+        values = x if x.dtype == torch.float64 else x.float()
+        count = _sum(values.new_tensor(float(x.numel() // x.shape[1])))
+        mean = _sum(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        variance = _sum(centred.square().sum((0, 2, 3))) / count
+        if count > 1:
+            self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        else:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            centred, variance = values - self.running_mean[:, None, None], self.running_var
+        normalised = centred * (variance + self.eps).rsqrt()[:, None, None]
+        return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """A tensor summed over all processes; its gradient is the sum of theirs, for each one's value went to all."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _SumOverProcesses.forward(ctx, gradient)
+
+
+def _sum(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(x)
+    return total
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def freeze_batch_norm(model: M, *, affine: bool = False) -> M:
@@ -47,6 +102,17 @@ def freeze_batch_norm(model: M, *, affine: bool = False) -> M:
 def unfreeze_batch_norm(model: M) -> M:
     """Undo `freeze_batch_norm`; the mode (training or evaluation) follows the model's."""
     return _set_frozen(model, False, affine=True)
+
+
+def synchronise_batch_norm(model: M, synchronised: bool = True) -> M:
+    """Let every batch normalisation that trains take its statistics over all processes, or undo it.
+
+    Source: PSPNet section 5.1; torch's `SyncBatchNorm` does the same, on CUDA alone.
+    """
+    for layer in model.modules():
+        if isinstance(layer, BatchNorm2d):
+            layer.synchronised = synchronised
+    return model
 
 
 def _set_frozen(model: M, frozen: bool, *, affine: bool) -> M:

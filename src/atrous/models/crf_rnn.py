@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from atrous.crf import CRFRNN
@@ -47,8 +46,7 @@ class CRFRecurrent(SegmentationModel):
         self.num_classes = network.num_classes
         self.align_corners = network.align_corners
         self.crf = CRFRNN(network.num_classes, **crf)
-        self.std: Tensor
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.std = tuple(std)
 
     @property
     def output_stride(self) -> int:
@@ -69,7 +67,7 @@ class CRFRecurrent(SegmentationModel):
 
     def forward(self, image: Tensor) -> Tensor:
         colours = image[:, :3] if image.shape[1] >= 3 else image[:, :1].expand(-1, 3, -1, -1)
-        return self.crf(self.network(image), colours * self.std)
+        return self.crf(self.network(image), colours * image.new_tensor(self.std).view(3, 1, 1))
 
 
 @register_model("crf_rnn.vgg16", PAPER)

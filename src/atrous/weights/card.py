@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from atrous.errors import AtrousError
-from atrous.models import SegmentationModel, create_model
+from atrous.models import MODELS, SegmentationModel, create_model
 
 
 class _Part(BaseModel):
@@ -90,8 +90,8 @@ class Card(_Part):
         Raises: `AtrousError` where the registry has no such network, or it takes no such arguments.
         """
         arguments = dict(self.arguments)
-        if self.align_corners:
-            arguments["align_corners"] = True
+        if self.align_corners and "align_corners" in MODELS.entry(self.model).arguments():
+            arguments["align_corners"] = True  # the others have it by their paper, DeepLab v1 and v2
         return create_model(self.model, num_classes=len(self.classes), **arguments)
 
     @classmethod

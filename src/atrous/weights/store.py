@@ -150,6 +150,11 @@ def _known() -> set[str]:
     return stored | RELEASES.keys()
 
 
+def find_file(name: str) -> Path | None:
+    """A file of this name in the folders where weights are looked for."""
+    return next((folder / name for folder in _folders() if (folder / name).is_file()), None)
+
+
 def _find(name: str) -> Path | None:
     files = [name + SUFFIX] + ([RELEASES[name].file] if name in RELEASES else [])
     for folder in _folders():

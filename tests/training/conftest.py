@@ -1,0 +1,168 @@
+"""Tiny data sets in the official layouts of the real ones, and small recipes on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atrous.data import camvid, cityscapes, voc
+from atrous.data.labels import save_labels
+from atrous.training.recipe import Recipe, make_recipe
+
+
+def draw_pair(seed: int, classes: int, height: int = 60, width: int = 80) -> tuple[np.ndarray, np.ndarray]:
+    """An image and labels: a few rectangles whose colours tell their classes, with noise."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((height, width), np.uint8)
+    for _ in range(4):
+        top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
+        labels[top : top + height // 2, left : left + width // 2] = rng.integers(0, classes)
+    image = np.stack([(labels.astype(int) * factor) % 256 for factor in (23, 71, 149)], -1) + rng.integers(
+        0, 20, (height, width, 3)
+    )
+    return np.clip(image, 0, 255).astype(np.uint8), labels
+
+
+def write_pair(image: Path, mask: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+    for path in (image, mask):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(image)
+    save_labels(labels, voc.COLOURS, mask)
+
+
+def write_camvid(root: Path, train: int = 6, val: int = 3) -> Path:
+    for split, count, first in (("train", train, 0), ("val", val, 100)):
+        names = [f"{split}_{number}" for number in range(count)]
+        for number, name in enumerate(names):
+            pixels, labels = draw_pair(first + number, len(camvid.CLASSES))
+            labels[0, :3] = camvid.VOID
+            write_pair(root / split / f"{name}.png", root / f"{split}annot" / f"{name}.png", pixels, labels)
+        lines = [f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png" for name in names]
+        (root / f"{split}.txt").write_text("\n".join(lines))
+    return root
+
+
+def write_voc(root: Path) -> Path:
+    lists = root / voc.LISTS
+    lists.mkdir(parents=True)
+    names = [f"2007_{number:06}" for number in range(4)]
+    for number, name in enumerate(names):
+        pixels, labels = draw_pair(200 + number, len(voc.CLASSES))
+        labels[:2] = 255
+        labels[2:4] = voc.CLASSES.index("chair")
+        for masks in (voc.MASKS, voc.AUGMENTED_MASKS):
+            write_pair(root / "JPEGImages" / f"{name}.jpg", root / masks / f"{name}.png", pixels, labels)
+    for split, chosen in (("train", names[:2]), ("trainaug", names[:3]), ("val", names[3:]), ("trainval", names)):
+        (lists / f"{split}.txt").write_text("\n".join(chosen))
+    return root
+
+
+def write_sbd(root: Path) -> Path:
+    scipy_io = pytest.importorskip("scipy.io", reason="SBD's masks are MATLAB files: needs scipy")
+    names = ["2008_000002", "2008_000003"]
+    for folder in ("img", "cls"):
+        (root / folder).mkdir(parents=True)
+    for number, name in enumerate(names):
+        pixels, labels = draw_pair(300 + number, len(voc.CLASSES))
+        Image.fromarray(pixels).save(root / "img" / f"{name}.jpg")
+        scipy_io.savemat(root / "cls" / f"{name}.mat", {"GTcls": {"Segmentation": labels}})
+    for split in ("train", "val"):
+        (root / f"{split}.txt").write_text("\n".join(names))
+    return root
+
+
+def write_coco(root: Path) -> Path:
+    (root / "annotations").mkdir(parents=True)
+    (root / "train2017").mkdir()
+    images, annotations = [], []
+    for number in range(2):
+        pixels, _ = draw_pair(400 + number, 21)
+        Image.fromarray(pixels).save(root / "train2017" / f"{number:012}.jpg")
+        images.append({"id": number, "file_name": f"{number:012}.jpg", "height": 60, "width": 80})
+        outline = [5.0, 5.0, 75.0, 5.0, 75.0, 50.0, 5.0, 50.0]
+        annotations.append(
+            {
+                "id": number + 1,
+                "image_id": number,
+                "category_id": 1 + 16 * number,
+                "segmentation": [outline],
+                "area": 3150.0,
+                "iscrowd": 0,
+                "bbox": [5, 5, 70, 45],
+            }
+        )
+    categories = [{"id": 1, "name": "person"}, {"id": 17, "name": "cat"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    return root
+
+
+def write_cityscapes(root: Path) -> Path:
+    for split, city, count in (("train", "aachen", 2), ("val", "frankfurt", 1)):
+        for number in range(count):
+            stem = f"{city}_{number:06}_000019"
+            pixels, labels = draw_pair(500 + number, len(cityscapes.CLASSES), 64, 128)
+            write_pair(
+                root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png",
+                root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png",
+                pixels,
+                np.array(cityscapes.LABEL_IDS, np.uint8)[labels],
+            )
+    return root
+
+
+def write_folder(root: Path, classes: tuple[str, ...] = ("outside", "cell"), images: int = 4) -> Path:
+    for split, numbers in (("train", range(images)), ("val", range(images, images + 1))):
+        for number in numbers:
+            pixels, labels = draw_pair(600 + number, len(classes))
+            name = f"{split}/{number}.png"
+            write_pair(root / "images" / name, root / "masks" / name, pixels, labels)
+    (root / "classes.yaml").write_text(
+        f"classes: [{', '.join(classes)}]\nimages: images/{{split}}\nmasks: masks/{{split}}\n"
+    )
+    return root
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "camvid": write_camvid,
+    "voc2012": write_voc,
+    "sbd": write_sbd,
+    "coco_voc": write_coco,
+    "cityscapes": write_cityscapes,
+    "folder": write_folder,
+}
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The spec of a tiny data set of a name, in its official layout."""
+    made: dict[str, str] = {}
+
+    def make(name: str) -> str:
+        if name not in made:
+            made[name] = f"{name}:{WRITERS[name](tmp_path_factory.mktemp('data') / name)}"
+        return made[name]
+
+    return make
+
+
+def small(data: str, *overrides: str, stages: Sequence[Mapping[str, Any]] = ({},)) -> Recipe:
+    """A recipe that takes seconds: `data` in CamVid's layout, an eighth of the width, four steps."""
+    tree = {
+        "name": "small",
+        "model": {"id": "deeplab_v3_plus.mobilenet_v2", "options": {"width": 0.125}},
+        "data": {"train": f"{data}?split=train", "val": f"{data}?split=val"},
+        "transforms": [{"crop": {"height": 33, "width": 41}}, "flip"],
+        "steps": 4,
+        "batch": 4,
+        "workers": 0,
+        "checkpoint_every": 2,
+        "stages": stages,
+    }
+    return make_recipe(tree, overrides)

@@ -1,0 +1,85 @@
+"""`atrous train` as it is typed, up to where the training begins, and once to its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atrous.cli.main import main
+from tests.training.conftest import write_folder
+
+pytest.importorskip("lightning", reason="needs the extra 'train'")
+Run = Callable[..., tuple[int, str]]
+TINY = ("model.options.width=0.125", "transforms=[{crop: {height: 33, width: 33}}]", "batch=2", "workers=0")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["atrous", "train", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        return int(stop.value.code or 0), printed.out + printed.err
+
+    return run
+
+
+def test_a_folder_of_ones_own(run: Run, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "own")
+    code, printed = run("--model", "deeplab_v3_plus.mobilenet_v2", "--data", data, "steps=2", *TINY)
+    assert code == 0, printed
+    for text in ("74,", "2 of 2 images of 33 x 33", "judged on 1 of", "mIoU", "IoU: outside"):
+        assert text in printed
+    assert (tmp_path / "runs" / "deeplab_v3_plus.mobilenet_v2" / "best.safetensors").is_file()
+
+
+def test_bad_labels_are_refused_before_anything_is_trained(run: Run, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "own")
+    mask = next((data / "masks" / "train").glob("*.png"))
+    Image.fromarray(np.full((60, 80), 7, np.uint8)).save(mask)
+    code, printed = run("--model", "unet.padded", "--data", data, *TINY)
+    assert code == 2
+    assert "nothing was trained" in printed
+    assert f"{mask.name}: value 7" in printed.replace("\n", "")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_plan_alone(run: Run, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "own")
+    code, printed = run("unet_folder", "--data", f"folder:{data}", "--dry-run")
+    assert code == 0, printed
+    assert "20,000 of 1 images of 388 x 388" in printed
+    assert "GB for each process" in printed
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Give a recipe"),
+        (("segnet_camvid", "unet_folder"), "One recipe at a time"),
+        (("segnet_camvid", "--model", "unet.valid"), "write model=unet.valid"),
+        (("--model", "unet.paded", "--data", "x"), "Did you mean 'unet.padded'"),
+        (("segnet_camvid", "stps=3"), "Did you mean 'steps'"),
+        (("segnet_camvid", "--data", "camvid:nowhere"), "there is no such folder"),
+    ],
+)
+def test_what_cannot_be(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    code, printed = run(*arguments)
+    assert code == 2
+    assert message in printed.replace("\n", "")
+
+
+def test_resuming_what_never_began(run: Run, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "own")
+    code, printed = run("unet_folder", "--data", f"folder:{data}", "--resume")
+    assert code == 2
+    assert "there is no run to resume" in printed.replace("\n", "")

@@ -1,0 +1,224 @@
+"""Whole runs of seconds: what they leave, how they resume, how several processes share them, and what stops them."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from atrous import AtrousError, load
+from atrous.data import camvid
+from tests.training.conftest import draw_pair, small, write_camvid, write_folder, write_pair
+
+pytest.importorskip("lightning", reason="needs the extra 'train'")
+
+from atrous.training import train
+from atrous.training.record import read_rows
+from atrous.training.run import CHECKPOINT, read_checkpoint
+
+SOURCE = Path(__file__).parents[2] / "src"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"camvid:{write_camvid(tmp_path_factory.mktemp('street') / 'camvid')}"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def command(recipe_file: Path, folder: Path, *more: str) -> list[str]:
+    return ["-m", "atrous.cli.main", "train", str(recipe_file), "--out", str(folder), "--no-check", *more]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def losses(folder: Path) -> list[tuple[str, str, str]]:
+    return [(row["stage"], row["step"], row["loss"]) for row in read_rows(folder / "log.csv")]
+
+
+def test_what_a_run_leaves(street: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    seen: list[int] = []
+    recipe = small(street, "evaluate.every=2", "ema=0.9", "batch=2", "accumulate=2", "clip=1")
+    result = train(
+        recipe, tmp_path / "run", on_message=said.append, on_progress=lambda progress: seen.append(progress.step)
+    )
+    assert seen == [1, 2, 3, 4]
+    assert {path.name for path in result.folder.iterdir()} == {
+        *("recipe.yaml", "environment.json", "log.csv", "evaluations.csv", "curves.png", "tensorboard", "samples"),
+        *(CHECKPOINT, "best.safetensors", "last.safetensors", "train.safetensors"),
+    }
+    assert len(list((result.folder / "samples").iterdir())) == 2
+    assert [row["step"] for row in read_rows(result.folder / "evaluations.csv")] == ["2", "4"]
+    (entry,) = json.loads((result.folder / "environment.json").read_text())
+    assert {"torch", "lightning", "git", "command"} <= entry.keys()
+    card = load(result.last).card
+    assert card is not None
+    assert card.classes == camvid.CLASSES
+    assert card.arguments == {"width": 0.125}
+    assert [figure.name for figure in card.measured] == ["mIoU", "pixel accuracy"]
+    assert card.measured[0].value == pytest.approx(100 * result.stages["train"]["miou"], abs=0.01)
+    assert any("below 8" in message for message in said)
+    with pytest.raises(AtrousError, match="there is a run already"):
+        train(recipe, tmp_path / "run")
+    with pytest.raises(AtrousError, match="another recipe"):
+        train(small(street, "batch=1"), tmp_path / "run", resume=True)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(street: str, tmp_path: Path) -> None:
+    """Kill -9 in mid-epoch, with dropout, augmentation and a moving average: all is the same to the last bit."""
+    stages = [{"name": "one", "steps": 3}, {"name": "two", "steps": 7, "optimiser": {"lr": 0.001}}]
+    recipe = small(street, "ema=0.9", "model.options.dropout=0.5", "evaluate.images=1", stages=stages)
+    path = tmp_path / "killed.yaml"
+    path.write_text(recipe.to_yaml())
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    uninterrupted = start(command(path, whole))
+    process = start(command(path, folder))
+    deadline = time.monotonic() + 240
+    while len(read_rows(folder / "log.csv")) < 6 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
+    state = read_checkpoint(folder)
+    assert state is not None
+    assert state["stage"] == 1
+    assert 0 < state["step"] < 7
+    for started in (start(command(path, folder, "--resume")), uninterrupted):
+        printed, _ = started.communicate(timeout=240)
+        assert started.returncode == 0, printed
+    assert len(losses(whole)) == 10
+    assert losses(folder) == losses(whole)
+    ours, theirs = (load(each / "last.safetensors") for each in (folder, whole))
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+    assert ours.card == theirs.card.model_copy(update={"measured": ours.card.measured})
+    assert read_rows(folder / "evaluations.csv") == read_rows(whole / "evaluations.csv")
+
+
+def test_two_processes_are_one_with_the_doubled_batch(street: str, tmp_path: Path) -> None:
+    """DDP over gloo: the batch of the recipe is shared out, statistics and losses span both processes.
+
+    In 64 bits, for in 32 a fresh network of such a width enlarges rounding errors to percents of the second gradient.
+    """
+    recipe = small(street, "model.options.dropout=0", "precision=64-true")
+    alone = train(recipe, tmp_path / "alone")
+    path = tmp_path / "small.yaml"
+    path.write_text(recipe.to_yaml())
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(20000 + os.getpid() % 20000),
+    ]
+    done = subprocess.run(
+        [sys.executable, *launcher, *command(path, tmp_path / "both", "--device", "cpu")],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ours, theirs = ([float(loss) for _, _, loss in losses(folder)] for folder in (tmp_path / "both", alone.folder))
+    assert ours == pytest.approx(theirs, rel=1e-9)
+    both, one = load(tmp_path / "both" / "last.safetensors").state_dict(), load(alone.last).state_dict()
+    for key in one:
+        torch.testing.assert_close(both[key], one[key], rtol=1e-5, atol=1e-6, msg=key)
+    (judged,) = read_rows(tmp_path / "both" / "evaluations.csv")
+    assert float(judged["pixel_accuracy"]) == pytest.approx(alone.stages["train"]["pixel_accuracy"], abs=1e-3)
+
+
+def test_no_image_is_judged_twice(street: str) -> None:
+    from atrous.data import open_dataset
+    from atrous.training.judge import judge
+    from atrous.training.run import build
+
+    recipe = small(street)
+    data = open_dataset(f"{street}?split=val")
+    model = build(recipe, recipe.stages[0], data)
+    assert model.card is not None
+    whole = judge(model, model.card, data, recipe.stages[0]).matrix
+    parts = [judge(model, model.card, data, recipe.stages[0], rank=rank, processes=2).matrix for rank in range(2)]
+    assert parts[0] + parts[1] == whole
+    assert whole.counts.sum() == sum((data.labels(index) != 255).sum() for index in range(3))
+
+
+def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(street: str, tmp_path: Path) -> None:
+    with pytest.raises(AtrousError, match=r"The loss is (nan|inf) in step \d of stage 'train', on train_\d"):
+        train(small(street, "optimiser.lr=1e30", "schedule=fixed"), tmp_path / "run")
+    state = read_checkpoint(tmp_path / "run")
+    assert state is not None
+    assert all(value.isfinite().all() for value in state["model"].values() if value.is_floating_point())
+
+
+def test_ctrl_c_writes_a_checkpoint_first(street: str, tmp_path: Path) -> None:
+    def press(progress) -> None:
+        if progress.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    recipe = small(street, "checkpoint_every=100")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", on_progress=press)
+    state = read_checkpoint(tmp_path / "run")
+    assert state is not None
+    assert state["step"] == 2
+    train(recipe, tmp_path / "run", resume=True)
+    assert [step for _, step, _ in losses(tmp_path / "run")] == ["1", "2", "3", "4"]
+
+
+def test_a_full_disk(street: str, tmp_path: Path) -> None:
+    """No file may grow beyond some size, which is how a full disk looks to those who write."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))
+        with pytest.raises(AtrousError, match=r"Cannot write .*checkpoint.pt"):
+            train(small(street), tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
+    assert not list((tmp_path / "run").glob(".checkpoint*"))
+
+
+def test_a_damaged_checkpoint(street: str, tmp_path: Path) -> None:
+    recipe = small(street, "steps=1", "evaluate.images=1")
+    train(recipe, tmp_path / "run")
+    path = tmp_path / "run" / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(AtrousError, match="the checkpoint is damaged"):
+        train(recipe, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "dice", "lovasz"])
+def test_one_image_batch_1_and_a_class_without_pixels(tmp_path: Path, loss: str) -> None:
+    data = f"folder:{write_folder(tmp_path / 'own', ('sky', 'ground', 'unicorn'), images=1)}"
+    for mask in (tmp_path / "own" / "masks").rglob("*.png"):
+        pixels, labels = draw_pair(0, 2)
+        write_pair(tmp_path / "own" / "images" / mask.relative_to(tmp_path / "own" / "masks"), mask, pixels, labels)
+    result = train(small(data, "batch=1", f"loss={loss}", "steps=2"), tmp_path / "run")
+    assert np.isnan(result.stages["train"]["iou unicorn"]) or result.stages["train"]["iou unicorn"] == 0
+    assert np.isfinite(result.stages["train"]["miou"])
+
+
+def test_a_batch_that_cannot_be_shared_out(street: str, tmp_path: Path) -> None:
+    with pytest.raises(AtrousError, match="cannot be shared out evenly among 1 processes in 3 portions"):
+        train(small(street, "batch=4", "accumulate=3"), tmp_path / "run")
