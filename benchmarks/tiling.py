@@ -89,7 +89,8 @@ def compare(arguments: argparse.Namespace) -> None:
     evidence = tiled.evidence(pixels)
     far = np.ones(difference.shape, bool)
     for axis, along in ((evidence.rows, 0), (evidence.columns, 1)):  # type: ignore[union-attr]
-        for seam in {s for start in axis.starts for s in (start, start + axis.tile)} - {0, axis.padded}:
+        borders = {0} if axis.padded > axis.length else {0, axis.length}  # where window and whole end alike
+        for seam in {min(s, axis.length) for start in axis.starts for s in (start, start + axis.tile)} - borders:
             near = slice(max(0, seam - FAR), seam + FAR)
             far[(near, slice(None)) if along == 0 else (slice(None), near)] = False
     same = (whole.evidence(pixels).labels() == evidence.labels()).mean()
