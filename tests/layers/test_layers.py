@@ -51,6 +51,25 @@ def test_the_two_paddings_differ_where_a_stride_meets_an_even_size() -> None:
     torch.testing.assert_close(ours(x[..., :31, :]), tensorflows(x[..., :31, :]))
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("dilation", [1, 2, 6])
+def test_gradients_of_atrous_depthwise_convolutions_in_bfloat16(dilation: int, autocast: bool) -> None:
+    """Channels last, as networks are trained: oneDNN's own gradients are not even finite there."""
+    conv = ConvNormAct(64, 64, 3, dilation=dilation, groups=64, norm=None, act=None)
+    x, wanted = torch.randn(2, 64, 23, 30), torch.randn(2, 64, 23, 30)
+    conv(x).backward(wanted)
+    exact = conv[0].weight.grad.clone()
+    conv.zero_grad()
+    conv, x = conv.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    if autocast:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = conv(x)
+    else:
+        out = conv.bfloat16()(x.bfloat16())
+    out.backward(wanted.to(out.dtype, memory_format=torch.channels_last))
+    torch.testing.assert_close(conv[0].weight.grad.float(), exact, rtol=0.03, atol=0.03 * float(exact.abs().max()))
+
+
 @pytest.mark.parametrize(
     ("channels", "divisor", "expected"),
     [(16, 8, 16), (24 * 0.5, 8, 16), (24 * 0.5, 1, 12), (33, 8, 32), (1, 8, 8), (44, 8, 48)],

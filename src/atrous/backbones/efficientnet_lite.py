@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu6
 
 from atrous.backbones.base import Backbone, register_backbone
-from atrous.layers.conv import Conv2dSame, Padding, init_convs, make_divisible
+from atrous.layers.conv import Conv2d, Conv2dSame, Padding, init_convs, make_divisible
 from atrous.layers.norm import BatchNorm2d
 from atrous.registry import Paper
 
@@ -92,7 +92,7 @@ class EfficientNetLite(Backbone):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        conv = Conv2dSame if padding == "tensorflow" else nn.Conv2d
+        conv = Conv2dSame if padding == "tensorflow" else Conv2d
         channels = make_divisible(32 * width)
         self._conv_stem = conv(in_channels, channels, 3, stride=2, padding=1, bias=False)
         self._bn0 = _norm(channels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,7 +16,26 @@ Layer = Callable[[], nn.Module]
 Norm = Callable[[int], nn.Module]
 
 
-class Conv2dSame(nn.Conv2d):
+class Conv2d(nn.Conv2d):
+    """A convolution whose gradients can be trusted when it is atrous, depthwise, in bfloat16 and on a CPU.
+
+    oneDNN (as of torch 2.13) then gives wrong ones, NaN or a crash for tensors in channels-last order. Such a
+    convolution, bound by memory and not by arithmetic, is done in float32.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not (self.groups > 1 and max(self.dilation) > 1 and input.device.type == "cpu" and _is_half(input)):
+            return super()._conv_forward(input, weight, bias)
+        with torch.autocast("cpu", enabled=False):
+            whole = super()._conv_forward(input.float(), weight.float(), None if bias is None else bias.float())
+        return whole.to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype)
+
+
+def _is_half(x: Tensor) -> bool:
+    return x.dtype.itemsize == 2 or torch.is_autocast_enabled("cpu")
+
+
+class Conv2dSame(Conv2d):
     """A convolution with TensorFlow's "SAME" padding: output ceil(n / stride), the odd pixel of padding at the end.
 
     It differs from symmetric padding only where a stride meets an even size, and lets imported weights meet such sizes
@@ -60,7 +80,7 @@ class ConvNormAct(nn.Sequential):
         act: Layer | None = nn.ReLU,
         padding: Padding = "symmetric",
     ) -> None:
-        conv = Conv2dSame if padding == "tensorflow" else nn.Conv2d
+        conv = Conv2dSame if padding == "tensorflow" else Conv2d
         layers: list[nn.Module] = [
             conv(
                 in_channels,
