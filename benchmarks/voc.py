@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from atrous import Segmenter
+from atrous.evaluation import ConfusionMatrix
 
 
 def main() -> None:
@@ -28,23 +29,17 @@ def main() -> None:
     segmenter = Segmenter.load(arguments.weights)
     if arguments.output_stride:
         segmenter.model.set_output_stride(arguments.output_stride)
-    count = len(segmenter.card.classes)
-    confusion = np.zeros((count, count), np.int64)
+    matrix = ConfusionMatrix(len(segmenter.card.classes), ignore_index=segmenter.card.ignore_index)
     (listed,) = arguments.folder.glob("ImageSets/**/val.txt")
     names = [name for name in listed.read_text().split() if (arguments.folder / "JPEGImages" / f"{name}.jpg").exists()]
     start = time.perf_counter()
     for name in names:
-        truth = np.asarray(Image.open(arguments.folder / "SegmentationClassAug" / f"{name}.png")).astype(np.int64)
-        labels = segmenter(arguments.folder / "JPEGImages" / f"{name}.jpg").labels
-        valid = truth != segmenter.card.ignore_index
-        confusion += np.bincount(count * truth[valid] + labels[valid], minlength=count**2).reshape(count, count)
+        truth = np.asarray(Image.open(arguments.folder / "SegmentationClassAug" / f"{name}.png"))
+        matrix.update(truth, segmenter(arguments.folder / "JPEGImages" / f"{name}.jpg").labels, name=name)
     seconds = time.perf_counter() - start
 
-    correct = confusion.diagonal()
-    union = confusion.sum(0) + confusion.sum(1) - correct
-    iou = correct[union > 0] / union[union > 0]
     print(f"{arguments.weights} at output stride {segmenter.model.output_stride}, {len(names)} images")
-    print(f"mIoU {100 * iou.mean():.2f}, pixel accuracy {100 * correct.sum() / confusion.sum():.2f}")
+    print(f"mIoU {100 * matrix.miou:.2f}, pixel accuracy {100 * matrix.pixel_accuracy:.2f}")
     print(f"{1000 * seconds / len(names):.0f} ms per image, reading included")
 
 

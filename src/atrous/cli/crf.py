@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from atrous.crf.tune import Sample
     from atrous.data.dataset import SegmentationDataset
+    from atrous.evaluation.tune import Sample
     from atrous.weights import Card
 
 
@@ -127,10 +127,10 @@ def tune(
 
     from rich.console import Console
 
-    from atrous.crf.tune import RANGES, plot_search
-    from atrous.crf.tune import tune as search
     from atrous.data.catalog import open_dataset
     from atrous.errors import did_you_mean
+    from atrous.evaluation.tune import RANGES, plot_search
+    from atrous.evaluation.tune import tune as search
     from atrous.files import check_writable
 
     if ranges not in RANGES:
@@ -184,7 +184,7 @@ def _samples(dataset: SegmentationDataset, weights: str, folder: Path) -> list[S
     """The data set with the network's probabilities, which are computed once and kept as 16-bit floats."""
     import numpy as np
 
-    from atrous.crf.tune import Sample
+    from atrous.evaluation.tune import Sample
     from atrous.files import writing
     from atrous.inference import Segmenter
 

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from atrous.errors import AtrousError
-
-Confusion = npt.NDArray[np.int64]
+from atrous.evaluation.confusion import ConfusionMatrix
 
 
 class Journal:
@@ -22,10 +20,11 @@ class Journal:
     removed when the file is opened again.
     """
 
-    def __init__(self, path: str | Path | None, settings: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path | None, settings: dict[str, Any], ignore_index: int = 255) -> None:
         self.path = None if path is None else Path(path)
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
-        self.counts: dict[tuple[Any, ...], Confusion] = {}
+        self.ignore_index = ignore_index
+        self.matrices: dict[tuple[Any, ...], ConfusionMatrix] = {}
         self._file: int | None = None
 
     def __enter__(self) -> Journal:
@@ -48,10 +47,10 @@ class Journal:
             lines = [json.loads(line) for line in whole.splitlines()]
             head, rows = (lines[0]["settings"], lines[1:]) if lines else (None, [])
             for row in rows:
-                counts = np.zeros((row["classes"],) * 2, np.int64)
+                matrix = ConfusionMatrix(row["classes"], ignore_index=self.ignore_index)
                 for true, label, count in row["counts"]:
-                    counts[true, label] = count
-                self.counts[tuple(row["key"])] = counts
+                    matrix.counts[true, label] = count
+                self.matrices[tuple(row["key"])] = matrix
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise AtrousError(f"{path} is not the journal of a CRF search ({error!r}); name another file") from error
         if head is None:
@@ -61,13 +60,11 @@ class Journal:
                 f"{path} belongs to a search with {head}, this one has {self.settings}; name another file"
             )
 
-    def add(self, key: tuple[Any, ...], counts: Confusion) -> None:
+    def add(self, key: tuple[Any, ...], matrix: ConfusionMatrix) -> None:
         """Keep a confusion matrix under `(image,)`, before the CRF, or `(image, w1, sigma_alpha, sigma_beta)`."""
-        places = np.argwhere(counts).tolist()
-        self._write(
-            {"key": key, "classes": len(counts), "counts": [[i, j, int(counts[i, j])] for i, j in places]}
-        )  # fmt: skip
-        self.counts[key] = counts
+        counts = [[int(i), int(j), int(matrix.counts[i, j])] for i, j in np.argwhere(matrix.counts)]
+        self._write({"key": key, "classes": matrix.classes, "counts": counts})
+        self.matrices[key] = matrix
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._file is not None:

@@ -6,7 +6,7 @@
 The score of a point is the mIoU of the one confusion matrix of all images. Images are worked on at the same time, one
 thread each. What is found goes to a JSON-lines journal at once, from which a search that was stopped goes on.
 
-*Source:* arXiv:1412.7062 section 5.1 and arXiv:1606.00915 section 4.1: w2 = 3 and sigma_gamma = 3 are kept, 10 updates.
+Source: arXiv:1412.7062 section 5.1 and arXiv:1606.00915 section 4.1: w2 = 3 and sigma_gamma = 3 are kept, 10 updates.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from atrous.crf.inputs import as_numpy, checked_image, checked_probabilities
-from atrous.crf.journal import Confusion, Journal
-from atrous.crf.lattice import Array
 from atrous.crf.mean_field import DenseCRF, InferenceOptions
 from atrous.crf.parameters import Bilateral, Gaussian
 from atrous.errors import AtrousError
+from atrous.evaluation.confusion import ConfusionMatrix
+from atrous.evaluation.journal import Journal
+from atrous.files import writing
 
 Point = tuple[float, float, float]  # w1, sigma_alpha, sigma_beta
 
@@ -35,7 +34,7 @@ Point = tuple[float, float, float]  # w1, sigma_alpha, sigma_beta
 class Sample:
     """An image by name, and how to get at it when its turn comes.
 
-    *Shape:* `load()` returns the image (H, W, 3) uint8, probabilities (K, H, W) and the true labels (H, W), integers.
+    Shape: `load()` returns the image (H, W, 3) uint8, probabilities (K, H, W) and the true labels (H, W), integers.
     """
 
     name: str
@@ -95,29 +94,6 @@ class TuneResult:
         return Bilateral(self.best.w1, self.best.sigma_alpha, self.best.sigma_beta)
 
 
-def confusion(truth: Array, labels: Array, num_classes: int, ignore_index: int = 255) -> Confusion:
-    """Counts (true class, found class), int64, leaving out pixels whose truth is `ignore_index`.
-
-    *Raises:* `AtrousError` for another size, or a true label that is neither a class nor ignored.
-    """
-    if truth.shape != labels.shape:
-        raise AtrousError(f"the truth is {truth.shape} (H, W), the probabilities {labels.shape}; they must be the same")
-    valid = truth != ignore_index
-    true = truth[valid].astype(np.int64)
-    if true.size and not (true.min() >= 0 and true.max() < num_classes):
-        raise AtrousError(
-            f"true labels lie in {true.min()}..{true.max()}, expected 0..{num_classes - 1} or {ignore_index} to ignore"
-        )
-    return np.bincount(true * num_classes + labels[valid], minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def mean_iou(counts: Confusion) -> float:
-    """Mean intersection over union of the classes that occur, in the truth or in what was found."""
-    hits = np.diag(counts)
-    union = counts.sum(0) + counts.sum(1) - hits
-    return float((hits[union > 0] / union[union > 0]).mean()) if union.any() else 0.0
-
-
 def tune(
     samples: Sequence[Sample],
     ranges: Ranges = RANGES["v2"],
@@ -136,7 +112,7 @@ def tune(
     `journal`: where results are appended, and looked up by the name of the image. `workers`: images at a time, by
     default one per core. `progress(done, all)`: called as lattices of the present round are finished with.
 
-    *Raises:* `AtrousError` without samples, with two of one name, with a journal that belongs to another search, or
+    Raises: `AtrousError` without samples, with two of one name, with a journal that belongs to another search, or
     when a sample cannot be used (its name is in the message).
     """
     gaussian = gaussian or Gaussian()
@@ -151,7 +127,7 @@ def tune(
         "ignore_index": ignore_index,
     }  # fmt: skip
     how = InferenceOptions(iterations, prune)
-    with Journal(journal, settings) as known:
+    with Journal(journal, settings, ignore_index) as known:
         search = _Search(samples, gaussian, how, ignore_index, known, workers or os.cpu_count() or 1, progress)
         best, step = (0, 0, 0), [max(1, (len(axis) - 1) // 2) for axis in ranges.axes]
         coarse = [sorted({*range(0, len(a), s), len(a) - 1}) for a, s in zip(ranges.axes, step, strict=True)]
@@ -197,7 +173,7 @@ class _Search:
         for sample in self.samples:
             for sigmas in dict.fromkeys(point[1:] for point in points):
                 weights = [point[0] for point in points if point[1:] == sigmas]
-                missing = [w for w in weights if (sample.name, w, *sigmas) not in self.journal.counts]
+                missing = [w for w in weights if (sample.name, w, *sigmas) not in self.journal.matrices]
                 if missing:
                     jobs.append((sample, sigmas, missing))
         with ThreadPoolExecutor(self.workers) as pool:
@@ -210,17 +186,17 @@ class _Search:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return [Trial(*point, mean_iou(self._total(point))) for point in points]
+        return [Trial(*point, self._total(point).miou) for point in points]
 
     def before(self) -> float:
         """The mIoU without a CRF."""
-        return mean_iou(self._total(()))
+        return self._total(()).miou
 
-    def _total(self, point: tuple[float, ...]) -> Confusion:
-        found = [self.journal.counts[(sample.name, *point)] for sample in self.samples]
-        if len({len(each) for each in found}) != 1:
-            raise AtrousError(f"the samples differ in the number of classes: {sorted({len(each) for each in found})}")
-        return np.sum(found, axis=0, dtype=np.int64)
+    def _total(self, point: tuple[float, ...]) -> ConfusionMatrix:
+        found = [self.journal.matrices[(sample.name, *point)] for sample in self.samples]
+        if len(sizes := {each.classes for each in found}) != 1:
+            raise AtrousError(f"the samples differ in the number of classes: {sorted(sizes)}")
+        return sum(found[1:], found[0])
 
     def _work(self, sample: Sample, sigmas: tuple[float, float], weights: Sequence[float]) -> None:
         from atrous.crf.team import limited_to
@@ -228,23 +204,26 @@ class _Search:
         try:
             image, given, truth = sample.load()
             image, maps, truth = checked_image(image), checked_probabilities(given), as_numpy("truth", truth)
-            if (sample.name,) not in self.journal.counts:
-                counts = confusion(truth, maps.argmax(0), len(maps), self.ignore_index)
-                self.journal.add((sample.name,), counts)
+            if (sample.name,) not in self.journal.matrices:
+                self._keep((sample.name,), truth, maps.argmax(0), len(maps))
             with limited_to(1):
                 crf = DenseCRF(image, self.gaussian, Bilateral(1, *sigmas))
                 for w in weights:
                     labels = crf.labels(maps, self.how, weights=(self.gaussian.w, w))
-                    counts = confusion(truth, labels, len(maps), self.ignore_index)
-                    self.journal.add((sample.name, w, *sigmas), counts)
+                    self._keep((sample.name, w, *sigmas), truth, labels, len(maps))
         except AtrousError as error:
             raise AtrousError(f"{sample.name}: {error}") from error
+
+    def _keep(self, key: tuple[Any, ...], truth: Any, labels: Any, classes: int) -> None:
+        matrix = ConfusionMatrix(classes, ignore_index=self.ignore_index)
+        matrix.update(truth, labels, name="the labels")
+        self.journal.add(key, matrix)
 
 
 def plot_search(result: TuneResult, path: str | Path) -> None:
     """Draw the mIoU of every trial over sigma_alpha and sigma_beta, a panel for each w1, to an image file.
 
-    *Raises:* `AtrousError` where matplotlib is not installed.
+    Raises: `AtrousError` where matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -273,6 +252,5 @@ def plot_search(result: TuneResult, path: str | Path) -> None:
     figure.colorbar(drawn, ax=list(panels), label=f"mIoU, % (before: {100 * result.before:.2f})")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.part")
-    figure.savefig(beside, dpi=120, format=target.suffix.lstrip(".") or "png")
-    os.replace(beside, target)
+    with writing(target) as temporary:
+        figure.savefig(temporary, dpi=120, format=target.suffix.lstrip(".") or "png")
