@@ -13,6 +13,9 @@ TORCHVISION = {"refine": True, "multi_grid": (1, 1, 1), "output_stride": 8}
 FULL_ASPP = {"atrous_rates": (6, 12, 18)}
 DEEP_STEM = {"backbone_options": {"stem": "deep"}}
 
+# Counted elsewhere: the modules of GCN (test_gcn.py). Left out, for its backbone is in none of the papers here: DeepLab
+# v3 on MobileNetV1 with the full pyramid (11,145,301 parameters, 12.761 G), a row of MobileNetV2's table 7.
+
 TRUNKS = [
     ("resnet50", 23_508_032),
     ("resnet101", 42_500_160),
@@ -214,6 +217,12 @@ MULTIPLY_ADDS_OF_SCALES = [  # DeepLab v3+ table 5, "MS"
 def test_parameters_of_backbones(name: str, expected: int) -> None:
     with torch.device("meta"):
         assert count_parameters(create_backbone(name)) == expected
+
+
+def test_parameters_of_fully_connected_layers_as_convolutions() -> None:
+    with torch.device("meta"):
+        model = create_model("fcn_32s.vgg16")
+    assert [count_parameters(layer) for layer in (model.backbone.classifier[0], model.backbone.classifier[3])] == [102_764_544, 16_781_312]
 
 
 @pytest.mark.parametrize(("name", "arguments", "expected"), PARAMETERS)
