@@ -62,7 +62,7 @@ def main() -> None:
     for title, (number, stride) in ELSEWHERE.items():
         segmenter = Segmenter.load(arguments.out / str(number) / "last.safetensors")
         segmenter.model.set_output_stride(stride)
-        matrix = evaluate(segmenter, data, boundaries=False).matrix
+        matrix = evaluate(segmenter, data, boundaries=False).confusion
         tell(title, matrix.miou, matrix.pixel_accuracy, "")
 
 
