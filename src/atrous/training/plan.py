@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from atrous.data.dataset import SegmentationDataset
 from atrous.models.summary import count_parameters
-from atrous.training.recipe import Recipe, Stage
-from atrous.training.run import build, count_steps
+from atrous.training.build import build, count_steps
+from atrous.training.recipe import Recipe
+from atrous.training.stage import Stage
 
 OPTIMISER_COPIES = {"sgd": 1, "adam": 2, "adamw": 2}
 """Tensors of a parameter's size that an optimiser keeps."""
