@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from atrous.errors import AtrousError, did_you_mean
-from atrous.training.overrides import lay_out
+from atrous.training.overrides import lay_out, name_of
 from atrous.training.parts import DataEntry, Part, own_data
 from atrous.training.stage import Stage
 
@@ -89,9 +89,17 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
         return Recipe.model_validate({**head, "stages": stages})
     except ValidationError as error:
         first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"]))
+        entry = ".".join(_place(first["loc"], [name_of(stage) for stage in stages]))
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise AtrousError(f"{where}: {entry + ': ' if entry else ''}{reason}.") from error
+
+
+def _place(path: Sequence[str | int], names: Sequence[str]) -> list[str]:
+    """Where in a recipe something is wrong, the stage being named where no other has its name."""
+    place = list(map(str, path))
+    if len(path) > 1 and isinstance(path[1], int) and path[0] == "stages" and names.count(names[path[1]]) == 1:
+        place[1] = names[path[1]]
+    return place
 
 
 def _shipped() -> list[Path]:

@@ -42,17 +42,36 @@ TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
 }
 
 
-def _named(given: Any) -> Any:
-    """`name` and `{name: arguments}` alike as the latter."""
-    return {given: {}} if isinstance(given, str) else given
+def _named(expected: str) -> BeforeValidator:
+    """Takes `name` and `{name: arguments}` alike as the latter, and says what was expected of all else."""
 
+    def read(given: Any) -> Any:
+        named = {given: {}} if isinstance(given, str) else given
+        if not isinstance(named, Mapping) or not all(isinstance(each or {}, Mapping) for each in named.values()):
+            raise ValueError(f"found {given!r}, expected {expected}")
+        return {name: arguments or {} for name, arguments in named.items()}
 
-def _entries(given: Any) -> Any:
-    return {key: value or {} for key, value in _named(given).items()} if isinstance(given, (str, dict)) else given
+    return BeforeValidator(read)
 
 
 def _listed(given: Any) -> Any:
-    return [_entries(each) for each in given] if isinstance(given, (list, tuple)) else given
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(
+            f"found {given!r}, expected a list of names, or of names with their arguments, such as "
+            "transforms: [{crop: {height: 321, width: 321}}, flip]"
+        )
+    return given
+
+
+LossEntry = Annotated[
+    Entries, _named("a name, or names with their arguments, such as loss: {cross_entropy: {}, lovasz: {}}")
+]
+ScheduleEntry = Annotated[
+    Entries, _named("a name, or a name with its arguments, such as schedule: {poly: {power: 0.9}}")
+]
+TransformEntry = Annotated[
+    Entries, _named("a name, or a name with its arguments, such as crop: {height: 321, width: 321}")
+]
 
 
 class Stage(Part):
@@ -65,7 +84,7 @@ class Stage(Part):
     backbone_weights: str = ""
     """Else, an ImageNet classifier for its backbone: a file, or "imagenet" for the one known for this backbone."""
     data: DataEntry
-    transforms: Annotated[tuple[Entries, ...], BeforeValidator(_listed)] = ()
+    transforms: Annotated[tuple[TransformEntry, ...], BeforeValidator(_listed)] = ()
     preprocessing: Preprocessing = Preprocessing()
     steps: int = Field(default=0, ge=0)
     """Of the optimiser; or give epochs."""
@@ -76,9 +95,9 @@ class Stage(Part):
     """In how many portions a process takes its images of a step, to save memory; Caffe's iter_size."""
     workers: int = Field(default=4, ge=0)
     optimiser: Optimiser = Optimiser()
-    schedule: Annotated[Entries, BeforeValidator(_entries)] = Field(default={"poly": {}}, min_length=1, max_length=1)
+    schedule: ScheduleEntry = Field(default={"poly": {}}, min_length=1, max_length=1)
     warm_up: WarmUpEntry | None = None
-    loss: Annotated[Entries, BeforeValidator(_entries)] = Field(default={"cross_entropy": {}}, min_length=1)
+    loss: LossEntry = Field(default={"cross_entropy": {}}, min_length=1)
     """One or more by name; `weight` among the arguments of one is its share in the sum."""
     loss_stride: int = Field(default=1, ge=1)
     """Compare every so-manieth pixel only: labels shrunk to the network's output, as DeepLab v1 and v2 did."""
@@ -102,7 +121,7 @@ class Stage(Part):
     @model_validator(mode="after")
     def _check(self) -> Stage:
         if bool(self.steps) == bool(self.epochs):
-            raise ValueError(f"stage '{self.name}': give either steps or epochs, more than 0")
+            raise ValueError("give either steps or epochs, more than 0")
         self.make_loss(255)
         self.make_schedule()
         self.make_transform(255)
