@@ -123,12 +123,32 @@ def test_overrides() -> None:
         (["epochs=3"], "give either steps or epochs"),
         (["lr"], "an override is key=value"),
         (["stages.trian.steps=1"], "the stages are train. Did you mean 'train'"),
+        (
+            ["loss=[dice, lovasz]"],
+            "the recipe: stages.train.loss: found ['dice', 'lovasz'], expected a name, or names with their arguments, "
+            "such as loss: {cross_entropy: {}, lovasz: {}}.",
+        ),
+        (["loss.dice=3"], "stages.train.loss: found {'dice': 3}, expected a name, or names with their arguments"),
+        (["schedule=[poly]"], "such as schedule: {poly: {power: 0.9}}."),
+        (
+            ["transforms=flip"],
+            "stages.train.transforms: found 'flip', expected a list of names, or of names with their",
+        ),
+        (["transforms=[[flip]]"], "found ['flip'], expected a name, or a name with its arguments, such as crop: {"),
     ],
 )
 def test_what_is_wrong_is_named(overrides: list[str], message: str) -> None:
     with pytest.raises(AtrousError) as raised:
         make_recipe({**BASE, "transforms": ["flip"]}, overrides)
     assert message in str(raised.value)
+
+
+def test_the_stage_that_is_wrong_is_named() -> None:
+    stages = [{"name": "coarse"}, {"name": "fine", "loss": ["dice"]}]
+    with pytest.raises(AtrousError, match=r"stages\.fine\.loss: found \['dice'\]"):
+        make_recipe({**BASE, "stages": stages})
+    with pytest.raises(AtrousError, match=r"stages\.1\.loss: found"):  # a name that two have tells nothing
+        make_recipe({**BASE, "stages": [{}, {"loss": ["dice"]}]})
 
 
 def test_an_unknown_recipe_gets_the_nearest_name() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "Recipe": "atrous.training.recipe",
-    "Stage": "atrous.training.recipe",
+    "Stage": "atrous.training.stage",
     "read_recipe": "atrous.training.recipe",
     "list_recipes": "atrous.training.recipe",
     "SegmentationTask": "atrous.training.task",
@@ -16,8 +16,9 @@ _WHERE = {
 __all__ = ["Recipe", "SegmentationTask", "Stage", "list_recipes", "read_recipe", "train"]
 
 if TYPE_CHECKING:
-    from atrous.training.recipe import Recipe, Stage, list_recipes, read_recipe
+    from atrous.training.recipe import Recipe, list_recipes, read_recipe
     from atrous.training.run import train
+    from atrous.training.stage import Stage
     from atrous.training.task import SegmentationTask
 
 

@@ -14,7 +14,8 @@ from atrous.data.dataset import Item, Reader, Sample, SegmentationDataset
 from atrous.data.labels import Labels
 from atrous.data.loading import Augmented, Batch, bootstrap, collate
 from atrous.errors import AtrousError
-from atrous.training.recipe import DataEntry, Stage
+from atrous.training.parts import DataEntry
+from atrous.training.stage import Stage
 
 Key = tuple[int, int]
 """An epoch and the index of a sample in it."""

@@ -18,7 +18,7 @@ from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.inference.prepare import prepare
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
-from atrous.training.recipe import Stage
+from atrous.training.stage import Stage
 from atrous.weights import Card
 
 

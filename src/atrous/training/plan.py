@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from atrous.data.dataset import SegmentationDataset
 from atrous.models.summary import count_parameters
-from atrous.training.recipe import Recipe, Stage
-from atrous.training.run import build, count_steps
+from atrous.training.build import build, count_steps
+from atrous.training.recipe import Recipe
+from atrous.training.stage import Stage
 
 OPTIMISER_COPIES = {"sgd": 1, "adam": 2, "adamw": 2}
 """Tensors of a parameter's size that an optimiser keeps."""
@@ -102,6 +103,12 @@ def with_unit(bytes_: int) -> str:
     return f"{bytes_ / 1e9:.1f} GB" if bytes_ >= 1e9 else f"{bytes_ / 1e6:.0f} MB"
 
 
+def ordinal(number: int) -> str:
+    """`2nd`, `3rd`, `8th`."""
+    teens = number % 100 in (11, 12, 13)
+    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+
+
 def settings(stage: Stage) -> Mapping[str, str]:
     """The settings of a stage that matter most, as they are printed."""
     how = stage.optimiser
@@ -111,6 +118,7 @@ def settings(stage: Stage) -> Mapping[str, str]:
     rates += [f"biases x{how.bias:g}"] if how.bias != 1 else []
     return {
         "optimiser": f"{how.name}, lr {', '.join(rates)}, decay {how.weight_decay:g}",
-        "loss": " + ".join(stage.loss) + (f", every {stage.loss_stride}th pixel" if stage.loss_stride > 1 else ""),
+        "loss": " + ".join(stage.loss)
+        + (f", every {ordinal(stage.loss_stride)} pixel" if stage.loss_stride > 1 else ""),
         "batch normalisation": stage.batch_norm,
     }

@@ -65,6 +65,40 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return [row for row in rows if None not in row.values()]
 
 
+class Log:
+    """The steps and evaluations of a stage as they come: log.csv, evaluations.csv, tensorboard, curves.png.
+
+    `stages` are the names of all, `number` is the place of this one among them, `start` the step it begins after.
+    """
+
+    def __init__(self, folder: Path, stages: Sequence[str], number: int, start: int, classes: Sequence[str]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder, self.stage = folder, stages[number]
+        judged = ("stage", "step", *FIGURES, *(f"iou {name}" for name in classes))
+        self.steps = Table(folder / "log.csv", STEPS, stages, (number, start))
+        self.evaluations = Table(folder / "evaluations.csv", judged, stages, (number, start))
+        self.board = SummaryWriter(str(folder / "tensorboard" / self.stage), purge_step=start + 1)
+
+    def add_step(self, step: int, *, loss: float, lr: float, seconds: float, waited: float) -> None:
+        times = {"seconds": round(seconds, 4), "waited": round(waited, 4)}
+        self.steps.add({"stage": self.stage, "step": step, "loss": repr(loss), "lr": lr, **times})
+        self.board.add_scalar("loss", loss, step)
+        self.board.add_scalar("learning rate", lr, step)
+
+    def add_evaluation(self, step: int, judged: Mapping[str, float]) -> None:
+        self.evaluations.add({"stage": self.stage, "step": step, **judged})
+        for name in FIGURES:
+            self.board.add_scalar(name, judged[name], step)
+
+    def draw(self) -> None:
+        """Draw the curves of all that was logged so far."""
+        draw_curves(self.folder / "curves.png", read_rows(self.steps.path), read_rows(self.evaluations.path))
+
+    def close(self) -> None:
+        self.board.close()
+
+
 def figures(matrix: ConfusionMatrix, classes: Sequence[str]) -> dict[str, float]:
     """What is read from a confusion matrix: the means, and the IoU of each class."""
     return {name: float(getattr(matrix, name)) for name in FIGURES} | {

@@ -17,7 +17,8 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.layers.norm import BatchNorm2d, freeze_batch_norm, synchronise_batch_norm, unfreeze_batch_norm
 from atrous.models import SegmentationModel
 from atrous.training.losses import every, supervise
-from atrous.training.recipe import Optimiser, Stage
+from atrous.training.parts import Optimiser
+from atrous.training.stage import Stage
 
 FEW = 8
 """Images per group of batch normalisation below which its statistics are too rough: DeepLab v3, table 9."""
@@ -71,6 +72,13 @@ class SegmentationTask(L.LightningModule):
         """Steps done, those before a resumption included."""
         return self.start + self.trainer.global_step
 
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """The one there is, once the trainer has made it."""
+        optimiser = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimiser, torch.optim.Optimizer)
+        return optimiser
+
     def train(self, mode: bool = True) -> SegmentationTask:
         super().train(mode)
         _quiet_dropout(self.model, self.stage.freeze)
@@ -101,9 +109,7 @@ class SegmentationTask(L.LightningModule):
         portion = batch_idx % self.stage.accumulate
         torch.manual_seed(_seed_of(self.seed, self.step, portion, self.global_rank))
         factor = self.schedule(self.step, self.steps)
-        optimiser = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimiser, torch.optim.Optimizer)
-        for group in optimiser.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = group["full_lr"] * factor
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

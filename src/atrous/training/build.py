@@ -1,0 +1,42 @@
+"""The network of a stage with its card, and how many steps it is trained."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from atrous.data.dataset import SegmentationDataset
+from atrous.models import SegmentationModel
+from atrous.training.recipe import Recipe
+from atrous.training.stage import Stage
+from atrous.weights import Card
+
+
+def count_steps(stage: Stage, images: int) -> int:
+    """Steps of the optimiser in a stage; an epoch that is begun is counted in part."""
+    return stage.steps or max(1, math.ceil(stage.epochs * images / stage.batch))
+
+
+def make_card(recipe: Recipe, stage: Stage, data: SegmentationDataset, model_corners: bool = False) -> Card:
+    """The card of what a stage trains, without figures."""
+    return Card(
+        model=stage.model.id,
+        arguments=stage.model.options,
+        classes=data.classes,
+        colours=data.colours,
+        preprocessing=stage.preprocessing,
+        align_corners=model_corners,
+        ignore_index=data.ignore_index,
+        licence=recipe.licence,
+        source=f"trained by atrous, recipe {recipe.name}, stage {stage.name}",
+        trained_on=f"{data.name} {data.split}, {len(set(data.items))} images",
+    )
+
+
+def build(recipe: Recipe, stage: Stage, data: SegmentationDataset) -> SegmentationModel:
+    """The network of a stage with fresh parameters, the same for the same seed, and its card."""
+    torch.manual_seed(recipe.seed)
+    model = make_card(recipe, stage, data).build()
+    model.card = make_card(recipe, stage, data, model.align_corners)
+    return model
