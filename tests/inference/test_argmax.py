@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +87,16 @@ def test_more_than_256_classes() -> None:
     found = resized_argmax(scores, (7, 7), align_corners=False)
     assert found.dtype == np.uint16
     assert (found == 299).all()
+
+
+def test_the_number_of_threads_stays_as_it_was_set() -> None:
+    """Numba's OpenMP pool is as large as the machine, and would be so for torch too. In a process of its own to see."""
+    script = """
+import torch
+from atrous.inference.argmax import resized_argmax
+resized_argmax(torch.randn(3, 9, 9), (33, 33), align_corners=False)
+print(torch.get_num_threads())
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["1"]

@@ -129,15 +129,17 @@ def _in_bands(scores: Tensor, rows: Taps, columns: Taps, out: NDArray[np.integer
         out[band] = resized_rows(scores, rows[band], columns).argmax(0).numpy(force=True)
 
 
-_MOST_THREADS = numba.get_num_threads()
 _one_at_a_time = threading.Lock()  # numba's simplest pool of threads, on some systems its only one, serves one caller
 
 
 def _on_cpu(scores: Tensor, rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
     last = scores.detach().float().permute(1, 2, 0).contiguous().numpy()
+    threads = torch.get_num_threads()
     with _one_at_a_time:
-        numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
         _fill(last, rows.first, rows.second, rows.weight, columns.second, columns.weight, *_runs(rows, columns), out)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)  # numba's pool, where it is OpenMP's, is the one that torch counts
 
 
 def _runs(rows: Taps, columns: Taps) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
