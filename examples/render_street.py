@@ -44,9 +44,9 @@ from raytracing import (
 )
 
 GROUND, PAVING, KERB, WALL, ROOF, WINDOW, DOOR, STONE, BARK, LEAF, METAL, SIGN, CLOTH, SKIN, TYRE, CAR = range(16)
-LEFT, RIGHT, LEFT_FRONT, RIGHT_FRONT, END = -5.0, 3.7, -7.7, 6.3, 118.0  # kerbs, fronts of houses, the far end
+LEFT, RIGHT, LEFT_FRONT, RIGHT_FRONT, END = -4.7, 3.6, -7.6, 6.3, 118.0  # kerbs, fronts of houses, the far end
 EYE, TARGET, VIEW = (-1.35, 0.0, 1.35), (-0.95, 30.0, 0.55), 1.02
-SUN, SUNLIGHT, AMBIENT = (-0.455, -0.43, 0.78), (2.1, 1.95, 1.7), (0.36, 0.38, 0.42)
+SUN, SUNLIGHT, AMBIENT = (-0.455, -0.43, 0.78), (2.6, 2.4, 2.05), (0.36, 0.38, 0.42)
 PAINTS = (
     (0.42, 0.44, 0.46),
     (0.035, 0.06, 0.16),
@@ -253,7 +253,7 @@ def add_car(mesh, x, y, paint, towards=False, scale=(1.0, 1.0, 1.0)):
 def add_lamp(mesh, x, y, reach, height=7.5):
     """A lamp post whose arm reaches over the road."""
     mesh.seed = 0.5
-    mesh.lathe([(0.1, 0.0), (0.1, 1.1), (0.065, 1.2), (0.05, height)], (x, y, 0.1), METAL, segments=12)
+    mesh.lathe([(0.11, 0.0), (0.11, 1.1), (0.08, 1.2), (0.06, height)], (x, y, 0.1), METAL, segments=12)
     arm = [(x, y, height), (x, y, height + 0.25), (x + 0.3 * reach, y, height + 0.45), (x + reach, y, height + 0.5)]
     mesh.tube(arm, 0.035, METAL, 6)
     far = sorted((x + 0.85 * reach, x + 1.35 * reach))
@@ -263,7 +263,7 @@ def add_lamp(mesh, x, y, reach, height=7.5):
 def add_sign(mesh, x, y, kind, height=2.5, radius=0.34):
     """A grey pole with a round or a three-cornered sign."""
     mesh.seed = 0.5
-    mesh.lathe([(0.04, 0.0), (0.04, height + 0.3), (0.01, height + 0.31)], (x, y, 0.1), METAL, segments=10)
+    mesh.lathe([(0.045, 0.0), (0.045, height + 0.3), (0.01, height + 0.31)], (x, y, 0.1), METAL, segments=10)
     turn, rings = np.linspace(0, 2 * pi, 37)[None], np.array([1.0, 0.0])[:, None]
     edge = radius if kind == 0 else 1.15 * radius * 0.5 / np.cos((turn + pi / 6) % (2 * pi / 3) - pi / 3)
     points = np.broadcast_arrays(x + rings * edge * np.cos(turn), y - 0.06, height + rings * edge * np.sin(turn))
@@ -364,21 +364,21 @@ def build_scene():
     for x in (-14.0, -6.0, 0.5, 5.0, 13.0):
         add_tree(mesh, (x, END - 4, 0.1), rng.uniform(7, 10), rng, leaves=4)
     mesh.seed = 0.5
-    add_car(mesh, -4.05, 10.6, 2)
-    add_car(mesh, -4.0, 16.1, 0, scale=(1.02, 1.05, 1.02))
-    add_car(mesh, -4.1, 22.0, 1, scale=(1.03, 1.08, 1.15))
-    add_car(mesh, -4.0, 28.5, 4)
-    add_car(mesh, -4.05, 34.3, 3, scale=(1.0, 0.95, 1.0))
-    add_car(mesh, -4.05, 47.0, 5)
+    add_car(mesh, -3.75, 12.2, 2)
+    add_car(mesh, -3.7, 17.6, 0, scale=(1.02, 1.05, 1.02))
+    add_car(mesh, -3.8, 23.4, 1, scale=(1.03, 1.08, 1.15))
+    add_car(mesh, -3.7, 29.6, 4)
+    add_car(mesh, -3.75, 35.4, 3, scale=(1.0, 0.95, 1.0))
+    add_car(mesh, -3.75, 47.0, 5)
     add_car(mesh, 1.75, 17.0, 4, towards=True, scale=(1.02, 1.02, 1.02))
     add_car(mesh, 1.7, 52.0, 3, towards=True)
     add_car(mesh, -1.6, 44.0, 0)
-    for x, places in ((-5.5, (15.2, 45.0, 76.0)), (4.25, (30.0, 62.0))):
+    for x, places in ((-5.2, (16.2, 45.0, 76.0)), (4.1, (24.0, 60.0))):
         for y in places:
             add_lamp(mesh, x, y, 1.2 if x < 0 else -1.2)
-    add_sign(mesh, 4.3, 13.2, 0)
-    add_sign(mesh, -5.45, 26.0, 1)
-    add_person(mesh, 5.1, 17.6, 1)
+    add_sign(mesh, 4.15, 12.6, 0)
+    add_sign(mesh, -5.1, 27.0, 1)
+    add_person(mesh, 5.0, 16.6, 1)
     add_person(mesh, -6.3, 12.8, 3, facing=-1.0)
     add_person(mesh, 5.5, 38.0, 0)
     add_cyclist(mesh, -2.3, 20.0, 4)
@@ -440,7 +440,7 @@ def road(p):
     s *= 0.7 + 0.5 * cloud(0.9 * x, 0.25 * y, 2.0) + 0.12 * cloud(3.1 * x, 2.2 * y, 7.0)
     tracks = min(abs(abs(x + 1.5) - 0.75), abs(abs(x - 1.7) - 0.75))
     s *= 1.06 - 0.13 * exp(-tracks * tracks / 0.05)
-    s *= 1 - 0.2 * exp(-((x + 4.0) ** 2) / 0.25) * noise(0.8 * y, 3.0, 3.0)  # oil where cars stand
+    s *= 1 - 0.2 * exp(-((x + 3.75) ** 2) / 0.25) * noise(0.8 * y, 3.0, 3.0)  # oil where cars stand
     if (-3.4 < x < -1.9 and 12.0 < y < 19.0) or (0.9 < x < 2.3 and 8.0 < y < 13.5) or (-0.9 < x < 0.6 and 26 < y < 60):
         s *= 0.82  # repaired
     wander = x + 2.6 + 0.25 * noise(0.7 * y, 0.0, 5.0) + 0.05 * noise(6 * y, 0.0, 5.0)
@@ -474,13 +474,12 @@ def paving(p):
     column = floor(shift)
     s = 0.82 + 0.28 * noise(3.1 * column + 0.5, 1.7 * row + 0.5, 3.0) + 0.18 * noise(50 * x, 50 * y, 1.0)
     s *= stain(p, 1.3, 5.0)
-    joint = min(abs(y / 0.6 - row - 0.5), abs(shift - column - 0.5))
     edge = max(abs(y / 0.6 - row - 0.5), abs(shift - column - 0.5))
-    if edge > 0.488 and joint >= 0:
+    if edge > 0.482:
         s *= 0.5
     gum = noise(13 * x, 13 * y, 9.0)
     s *= 0.8 if gum > 0.86 else 1.0
-    return (0.25 * s, 0.237 * s, 0.218 * s)
+    return (0.29 * s, 0.268 * s, 0.236 * s)
 
 
 @fast
@@ -629,7 +628,7 @@ def surface(material, p, n, q):
     if material == KERB:
         s = stain(p, 4.0, 1.0) * (0.8 + 0.3 * noise(70 * p[0], 70 * p[1], 70 * p[2]))
         s *= 0.5 if p[1] % 0.9 < 0.018 else 1.0
-        return (0.31 * s, 0.3 * s, 0.285 * s), 0.01, 0.9, 0.0
+        return (0.38 * s, 0.365 * s, 0.34 * s), 0.01, 0.9, 0.0
     if material == WALL:
         return masonry(p, n, seed), 0.0, 1.0, 0.0
     if material == ROOF:
@@ -685,7 +684,7 @@ def follow(o, d, state, tree, stack, guide):
             if bounce == 0:
                 for i in range(3):
                     guide[i] += shine[i]
-            got = move(got, 1.0 if bounce else 1.6, at_most(times(weight, shine), 3.0))
+            got = move(got, 1.0 if bounce else 2.1, at_most(times(weight, shine), 3.0))
             break
         p, w, e, c = move(o, t, d), 1 - u - v, tree[2][k], tree[3][k]
         g = unit(((e[4] * e[8] - e[5] * e[7]), (e[5] * e[6] - e[3] * e[8]), (e[3] * e[7] - e[4] * e[6])))
@@ -728,13 +727,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("street.jpg"))
     parser.add_argument("--scale", type=float, default=1.0, help="of 960 x 720")
-    parser.add_argument("--samples", type=int, default=16, help="paths per pixel")
+    parser.add_argument("--samples", type=int, default=20, help="paths per pixel")
     arguments = parser.parse_args()
     shape = (2 * round(360 * arguments.scale), round(960 * arguments.scale))
     expose = camera(follow, EYE, TARGET, 22.0, 0.004, VIEW)
     light = denoise(*render(expose, shape, arguments.samples, build_scene(), batch=4), rounds=2)
     light = cv2.GaussianBlur(light, (0, 0), 0.62 * arguments.scale)
-    pixels = develop(0.85 * light, np.random.default_rng(8))
+    pixels = develop(0.66 * light, np.random.default_rng(8))
     Image.fromarray(pixels).save(arguments.out, quality=86, optimize=True)
 
 
