@@ -579,12 +579,12 @@ def car(q, n, paint):
     if front and z < 0.8:
         lamp = ((x - 0.56) / 0.17) ** 2 + ((z - 0.655) / 0.075) ** 2
         if lamp < 1:
-            return ((0.8, 0.8, 0.78) if lamp < 0.35 else (0.4, 0.41, 0.42)), 0.2, 0.05
+            return ((0.85, 0.85, 0.83) if lamp < 0.3 else ((0.3, 0.31, 0.32) if lamp < 0.8 else black)), 0.2, 0.05
         if x < 0.27 and 0.38 < z < 0.49:
             mark = plate(q[0], z - 0.435)
             return ((0.03, 0.03, 0.03) if mark else (0.8, 0.8, 0.78)), 0.04, 0.3
         if x < 0.36 and 0.58 < z < 0.7:
-            return ((0.5, 0.5, 0.5) if abs(z * 40 % 1 - 0.5) > 0.4 or x < 0.04 else black), 0.06, 0.3
+            return ((0.4, 0.4, 0.4) if x < 0.03 else black), 0.05, 0.3
         if (z < 0.36 and x < 0.55) or 0.5 < z < 0.53:
             return black, 0.03, 0.5
     if tail:
@@ -702,12 +702,15 @@ def follow(o, d, state, tree, stack, guide):
             clear = exp(-t / 800)
             got, weight = times((1.15, 1.22, 1.3), (1.0, 1.0, 1.0), 1 - clear), (clear, clear, clear)
         cosine = max(1e-4, -dot(d, n))
-        if base > 0 and random(state) < base + (1 - base) * (1 - cosine) ** 5 * (1 - rough) ** 2:
-            x = random(state)  # a facet (GGX) mirrors
+        share = base + (1 - base) * (1 - cosine) ** 5 * (1 - rough) ** 2 if base > 0 else 0.0
+        chance = 0.5 + 0.5 * share if base > 0.06 and bounce == 0 else share  # panes show little but what they mirror
+        if random(state) < chance:
+            x, weight = random(state), times(weight, (1.0, 1.0, 1.0), share / chance)  # a facet (GGX) mirrors
             c2 = (1 - x) / (1 + (rough**4 - 1) * x)
             facet = around(n, sqrt(max(0.0, 1 - c2)), 2 * pi * random(state), sqrt(c2))
             o, d, mirrored = move(p, 1e-3, g), unit(move(d, -2 * dot(d, facet), facet)), True
         else:
+            colour = times(colour, (1.0, 1.0, 1.0), (1 - share) / (1 - chance))
             if random(state) < through:
                 n, g, colour = times(n, back), times(g, back), times(colour, (1.6, 1.4, 0.7))
             o, weight, scattered, mirrored = move(p, 1e-3, g), times(weight, colour), scattered + 1, False
