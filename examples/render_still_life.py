@@ -16,14 +16,32 @@ Lengths are in decimetres: x to the right, y into the picture, z up from the top
 from __future__ import annotations
 
 import argparse
-import time
 from math import cos, exp, floor, pi, sin, sqrt
 from pathlib import Path
 
-import cv2
 import numpy as np
-from numba import njit, prange
 from PIL import Image, ImageDraw, ImageFont
+from raytracing import (
+    Mesh,
+    around,
+    at_most,
+    camera,
+    cloud,
+    cross,
+    denoise,
+    develop,
+    dot,
+    fast,
+    hierarchy,
+    move,
+    noise,
+    random,
+    render,
+    rounded,
+    times,
+    tracer,
+    unit,
+)
 
 WOOD, GLASS, LABEL, FOIL, CLAY, SOIL, LEAF, STEM, WALL = range(9)
 ROOM = ((-14.0, -24.0, -8.0), (16.0, 11.0, 17.0))
@@ -31,46 +49,6 @@ WINDOW = (-10.0, 4.0, 0.5, 12.0)  # from y to y and from z to z, in the wall at 
 SUN, SUNLIGHT = (-0.795, -0.25, 0.552), (3.4, 3.0, 2.45)  # the way to it, and its colour
 GLASS_ABSORBS, GLASS_SHADE = (6.5, 3.4, 8.0), (0.25, 0.42, 0.2)  # per decimetre; per surface that a shadow ray passes
 EYE, TARGET, FOCUS, LENS, VIEW = (0.0, -12.0, 3.2), (0.0, 0.0, 1.45), 11.5, 0.11, 0.395  # VIEW: width at distance 1
-fast = njit(fastmath=True)
-
-
-class Mesh:
-    """Triangles with smooth normals, texture coordinates and materials, cut from grids of points."""
-
-    def __init__(self):
-        self.corners, self.normals, self.uv, self.materials = [], [], [], []
-
-    def grid(self, points, material, uv=None):
-        """Add a sheet of points (H, W, 3), seen from where columns run rightwards and rows run upwards."""
-        rows, columns = points.shape[:2]
-        along, up = np.gradient(points, axis=1), np.gradient(points, axis=0)
-        if np.allclose(points[:, 0], points[:, -1]):  # closed: without a seam
-            along[:, 0] = along[:, -1] = (points[:, 1] - points[:, -2]) / 2
-        normals = np.cross(along, up)
-        normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
-        if uv is None:
-            uv = np.stack(np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, rows)), -1)
-        index = np.arange(rows * columns).reshape(rows, columns)
-        a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]))
-        triangles = np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)])
-        for kept, values in ((self.corners, points), (self.normals, normals), (self.uv, uv)):
-            kept.append(values.reshape(rows * columns, -1)[triangles])
-        self.materials.append(np.full(len(triangles), material))
-
-    def lathe(self, profile, centre, material, start=0.0, turn=2 * pi, segments=80):
-        """Add what a profile of (radius, height) sweeps around a vertical axis, seen from outside."""
-        (radius, height), angle = np.asarray(profile, float).T[..., None], start + np.linspace(0, turn, segments + 1)
-        points = np.broadcast_arrays(radius * np.cos(angle), radius * np.sin(angle), height)
-        self.grid(np.stack(points, -1) + np.array(centre), material)
-
-
-def rounded(points, rounds=2):
-    """A polyline with its corners cut (Chaikin); where a point is repeated they stay sharper."""
-    points = np.asarray(points, float)
-    for _ in range(rounds):
-        near, far = 0.75 * points[:-1] + 0.25 * points[1:], 0.25 * points[:-1] + 0.75 * points[1:]
-        points = np.concatenate([points[:1], np.stack([near, far], 1).reshape(-1, 2), points[-1:]])
-    return points
 
 
 def add_bottle(mesh, centre):
@@ -139,139 +117,16 @@ def build_scene():
     mesh.grid(np.array([[(-9.5, -5.5, 0), (9.5, -5.5, 0)], [(-9.5, 5.2, 0), (9.5, 5.2, 0)]], float), WOOD)
     add_bottle(mesh, (-1.08, -0.4, 0.004))
     add_plant(mesh, (0.92, 0.35, 0.0), np.random.default_rng(1))
-    corners, normals, uv, materials = map(np.concatenate, (mesh.corners, mesh.normals, mesh.uv, mesh.materials))
-    low, high, centre = corners.min(axis=1), corners.max(axis=1), corners.mean(axis=1)
-    boxes, links, order, waiting = [], [], [], [(np.arange(len(corners)), -1)]
-    while waiting:  # halve by the surface area heuristic, the first child right behind its parent
-        items, parent = waiting.pop()
-        if parent >= 0:
-            links[parent][0] = len(boxes)
-        node, count, best = len(boxes), len(items), (float(len(items)), None, 0, 0)
-        boxes.append(np.concatenate([low[items].min(axis=0), high[items].max(axis=0)]))
-        for axis in range(3):
-            ranked = items[np.argsort(centre[items, axis], kind="stable")]
-            areas = []
-            for run in (ranked, ranked[::-1]):
-                x, y, z = (np.maximum.accumulate(high[run]) - np.minimum.accumulate(low[run])).T
-                areas.append(x * y + y * z + z * x)
-            n = np.arange(1, count)
-            cost = 0.7 + (areas[0][:-1] * n + areas[1][::-1][1:] * (count - n)) / max(areas[0][-1], 1e-12)
-            if count > 1 and cost.min() < best[0]:
-                best = (cost.min(), ranked, int(cost.argmin()) + 1, axis)
-        if best[1] is None:  # a leaf: its first triangle and how many
-            links.append([len(order), count])
-            order.extend(items)
-        else:  # a branch: its second child (set when that is reached), and the axis as -1, -2 or -3
-            links.append([0, -best[3] - 1])
-            waiting += [(best[1][best[2] :], node), (best[1][: best[2]], -1)]
-    a, b, c = corners[order].transpose(1, 0, 2)
-    edges = np.concatenate([a, b - a, c - a], axis=1)
-    return np.array(boxes), np.array(links), edges, normals[order], uv[order], materials[order], draw_label()
+    return (*hierarchy(mesh), draw_label())
 
 
 @fast
-def random(state):
-    x = state[0]
-    x ^= x << np.uint64(13)
-    x ^= x >> np.uint64(7)
-    x ^= x << np.uint64(17)
-    state[0] = x
-    return float(x >> np.uint64(11)) / 9007199254740992.0
+def passing(k, u, v, shadow, tree):
+    """What a triangle lets through: shadow rays pass glass, and lose some light."""
+    return GLASS_SHADE if shadow and tree[5][k] == GLASS else (0.0, 0.0, 0.0)
 
 
-@fast
-def move(a, s, b):
-    return (a[0] + s * b[0], a[1] + s * b[1], a[2] + s * b[2])
-
-
-@fast
-def dot(a, b):
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-@fast
-def cross(a, b):
-    return (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
-
-
-@fast
-def times(a, b, s=1.0):
-    return (a[0] * b[0] * s, a[1] * b[1] * s, a[2] * b[2] * s)
-
-
-@fast
-def unit(a):
-    return times(a, (1.0, 1.0, 1.0), 1 / sqrt(dot(a, a) + 1e-30))
-
-
-@fast
-def around(n, sine, turn, cosine):
-    """The direction at an angle to a normal and turned about it."""
-    s = unit(cross((0.0, 1.0, 0.0) if abs(n[0]) > 0.7 else (1.0, 0.0, 0.0), n))
-    return unit(move(move(times(n, (cosine, cosine, cosine)), sine * cos(turn), s), sine * sin(turn), cross(n, s)))
-
-
-@fast
-def at_most(light, limit):
-    """Rare and very bright paths are held down, or they show as sparks."""
-    return times(light, (1.0, 1.0, 1.0), min(1.0, limit / (1e-9 + max(light[0], light[1], light[2]))))
-
-
-@fast
-def noise(x, y, z):
-    """Smooth value noise in 0..1."""
-    i, j, k = floor(x), floor(y), floor(z)
-    x, y, z, total = x - i, y - j, z - k, 0.0
-    x, y, z = x * x * (3 - 2 * x), y * y * (3 - 2 * y), z * z * (3 - 2 * z)
-    for corner in range(8):
-        a, b, c = corner & 1, (corner >> 1) & 1, corner >> 2
-        h = ((i + a) * 374761393 + (j + b) * 668265263 + (k + c) * 1440662683) & 0xFFFFFFFF
-        h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
-        total += (x if a else 1 - x) * (y if b else 1 - y) * (z if c else 1 - z) * float((h ^ (h >> 16)) & 0xFFFF)
-    return total / 65535.0
-
-
-@fast
-def cloud(x, y, z):
-    return 0.5 * noise(x, y, z) + 0.27 * noise(2.1 * x, 2.1 * y, 2.1 * z) + 0.23 * noise(4.3 * x, 4.3 * y, 4.3 * z)
-
-
-@fast
-def trace(o, d, reach, shadow, tree, stack):
-    """Distance, number (-1: none) and barycentrics of the nearest triangle; for shadows also the light let through."""
-    boxes, links, edges, materials = tree[0], tree[1], tree[2], tree[5]
-    inverse = (1 / (d[0] + 1e-30), 1 / (d[1] + 1e-30), 1 / (d[2] + 1e-30))
-    found, fu, fv, light, top, node = -1, 0.0, 0.0, (1.0, 1.0, 1.0), 0, 0
-    while node >= 0:
-        near, far = 0.0, reach
-        for i in range(3):
-            a, b = (boxes[node, i] - o[i]) * inverse[i], (boxes[node, i + 3] - o[i]) * inverse[i]
-            near, far = max(near, min(a, b)), min(far, max(a, b))
-        first, count = links[node, 0], links[node, 1]
-        if near <= far * 1.0000001 and count < 0:
-            ahead = d[-count - 1] >= 0
-            stack[top] = first if ahead else node + 1
-            node, top = (node + 1 if ahead else first), top + 1
-            continue
-        for k in range(first, first + count if near <= far * 1.0000001 else first):
-            e, f = (edges[k, 3], edges[k, 4], edges[k, 5]), (edges[k, 6], edges[k, 7], edges[k, 8])
-            p, s = cross(d, f), (o[0] - edges[k, 0], o[1] - edges[k, 1], o[2] - edges[k, 2])
-            det = dot(e, p)
-            if abs(det) < 1e-14:
-                continue
-            q, u = cross(s, e), dot(s, p) / det
-            v, t = dot(d, q) / det, dot(f, q) / det
-            if u < 0 or v < 0 or u + v > 1 or t < 1e-5 or t > reach:
-                continue
-            if not shadow:
-                reach, found, fu, fv = t, k, u, v
-            elif materials[k] == GLASS:
-                light = times(light, GLASS_SHADE)
-            else:
-                return t, k, u, v, light
-        top -= 1
-        node = stack[top] if top >= 0 else -1
-    return reach, found, fu, fv, light
+trace = tracer(passing)
 
 
 @fast
@@ -421,78 +276,15 @@ def follow(o, d, state, tree, stack, guide):
     return got
 
 
-@njit(parallel=True, fastmath=True)
-def expose(picture, guides, first, last, tree):
-    """Add the light of paths `first` to `last` of every pixel, and what they meet first."""
-    height, width = picture.shape[:2]
-    ahead = unit(move(TARGET, -1.0, EYE))
-    right = unit(cross(ahead, (0.0, 0.0, 1.0)))
-    up = cross(right, ahead)
-    for line in prange(height):
-        row = line * 2 % height + line * 2 // height  # busy rows for every core
-        state, stack = np.empty(1, np.uint64), np.empty(96, np.int64)
-        for column in range(width):
-            state[0] = np.uint64((row * width + column) * 2654435761 + first * 40503 + 88172645463325252)
-            for sample in range(first - 8, last):
-                x, y, r, turn = random(state), random(state), LENS * sqrt(random(state)), 2 * pi * random(state)
-                if sample < first:  # the generator takes a few steps to forget its seed
-                    continue
-                x = (column + (0.7548776662 * sample + 0.3 * x) % 1) / width - 0.5
-                y = (0.5 * height - row - (0.5698402910 * sample + 0.3 * y) % 1) / width
-                aim = move(move(times(ahead, (FOCUS, FOCUS, FOCUS)), FOCUS * VIEW * x, right), FOCUS * VIEW * y, up)
-                lens = move(times(right, (1.0, 1.0, 1.0), r * cos(turn)), r * sin(turn), up)
-                way = unit(move(aim, -1.0, lens))
-                light = follow(move(EYE, 1.0, lens), way, state, tree, stack, guides[row, column])
-                for i in range(3):
-                    picture[row, column, i] += light[i]
-
-
-def denoise(light, guides, rounds=3):
-    """The edge-avoiding à-trous wavelet of Dammertz et al. 2010, led by brightness, colour and normals."""
-    colour, normal = guides[..., :3], guides[..., 3:]
-    light = (light / (colour + 0.02)).astype(np.float32)  # textures are kept out of it
-    light = np.minimum(light, 1.6 * cv2.medianBlur(light, 3) + 0.05)  # and sparks
-    for step in 2 ** np.arange(rounds):
-        total, weights, bright = 0.0, 0.0, np.log(cv2.GaussianBlur(light, (0, 0), 0.7).mean(axis=-1) + 0.02)
-        for i, j in np.ndindex(5, 5):
-            shift = np.float64([[1, 0, (j - 2) * step], [0, 1, (i - 2) * step]])
-            a, b, c, d = (
-                cv2.warpAffine(part, shift, part.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
-                for part in (light, colour, normal, bright)
-            )
-            apart = ((b - colour) ** 2).sum(-1) / 0.01 + ((c - normal) ** 2).sum(-1) / 0.06 + (d - bright) ** 2 / 0.03
-            weight = (np.array([1, 4, 6, 4, 1])[[i, j]].prod() * np.exp(-apart))[..., None]
-            total, weights = total + weight * a, weights + weight
-        light = total / weights
-    return light * (colour + 0.02)
-
-
-def develop(light, rng):
-    """Film: some bloom, a falling off to the corners, a curve with a shoulder, and grain. To 8 bits."""
-    height, width = light.shape[:2]
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    light = 1.06 * light + 0.04 * cv2.GaussianBlur(np.minimum(light, 6), (0, 0), width / 60)
-    light = light * (1 - 0.13 * (x * x + y * y / 2))[..., None]
-    curve = np.clip(light * (2.51 * light + 0.03) / (light * (2.43 * light + 0.59) + 0.14), 0, 1)
-    picture = np.where(curve < 0.0031308, 12.92 * curve, 1.055 * curve ** (1 / 2.4) - 0.055)
-    grain = cv2.GaussianBlur(rng.normal(0, 1, (height, width, 3)), (0, 0), 0.6)
-    grain = 1.1 * grain.mean(axis=-1, keepdims=True) + 0.35 * grain
-    picture = picture + 0.016 * grain * (0.35 + picture * (1 - picture) * 2.6)
-    return np.clip(picture * 255 + 0.5, 0, 255).astype(np.uint8)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("photograph.jpg"))
     parser.add_argument("--scale", type=float, default=1.0, help="of 880 x 704")
     parser.add_argument("--samples", type=int, default=160, help="paths per pixel")
     arguments = parser.parse_args()
-    started, size = time.perf_counter(), (2 * round(352 * arguments.scale), round(880 * arguments.scale))
-    picture, guides, tree = np.zeros((*size, 3)), np.zeros((*size, 6)), build_scene()
-    for first in range(0, arguments.samples, 16):
-        expose(picture, guides, first, min(first + 16, arguments.samples), tree)
-        print(f"{first + 16} of {arguments.samples} samples, {time.perf_counter() - started:.0f} s", flush=True)
-    pixels = develop(denoise(picture / arguments.samples, guides / arguments.samples), np.random.default_rng(8))
+    shape = (2 * round(352 * arguments.scale), round(880 * arguments.scale))
+    light, guides = render(camera(follow, EYE, TARGET, FOCUS, LENS, VIEW), shape, arguments.samples, build_scene())
+    pixels = develop(denoise(light, guides), np.random.default_rng(8))
     Image.fromarray(pixels).save(arguments.out, quality=90, optimize=True)
 
 
