@@ -4,14 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
-PHOTOGRAPH ?= examples/photograph.jpg
-
-# A folder of weights beside the clone saves a download; your own ATROUS_WEIGHTS comes first.
-ifeq ($(origin ATROUS_WEIGHTS), undefined)
-ifneq ($(wildcard ../shared/data/weights),)
-export ATROUS_WEIGHTS := $(abspath ../shared/data/weights)
-endif
-endif
+PHOTOGRAPH ?= examples/street.jpg
 
 .PHONY: help demo test test-slow lint clean
 

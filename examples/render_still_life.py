@@ -1,4 +1,4 @@
-"""Render `photograph.jpg`: a still life that no camera saw, for the README and for the demonstration.
+"""Render `photograph.jpg`: a still life that no camera saw, to try networks of PASCAL VOC's classes on.
 
 A bottle of wine and a potted plant stand on a wooden table beside a window. The picture is computed, not taken: a path
 tracer follows the light of the sky and of the sun through glass, translucent leaves and a thin lens; an edge-avoiding

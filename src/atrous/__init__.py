@@ -1,9 +1,9 @@
 """Semantic segmentation as the papers have it.
 
     >>> import atrous
-    >>> segmenter = atrous.Segmenter.load("deeplab_v3.mobilenet_v2_x0.5.voc")
-    >>> result = segmenter("cat.jpg")
-    >>> result.save("out/cat.png")
+    >>> segmenter = atrous.Segmenter.load("deeplab_v3_plus.efficientnet_lite0.camvid")
+    >>> result = segmenter("street.jpg")
+    >>> result.save("out/street.png")
 
 Names resolve when first used, so `import atrous` costs nothing and torch is loaded only by what needs it.
 """

@@ -9,15 +9,17 @@ import typer
 
 
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="A .tflite or .pth file.")],
+    file: Annotated[Path, typer.Argument(help="A .tflite, .pth or .safetensors file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     half: Annotated[bool, typer.Option("--half", help="Store 16-bit floats: half the size.")] = False,
 ) -> None:
-    """Convert weights of TensorFlow Lite or torchvision to a safetensors file with a card.
+    """Convert weights of TensorFlow Lite or torchvision to a safetensors file with a card, or halve the size of ours.
 
-    Example:
+    Examples:
 
       atrous import-weights deeplabv3_257_mv_gpu.tflite -o deeplab_v3.mobilenet_v2_x0.5.voc.safetensors
+
+      atrous import-weights runs/street/best.safetensors --half -o street.safetensors
     """
     from rich.console import Console
 

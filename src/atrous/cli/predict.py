@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 PRUNE = 0.01
 """The probability that a class has to exceed somewhere to take part in the CRF."""
 
-DEFAULT_WEIGHTS = "deeplab_v3.mobilenet_v2_x0.5.voc"
+DEFAULT_WEIGHTS = "deeplab_v3_plus.efficientnet_lite0.camvid"
+"""Our own, which come with the package: streets."""
 
 
 def predict(
@@ -30,7 +31,7 @@ def predict(
         typer.Argument(help="Image files, folders of them, quoted patterns such as 'a/*.jpg', videos, cameras: 0."),
     ],
     weights: Annotated[
-        str, typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file of weights.")
+        str, typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file of weights; by default our own, of streets.")
     ] = DEFAULT_WEIGHTS,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; made if it does not exist.")] = Path(
         "out"
@@ -62,9 +63,9 @@ def predict(
 
     Examples:
 
-      atrous predict cat.jpg
+      atrous predict street.jpg
 
-      atrous predict photos/ 'more/*.png' -w deeplab_v3.mobilenet_v2.voc -o segmented
+      atrous predict cat.jpg photos/ 'more/*.png' -w deeplab_v3.mobilenet_v2.voc -o segmented
 
       atrous predict street.jpg -w runs/best.safetensors --output-stride 8 --tta v3 --json
 

@@ -12,6 +12,8 @@ from atrous.training.recipe import Recipe
 from atrous.training.stage import Stage
 from atrous.weights import Card
 
+_NAMES = {"imagenet": "ImageNet"}
+
 
 def count_steps(stage: Stage, images: int) -> int:
     """Steps of the optimiser in a stage; an epoch that is begun is counted in part."""
@@ -29,9 +31,17 @@ def make_card(recipe: Recipe, stage: Stage, data: SegmentationDataset, model_cor
         align_corners=model_corners,
         ignore_index=data.ignore_index,
         licence=recipe.licence,
-        source=f"trained by atrous, recipe {recipe.name}, stage {stage.name}",
+        source=f"trained by atrous, recipe {recipe.name}, stage {stage.name}{_origin(recipe.stages[0])}",
         trained_on=f"{data.name} {data.split}, {len(set(data.items))} images",
     )
+
+
+def _origin(first: Stage) -> str:
+    """What the first stage starts from, for the card."""
+    given = first.weights or first.backbone_weights
+    if not given:
+        return ""
+    return f", begun with {given}" if first.weights else f", backbone begun with {_NAMES.get(given, given)} weights"
 
 
 def build(recipe: Recipe, stage: Stage, data: SegmentationDataset) -> SegmentationModel:
