@@ -222,7 +222,8 @@ def test_parameters_of_backbones(name: str, expected: int) -> None:
 def test_parameters_of_fully_connected_layers_as_convolutions() -> None:
     with torch.device("meta"):
         model = create_model("fcn_32s.vgg16")
-    assert [count_parameters(layer) for layer in (model.backbone.classifier[0], model.backbone.classifier[3])] == [102_764_544, 16_781_312]
+    fc6, fc7 = model.backbone.classifier[0], model.backbone.classifier[3]
+    assert [count_parameters(fc6), count_parameters(fc7)] == [102_764_544, 16_781_312]
 
 
 @pytest.mark.parametrize(("name", "arguments", "expected"), PARAMETERS)

@@ -31,7 +31,8 @@ def predict(
         typer.Argument(help="Image files, folders of them, quoted patterns such as 'a/*.jpg', videos, cameras: 0."),
     ],
     weights: Annotated[
-        str, typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file of weights; by default our own, of streets.")
+        str,
+        typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file; by default our own, of streets."),
     ] = DEFAULT_WEIGHTS,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; made if it does not exist.")] = Path(
         "out"
