@@ -25,8 +25,8 @@ def writing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        temporary.chmod(0o666 & ~_umask())
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # at the end, for some writers put a file of their own in its place
         os.replace(temporary, path)
     except OSError as error:
         raise AtrousError(

@@ -38,7 +38,7 @@ def test_files_are_small_and_their_cards_complete(path: Path) -> None:
     assert path.name.startswith(card.model)
     assert card.licence != "unknown"
     assert "ImageNet" in card.source
-    assert "CamVid train, 367 images" in card.trained_on
+    assert "camvid train, 367 images" in card.trained_on
     (miou,) = (figure for figure in card.measured if figure.name == "mIoU")
     assert miou.value >= 65
     assert "val" in miou.data

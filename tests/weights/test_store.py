@@ -35,6 +35,12 @@ def test_half_precision_halves_the_file_and_loads_as_floats(model, image, tmp_pa
     assert 0 < difference < 0.05 * model(image).abs().max()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_others_may_read_what_was_saved(model, tmp_path: Path) -> None:
+    (plain := tmp_path / "plain").touch()
+    assert save(model, tmp_path / "a.safetensors").stat().st_mode == plain.stat().st_mode
+
+
 def test_a_model_without_a_card_is_not_saved(model, tmp_path: Path) -> None:
     model.card = None
     with pytest.raises(AtrousError, match="no card"):
