@@ -136,7 +136,7 @@ def _on_cpu(scores: Tensor, rows: Taps, columns: Taps, out: NDArray[np.integer])
     last = scores.detach().float().permute(1, 2, 0).contiguous().numpy()
     threads = torch.get_num_threads()
     with _one_at_a_time:
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         _fill(last, rows.first, rows.second, rows.weight, columns.second, columns.weight, *_runs(rows, columns), out)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)  # numba's pool, where it is OpenMP's, is the one that torch counts
