@@ -54,8 +54,8 @@ class Keeper(L.Callback):
         self.best = float((run.state or {}).get("best", -1.0))
         self.ready = self.began = 0.0
         self.waited = 0.0
-        self.log: Log | None = None
-        """Of the first process alone."""
+        self.records: Log | None = None
+        """Of the first process alone. (`log` is what Lightning gives its callbacks.)"""
         self.first_judgement = not self.judged
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -65,7 +65,7 @@ class Keeper(L.Callback):
             trainer.precision_plugin.load_state_dict(run.state["precision"])
         if trainer.is_global_zero:
             names = [stage.name for stage in run.recipe.stages]
-            self.log = Log(run.folder, names, run.number, run.start, run.data.classes)
+            self.records = Log(run.folder, names, run.number, run.start, run.data.classes)
             if run.state is None:
                 self._checkpoint(trainer)
         self.began = self.ready = time.perf_counter()
@@ -89,8 +89,8 @@ class Keeper(L.Callback):
         self._close()
 
     def _close(self) -> None:
-        if self.log is not None:
-            self.log.close()
+        if self.records is not None:
+            self.records.close()
 
     def _after_step(self, trainer: L.Trainer) -> None:
         run, stage, step = self.run, self.run.stage, self.run.task.step
@@ -100,8 +100,8 @@ class Keeper(L.Callback):
         if last or (every and step % every == 0):
             if run.val is not None:
                 self._judge(trainer, step)
-            if self.log is not None:
-                self.log.draw()
+            if self.records is not None:
+                self.records.draw()
         asked = self._anyone_asked(trainer)
         if last and trainer.is_global_zero:
             self._export(f"{stage.name}.safetensors")
@@ -123,8 +123,8 @@ class Keeper(L.Callback):
         now = time.perf_counter()
         seconds, waited = now - self.began, self.waited
         self.began, self.waited = now, 0.0
-        if self.log is not None:
-            self.log.add_step(step, loss=loss, lr=lr, seconds=seconds, waited=waited)
+        if self.records is not None:
+            self.records.add_step(step, loss=loss, lr=lr, seconds=seconds, waited=waited)
         return loss, lr
 
     def _anyone_asked(self, trainer: L.Trainer) -> bool:
@@ -143,9 +143,9 @@ class Keeper(L.Callback):
         with run.task.averaged() as model:
             found = judge(model, run.card, run.val, stage, rank=trainer.global_rank, processes=trainer.world_size)
         self.judged = figures(found.matrix, run.data.classes)
-        if self.log is None:
+        if self.records is None:
             return
-        self.log.add_evaluation(step, self.judged)
+        self.records.add_evaluation(step, self.judged)
         page = run.folder / "samples" / f"{stage.name}_{step:06}.png"
         draw_samples(page, found.samples, found.predictions, run.data)
         if self.first_judgement:
