@@ -56,6 +56,10 @@ def picture(height: int, width: int) -> np.ndarray:
         ({"resize": "pad", "size": (100, 90)}, (100, 90)),
         ({"resize": "pad", "size": (40, 40)}, (40, 40)),
         ({"resize": "shorter_side", "size": (30, 30)}, (30, 40)),
+        ({"resize": "shorter_side", "size": (30, 30), "grid": 16}, (33, 33)),
+        ({"resize": "shorter_side", "size": (30, 30), "grid": 8}, (33, 41)),
+        ({"grid": 16}, (65, 81)),
+        ({"grid": 32}, (65, 97)),
     ],
 )
 def test_labels_lie_where_the_image_has_them(how: dict, network_size: tuple[int, int]) -> None:
@@ -102,13 +106,19 @@ def test_padding_holds_the_mean() -> None:
     width=st.integers(1, 90),
     mode=st.sampled_from(["keep", "squeeze", "pad", "shorter_side"]),
     target=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    grid=st.sampled_from([None, 8, 16]),
 )
-def test_any_size_by_any_way(height: int, width: int, mode: str, target: tuple[int, int]) -> None:
+def test_any_size_by_any_way(height: int, width: int, mode: str, target: tuple[int, int], grid: int | None) -> None:
     if mode == "shorter_side" and max(height, width) / min(height, width) * min(target) > 500:
         return
     how = {} if mode == "keep" else {"resize": mode, "size": target}
-    found = Segmenter(Brightest(), card(**how), device="cpu")(picture(height, width))
+    if mode in ("keep", "shorter_side"):
+        how["grid"] = grid
+    model = Brightest()
+    found = Segmenter(model, card(**how), device="cpu")(picture(height, width))
     assert found.labels.shape == (height, width)
+    if how.get("grid"):
+        assert [side % grid for side in model.seen.shape[-2:]] == [1, 1]
 
 
 def test_a_model_without_a_card_is_refused() -> None:

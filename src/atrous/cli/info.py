@@ -34,12 +34,13 @@ def info(
     arguments = ", ".join(f"{key}={value}" for key, value in card.arguments.items())
     how = card.preprocessing
     size = f" to {how.size[1]} x {how.size[0]}" if how.size else ""
+    grid = f", sides {how.grid} k + 1" if how.grid else ""
     rows = {
         "file": str(resolve(weights)),
         "network": card.model,
         "arguments": arguments,
         "classes": f"{len(card.classes)}: {', '.join(card.classes)}",
-        "input": f"{how.channel_order}, {how.resize}{size}, (pixel - {how.mean}) / {how.std}",
+        "input": f"{how.channel_order}, {how.resize}{size}{grid}, (pixel - {how.mean}) / {how.std}",
         "align_corners": str(card.align_corners),
         "ignore index": str(card.ignore_index),
         "trained on": card.trained_on,

@@ -188,6 +188,8 @@ def _from_tensor(tensor: Tensor) -> Pixels:
 
 def resize_image(image: Pixels, height: int, width: int) -> Pixels:
     """Bilinear where it grows, the mean over areas where it shrinks, so that fine texture does not turn to noise."""
+    if image.shape[:2] == (height, width):
+        return image
     shrinks = height * width < image.shape[0] * image.shape[1]
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -17,18 +18,33 @@ def prepare(pixels: Pixels, how: Preprocessing) -> tuple[Tensor, tuple[int, int]
 
     Shape: (H, W, 3) uint8 -> (3, h, w) float32.
     """
-    pixels = _RESIZERS[how.resize](pixels, how.size or (0, 0))
-    content = pixels.shape[0], pixels.shape[1]
-    return normalised(pixels, how, how.size if how.resize == "pad" and how.size is not None else content), content
+    content, frame = _sizes((pixels.shape[0], pixels.shape[1]), how)
+    return normalised(resize_image(pixels, *content), how, frame), content
 
 
 def prepared_size(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
     """The height and width of the network's input for an image of `size`, without making it."""
+    return _sizes(size, how)[1]
+
+
+def _sizes(size: tuple[int, int], how: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What an image of `size` is resized to, and what that is padded to."""
     if how.size is None:
+        return size, _on_grid(size, how.grid, math.ceil)
+    if how.resize == "squeeze":
+        return how.size, how.size
+    if how.resize == "pad":
+        scale = min(how.size[0] / size[0], how.size[1] / size[1])
+        return size if scale >= 1 else _scaled_size(size, scale), how.size
+    sized = _on_grid(_scaled_size(size, min(how.size) / min(size)), how.grid, round)
+    return sized, sized
+
+
+def _on_grid(size: tuple[int, int], grid: int | None, rounded: Callable[[float], int]) -> tuple[int, int]:
+    """The sides as a multiple of `grid`, plus one; as they are without one."""
+    if grid is None:
         return size
-    if how.resize == "shorter_side":
-        return _scaled_size(size, min(how.size) / min(size))
-    return how.size
+    return max(1, rounded((size[0] - 1) / grid)) * grid + 1, max(1, rounded((size[1] - 1) / grid)) * grid + 1
 
 
 def normalised(pixels: Pixels, how: Preprocessing, frame: tuple[int, int]) -> Tensor:
@@ -49,23 +65,6 @@ def normalised(pixels: Pixels, how: Preprocessing, frame: tuple[int, int]) -> Te
     return prepared
 
 
-def _keep(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    return pixels
-
-
-def _squeeze(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    return resize_image(pixels, *size)
-
-
-def _fit(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    scale = min(size[0] / pixels.shape[0], size[1] / pixels.shape[1])
-    return pixels if scale >= 1 else scaled(pixels, scale)
-
-
-def _shorter_side(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    return scaled(pixels, min(size) / min(pixels.shape[:2]))
-
-
 def scaled(pixels: Pixels, scale: float) -> Pixels:
     """The picture at `scale` times its size, in its own shape."""
     return resize_image(pixels, *_scaled_size((pixels.shape[0], pixels.shape[1]), scale))
@@ -73,11 +72,3 @@ def scaled(pixels: Pixels, scale: float) -> Pixels:
 
 def _scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-_RESIZERS: dict[str, Callable[[Pixels, tuple[int, int]], Pixels]] = {
-    "keep": _keep,
-    "squeeze": _squeeze,
-    "pad": _fit,
-    "shorter_side": _shorter_side,
-}

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
     """Resize feature maps bilinearly to the size of their partner, never by a factor, so that any size fits.
 
-    `align_corners` is a property of weights, not a taste: True for what was trained in TensorFlow or Caffe, where maps
-    have sizes `stride * k + 1` and the corner samples coincide; False for what is trained here and in torchvision.
+    `align_corners` is a property of weights, not a taste: True for what was trained on sizes of `stride * k + 1`, where
+    the corner samples coincide, as in TensorFlow and Caffe and by the recipes of DeepLab v3 and v3+ here; False for
+    torchvision's, and for multiples of the stride.
 
     Shape: `x` (N, C, h, w) -> (N, C, *size).
     """

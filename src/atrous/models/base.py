@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
-from atrous.backbones.base import Backbone
+from atrous.backbones import Backbone, create_backbone
 from atrous.errors import AtrousError
 from atrous.layers.resize import resize
 from atrous.registry import Paper, Registry
@@ -133,20 +135,43 @@ def scaled(channels: int, width: float) -> int:
 MODELS: Registry[SegmentationModel] = Registry("model")
 register_model = MODELS.register
 
+Trunk = Callable[..., Backbone]
+"""What makes the backbone of a family: `trunk()`, or `trunk(**arguments)` of its own."""
+
 Function = TypeVar("Function", bound=Callable[..., SegmentationModel])
 
 
 def register_family(
     architecture: str, backbones: Mapping[str, Mapping[str, Any]], paper: Paper
 ) -> Callable[[Function], Function]:
-    """Decorate a function of a backbone's name to enter it as `architecture.backbone` for each of `backbones`.
+    """Decorate a function of a backbone to enter it as `architecture.backbone` for each of `backbones`.
 
-    The values are arguments that differ from the defaults on that backbone.
+    The function is called with what makes the backbone (it takes further arguments of the backbone's) and with `width`;
+    `width`, `in_channels` and `backbone_options` are arguments of every family, and its own come on top. The values of
+    `backbones` are arguments that differ from the defaults on that backbone.
     """
 
     def enter(function: Function) -> Function:
+        @functools.wraps(function)
+        def build(
+            backbone: str,
+            *,
+            width: float = 1.0,
+            in_channels: int = 3,
+            backbone_options: Mapping[str, Any] | None = None,
+            **options: Any,
+        ) -> SegmentationModel:
+            def trunk(**own: Any) -> Backbone:
+                given = {**own, **(backbone_options or {})}
+                return create_backbone(backbone, width=width, in_channels=in_channels, **given)
+
+            return function(trunk, width, **options)
+
+        own = list(inspect.signature(function).parameters.values())[2:]
+        common = list(inspect.signature(build, follow_wrapped=False).parameters.values())[:-1]
+        vars(build)["__signature__"] = inspect.Signature(common + own)
         for backbone, preset in backbones.items():
-            register_model(f"{architecture}.{backbone}", paper, backbone=backbone, **preset)(function)
+            register_model(f"{architecture}.{backbone}", paper, backbone=backbone, **preset)(build)
         return function
 
     return enter

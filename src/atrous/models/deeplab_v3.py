@@ -18,18 +18,18 @@ What differs between the paper and what was released, all by name:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, create_backbone
+from atrous.backbones import Backbone
 from atrous.backbones.resnet import ResNet
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
 from atrous.layers.pyramid import ASPP
-from atrous.models.base import SegmentationModel, register_family, scaled
+from atrous.models.base import SegmentationModel, Trunk, register_family, scaled
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -172,33 +172,17 @@ MODEL_BACKBONES: dict[str, dict[str, Any]] = {
 
 
 @register_family("deeplab_v3", MODEL_BACKBONES, PAPER)
-def deeplab_v3(
-    backbone: str,
-    *,
-    width: float = 1.0,
-    in_channels: int = 3,
-    backbone_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> DeepLabV3:
-    """DeepLab v3 on a backbone by name; `width` scales all its channels, `backbone_options` go to the backbone."""
-    trunk = create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {}))
-    return DeepLabV3(trunk, **{"channels": scaled(256, width), **options})
+def deeplab_v3(trunk: Trunk, width: float, **options: Any) -> DeepLabV3:
+    """DeepLab v3 on any backbone; `width` scales all its channels."""
+    return DeepLabV3(trunk(), **{"channels": scaled(256, width), **options})
 
 
 RESNETS: dict[str, dict[str, Any]] = {"resnet50": {}, "resnet101": {}, "resnet50_beta": {}, "resnet101_beta": {}}
 
 
 @register_family("deeplab_v3_cascade", RESNETS, PAPER)
-def deeplab_v3_cascade(
-    backbone: str,
-    *,
-    width: float = 1.0,
-    in_channels: int = 3,
-    stages: int = 7,
-    backbone_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> DeepLabV3Cascade:
-    """The cascade on a ResNet by name, up to "block" `stages`; `*_beta` have the strides where the paper has them."""
-    trunk = create_backbone(backbone, width=width, in_channels=in_channels, stages=stages, **(backbone_options or {}))
-    assert isinstance(trunk, ResNet)
-    return DeepLabV3Cascade(trunk, **options)
+def deeplab_v3_cascade(trunk: Trunk, width: float, *, stages: int = 7, **options: Any) -> DeepLabV3Cascade:
+    """The cascade on a ResNet, up to "block" `stages`; `*_beta` have the strides where the paper has them."""
+    resnet = trunk(stages=stages)
+    assert isinstance(resnet, ResNet)
+    return DeepLabV3Cascade(resnet, **options)

@@ -17,17 +17,17 @@ not in the paper; it gets separable convolutions, as its kind, and so does Effic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, create_backbone
+from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
 from atrous.layers.resize import resize
-from atrous.models.base import register_family, scaled
+from atrous.models.base import Trunk, register_family, scaled
+from atrous.models.deeplab_v3 import MODEL_BACKBONES as ENCODERS
 from atrous.models.deeplab_v3 import DeepLabV3, score_layer
 from atrous.registry import Paper
 
@@ -122,32 +122,12 @@ class DeepLabV3Plus(DeepLabV3):
 
 SEPARABLE: dict[str, Any] = {"separable": True, "multi_grid": None}
 
-MODEL_BACKBONES: dict[str, dict[str, Any]] = {
-    "resnet50": {},
-    "resnet101": {},
-    "resnet152": {},
-    "resnet50_beta": {},
-    "resnet101_beta": {},
-    "mobilenet_v2": SEPARABLE,
-    "mobilenet_v2_x0.5": SEPARABLE,
-    "xception41": SEPARABLE,
-    "xception65": SEPARABLE,
-    "xception71": SEPARABLE,
-    "efficientnet_lite0": SEPARABLE,
-}
+MODEL_BACKBONES = {name: {} if name.startswith("resnet") else SEPARABLE for name in ENCODERS}
 
 
 @register_family("deeplab_v3_plus", MODEL_BACKBONES, PAPER)
-def deeplab_v3_plus(
-    backbone: str,
-    *,
-    width: float = 1.0,
-    in_channels: int = 3,
-    backbone_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> DeepLabV3Plus:
-    """DeepLab v3+ on a backbone by name; `width` scales all its channels, `backbone_options` go to the backbone."""
-    trunk = create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {}))
+def deeplab_v3_plus(trunk: Trunk, width: float, **options: Any) -> DeepLabV3Plus:
+    """DeepLab v3+ on any backbone; `width` scales all its channels."""
     widths = {"channels": scaled(256, width), "decoder_channels": scaled(256, width)}
     widths["low_level_channels"] = scaled(48, width)
-    return DeepLabV3Plus(trunk, **{**widths, **options})
+    return DeepLabV3Plus(trunk(), **{**widths, **options})

@@ -31,7 +31,7 @@ from atrous.layers.conv import init_convs
 from atrous.layers.heads import FCNHead
 from atrous.layers.pad import crop
 from atrous.layers.resize import BilinearDeconv
-from atrous.models.base import SegmentationModel, register_family, register_model
+from atrous.models.base import SegmentationModel, Trunk, register_family, register_model
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -201,14 +201,6 @@ class DilatedFCN(SegmentationModel):
 
 
 @register_family("fcn", {"resnet50": {}, "resnet101": {}}, PAPER)
-def fcn(
-    backbone: str,
-    *,
-    width: float = 1.0,
-    in_channels: int = 3,
-    backbone_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> DilatedFCN:
-    """The FCN head on a backbone by name; `width` scales its channels, `backbone_options` go to the backbone."""
-    trunk = create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {}))
-    return DilatedFCN(trunk, **options)
+def fcn(trunk: Trunk, width: float, **options: Any) -> DilatedFCN:
+    """The FCN head on a ResNet; `width` scales its channels."""
+    return DilatedFCN(trunk(), **options)

@@ -20,19 +20,19 @@ deconvolution is passed by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, create_backbone
+from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
 from atrous.layers.refine import BoundaryRefinement, GlobalConvolution, check_odd, conv3x3
 from atrous.layers.resize import BilinearDeconv, resize
-from atrous.models.base import SegmentationModel, register_family
+from atrous.models.base import SegmentationModel, Trunk, register_family
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -146,13 +146,6 @@ class GCN(SegmentationModel):
 
 
 @register_family("gcn", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER)
-def gcn(
-    backbone: str,
-    *,
-    width: float = 1.0,
-    in_channels: int = 3,
-    backbone_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> GCN:
-    """GCN on a ResNet by name, `width` scales the ResNet's channels; all others are the number of classes."""
-    return GCN(create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {})), **options)
+def gcn(trunk: Trunk, width: float, **options: Any) -> GCN:
+    """GCN on a ResNet; `width` scales the ResNet's channels, all others are the number of classes."""
+    return GCN(trunk(), **options)

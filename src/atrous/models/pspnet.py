@@ -15,17 +15,17 @@ What differs between the paper and what was released, all by name:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, create_backbone
+from atrous.backbones import Backbone
 from atrous.backbones.resnet import Stem
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
 from atrous.layers.pyramid import Pool, PyramidPooling
-from atrous.models.base import SegmentationModel, register_family, scaled
+from atrous.models.base import SegmentationModel, Trunk, register_family, scaled
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -99,18 +99,7 @@ class PSPNet(SegmentationModel):
 
 
 @register_family("pspnet", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER)
-def pspnet(
-    backbone: str,
-    *,
-    width: float = 1.0,
-    in_channels: int = 3,
-    stem: Stem = "deep",
-    whole_stage: bool = False,
-    backbone_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> PSPNet:
-    """PSPNet on a ResNet by name; `width` scales all its channels."""
-    trunk = create_backbone(
-        backbone, width=width, in_channels=in_channels, stem=stem, whole_stage=whole_stage, **(backbone_options or {})
-    )
-    return PSPNet(trunk, **{"channels": scaled(512, width), **options})
+def pspnet(trunk: Trunk, width: float, *, stem: Stem = "deep", whole_stage: bool = False, **options: Any) -> PSPNet:
+    """PSPNet on a ResNet; `width` scales all its channels."""
+    resnet = trunk(stem=stem, whole_stage=whole_stage)
+    return PSPNet(resnet, **{"channels": scaled(512, width), **options})

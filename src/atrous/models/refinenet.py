@@ -20,17 +20,17 @@ What differs between the paper and what was released, all by name:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, create_backbone
+from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.refine import ChainedResidualPooling, MultiResolutionFusion, Order, ResidualConvUnit, conv3x3
 from atrous.layers.resize import resize
-from atrous.models.base import SegmentationModel, register_family, scaled
+from atrous.models.base import SegmentationModel, Trunk, register_family, scaled
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -184,17 +184,6 @@ def _grouped(stages: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 
 @register_family("refinenet", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER)
-def refinenet(
-    backbone: str,
-    *,
-    width: float = 1.0,
-    in_channels: int = 3,
-    scales: Sequence[float] = (1.0,),
-    backbone_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> RefineNet:
-    """RefineNet on a ResNet by name, one per scale; `width` scales all its channels."""
-    trunks = [
-        create_backbone(backbone, width=width, in_channels=in_channels, **(backbone_options or {})) for _ in scales
-    ]
-    return RefineNet(*trunks, scales=scales, **{"channels": scaled(256, width), **options})
+def refinenet(trunk: Trunk, width: float, *, scales: Sequence[float] = (1.0,), **options: Any) -> RefineNet:
+    """RefineNet on a ResNet, one per scale; `width` scales all its channels."""
+    return RefineNet(*(trunk() for _ in scales), scales=scales, **{"channels": scaled(256, width), **options})

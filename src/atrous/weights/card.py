@@ -29,6 +29,10 @@ class Preprocessing(_Part):
     resize: Literal["keep", "squeeze", "pad", "shorter_side"] = "keep"
     size: tuple[int, int] | None = None
     """Height and width."""
+    grid: int | None = Field(default=None, ge=1)
+    """Both sides of the input are a multiple of this, plus one: with aligned corners and this output stride, all
+    samples lie on its pixels. An image resized by its shorter side goes to the nearest such size, one that is kept is
+    padded with the mean at the bottom and on the right; the other ways name their sizes themselves."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: Literal["RGB", "BGR"] = "RGB"
@@ -40,6 +44,8 @@ class Preprocessing(_Part):
             raise ValueError(f"resize '{self.resize}' {'takes no' if self.resize == 'keep' else 'needs a'} size")
         if self.size is not None and min(self.size) < 1:
             raise ValueError(f"size {self.size} is empty")
+        if self.grid is not None and self.resize in ("squeeze", "pad"):
+            raise ValueError(f"resize '{self.resize}' goes to its size exactly, it takes no grid")
         if min(self.std) <= 0:
             raise ValueError(f"std {self.std} must be positive")
         return self
