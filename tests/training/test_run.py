@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from atrous import AtrousError, load
 from atrous.data import camvid
@@ -78,8 +79,16 @@ def test_what_a_run_leaves(street: str, tmp_path: Path) -> None:
     assert any("below 8" in message for message in said)
     with pytest.raises(AtrousError, match="there is a run already"):
         train(recipe, tmp_path / "run")
-    with pytest.raises(AtrousError, match="another recipe"):
+    with pytest.raises(AtrousError, match=r"another recipe.*stages\.0\.accumulate: 2 there, 1 here"):
         train(small(street, "batch=1"), tmp_path / "run", resume=True)
+    path = tmp_path / "run" / "recipe.yaml"
+    tree = yaml.safe_load(path.read_text())
+    del tree["stages"][0]["preprocessing"]["grid"]  # as written before there was such a key: it has its default
+    path.write_text(yaml.safe_dump(tree))
+    assert train(recipe, tmp_path / "run", resume=True).folder == tmp_path / "run"
+    path.write_text("stages: [")
+    with pytest.raises(AtrousError, match=r"recipe\.yaml"):
+        train(recipe, tmp_path / "run", resume=True)
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(street: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from atrous.errors import AtrousError
 from atrous.files import check_writable, writing
-from atrous.training.recipe import Recipe
+from atrous.training.recipe import Recipe, read_recipe
 from atrous.training.record import environment, write_json, write_text
 
 CHECKPOINT = "checkpoint.pt"
@@ -30,9 +30,10 @@ def prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any]
     if resume:
         if not path.is_file():
             raise AtrousError(f"{folder}: there is no run to resume, for it has no {RECIPE}.")
-        if path.read_text("utf-8") != recipe.to_yaml():
+        if different := _difference(read_recipe(path), recipe):
             raise AtrousError(
-                f"{path} is another recipe than the one given: resume it as it was, or choose another --out."
+                f"{path} is another recipe than the one given ({different}): resume it as it was, or choose another "
+                "--out."
             )
     elif first and path.exists():
         raise AtrousError(f"{folder}: there is a run already. Go on with it by --resume, or choose another with --out.")
@@ -43,6 +44,23 @@ def prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any]
         before = json.loads(starts.read_text("utf-8")) if starts.is_file() else []
         write_json(starts, [*before, environment()])
     return read_checkpoint(folder) if resume else None
+
+
+def _difference(there: Recipe, here: Recipe) -> str:
+    """The first entry in which two recipes differ; empty where none does."""
+    before, now = _entries(there.model_dump(mode="json")), _entries(here.model_dump(mode="json"))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            return f"{key}: {before.get(key)} there, {now.get(key)} here"
+    return ""
+
+
+def _entries(tree: Any, at: str = "") -> dict[str, Any]:
+    """The leaves of a tree by their path."""
+    if not isinstance(tree, dict | list) or not tree:
+        return {at: tree}
+    branches = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {key: leaf for name, branch in branches for key, leaf in _entries(branch, f"{at}.{name}".strip(".")).items()}
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any] | None:

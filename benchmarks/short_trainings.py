@@ -1,0 +1,125 @@
+"""Tables of short trainings on CamVid: DeepLab v3's findings in small, and the networks under one budget.
+
+    python benchmarks/short_trainings.py findings --data camvid:/data/CamVid -o runs/findings [--steps 300]
+    python benchmarks/short_trainings.py networks --data camvid:/data/CamVid -o runs/networks [--steps 500]
+
+All trainings of a table are the same but for what their rows say: `camvid_baseline` with the changes below, 8 crops of
+320 x 240 in a step, AdamW, poly. What was trained before in the folder is not trained again, and what was stopped goes
+on. `findings` is DeepLab v3 on EfficientNet-Lite0 with ImageNet weights; `networks` are a quarter as wide as in their
+papers and begin with random weights, VGG-16 and U-Net with batch normalisation.
+
+Source: DeepLab v3, section 4.1: output stride (tables 1 and 2), fine-tuning batch normalisation and up-sampling logits
+(table 8).
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atrous import Segmenter
+from atrous.data.catalog import open_dataset
+from atrous.evaluation import evaluate
+from atrous.training import read_recipe, train
+from atrous.training.record import read_rows
+
+BUDGET = (
+    "warm_up.steps=50",
+    "batch=8",
+    "workers=1",
+    "precision=bf16-mixed",
+    "channels_last=true",
+    "evaluate.every=0",
+    "checkpoint_every=50",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Trainings by title, the changes they share, and which networks are also run at which other stride."""
+
+    steps: int
+    shared: tuple[str, ...]
+    rows: dict[str, tuple[str, ...]]
+    elsewhere: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+
+def narrow(model: str, *more: str) -> tuple[str, ...]:
+    return (f"model={model}", "model.options.width=0.25", *more)
+
+
+VGG = "model.options.backbone_options={batch_norm: true}"
+
+TABLES = {
+    "findings": Table(
+        300,
+        (
+            "model=deeplab_v3.efficientnet_lite0",
+            "backbone_weights=imagenet",
+            "preprocessing={mean: [127, 127, 127], std: [128, 128, 128]}",
+            "optimiser={name: adamw, lr: 3.0e-4, weight_decay: 0.01, head: 5}",
+        ),
+        {
+            "output stride 16, statistics learnt, logits up-sampled": (),
+            "batch normalisation frozen": ("batch_norm=frozen",),
+            "labels down-sampled by 16": ("loss_stride=16",),
+            "output stride 8": ("model.options.output_stride=8",),
+            "output stride 32": ("model.options.output_stride=32",),
+        },
+        {
+            "trained at 16, run at 8": ("output stride 16, statistics learnt, logits up-sampled", 8),
+            "trained at 32, run at 16": ("output stride 32", 16),
+        },
+    ),
+    "networks": Table(
+        500,
+        ("optimiser={name: adamw, lr: 1.0e-3, weight_decay: 0.01}",),
+        {
+            "FCN-8s, VGG-16": narrow("fcn_8s_at_once.vgg16", VGG),
+            "SegNet, VGG-16": narrow("segnet.vgg16"),
+            "U-Net": narrow("unet.padded", "model.options.batch_norm=true"),
+            "DeepLab LargeFOV, VGG-16": narrow("deeplab_v1.vgg16", VGG),
+            "RefineNet, ResNet-50": narrow("refinenet.resnet50"),
+            "PSPNet, ResNet-50": narrow("pspnet.resnet50"),
+            "GCN, ResNet-50": narrow("gcn.resnet50"),
+            "DeepLab v3, ResNet-50": narrow("deeplab_v3.resnet50"),
+            "DeepLab v3+, ResNet-50": narrow("deeplab_v3_plus.resnet50"),
+        },
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--data", required=True, help="camvid:FOLDER")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int)
+    arguments = parser.parse_args()
+    table = TABLES[arguments.table]
+    steps = arguments.steps or table.steps
+    folders = {title: arguments.out / str(number) for number, title in enumerate(table.rows)}
+    for title, changes in table.rows.items():
+        overrides = [*BUDGET, f"steps={steps}", *table.shared, *changes]
+        recipe = read_recipe("camvid_baseline", overrides).at([arguments.data])
+        folder = folders[title]
+        if not (folder / "last.safetensors").is_file():
+            train(recipe, folder, resume=folder.is_dir(), on_message=print)
+        row = read_rows(folder / "evaluations.csv")[-1]
+        seconds = sum(float(step["seconds"]) for step in read_rows(folder / "log.csv")) / steps
+        tell(title, float(row["miou"]), float(row["pixel_accuracy"]), f"{seconds:.2f} s a step")
+    data = open_dataset(f"{arguments.data}?split=val")
+    for title, (trained, stride) in table.elsewhere.items():
+        segmenter = Segmenter.load(folders[trained] / "last.safetensors")
+        segmenter.model.set_output_stride(stride)
+        matrix = evaluate(segmenter, data, boundaries=False).confusion
+        tell(title, matrix.miou, matrix.pixel_accuracy, "")
+
+
+def tell(title: str, miou: float, accuracy: float, more: str) -> None:
+    print(f"{title:56s} mIoU {100 * miou:5.2f}  pixel accuracy {100 * accuracy:5.2f}  {more}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
