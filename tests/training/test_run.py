@@ -24,7 +24,7 @@ pytest.importorskip("lightning", reason="needs the extra 'train'")
 
 from atrous.training import train
 from atrous.training.record import read_rows
-from atrous.training.run import CHECKPOINT, read_checkpoint
+from atrous.training.run import CHECKPOINT, Progress, read_checkpoint
 
 SOURCE = Path(__file__).parents[2] / "src"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
@@ -121,38 +121,72 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(street: str, tmp_path: Path
     assert read_rows(folder / "evaluations.csv") == read_rows(whole / "evaluations.csv")
 
 
-def test_two_processes_are_one_with_the_doubled_batch(street: str, tmp_path: Path) -> None:
-    """DDP over gloo: the batch of the recipe is shared out, statistics and losses span both processes.
+def press_ctrl_c(progress: Progress) -> None:
+    """After the first step of those that are made."""
+    if progress.step == 1:
+        os.kill(os.getpid(), signal.SIGINT)
 
-    In 64 bits, for in 32 a fresh network of such a width enlarges rounding errors to percents of the second gradient.
-    """
-    recipe = small(street, "model.options.dropout=0", "precision=64-true")
-    alone = train(recipe, tmp_path / "alone")
-    path = tmp_path / "small.yaml"
-    path.write_text(recipe.to_yaml())
-    launcher = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        str(20000 + os.getpid() % 20000),
-    ]
+
+def on_two_processes(path: Path, folder: Path, *more: str) -> None:
+    port = str(20000 + os.getpid() % 20000)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
     done = subprocess.run(
-        [sys.executable, *launcher, *command(path, tmp_path / "both", "--device", "cpu")],
+        [sys.executable, *launcher, *command(path, folder, "--device", "cpu", *more)],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    ours, theirs = ([float(loss) for _, _, loss in losses(folder)] for folder in (tmp_path / "both", alone.folder))
-    assert ours == pytest.approx(theirs, rel=1e-9)
-    both, one = load(tmp_path / "both" / "last.safetensors").state_dict(), load(alone.last).state_dict()
+
+
+def assert_same_training(ours: Path, theirs: Path, rel: float) -> None:
+    first, second = ([float(loss) for _, _, loss in losses(folder)] for folder in (ours, theirs))
+    assert first == pytest.approx(second, rel=rel)
+    both, one = (load(folder / "last.safetensors").state_dict() for folder in (ours, theirs))
     for key in one:
         torch.testing.assert_close(both[key], one[key], rtol=1e-5, atol=1e-6, msg=key)
-    (judged,) = read_rows(tmp_path / "both" / "evaluations.csv")
-    assert float(judged["pixel_accuracy"]) == pytest.approx(alone.stages["train"]["pixel_accuracy"], abs=1e-3)
+    both, one = (read_checkpoint(folder) for folder in (ours, theirs))
+    assert both is not None
+    assert one is not None
+    assert both["optimiser"]["param_groups"] == one["optimiser"]["param_groups"]
+    torch.testing.assert_close(both["optimiser"]["state"], one["optimiser"]["state"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(both["ema"], one["ema"], rtol=1e-5, atol=1e-6)
+    both, one = (read_rows(folder / "evaluations.csv")[-1] for folder in (ours, theirs))
+    assert float(both["pixel_accuracy"]) == pytest.approx(float(one["pixel_accuracy"]), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "setting", "rel"), [("ddp", "precision=64-true", 1e-9), ("fsdp", "batch_norm=frozen", 1e-5)]
+)
+def test_two_processes_are_one_with_the_doubled_batch(
+    strategy: str, setting: str, rel: float, street: str, tmp_path: Path
+) -> None:
+    """Over gloo: the batch of the recipe is shared out, statistics and losses span both processes; resumed ones too.
+
+    In 64 bits, for in 32 the statistics of a fresh network of such a width enlarge rounding errors to percents of the
+    second gradient. FSDP has no 64 bits, so its statistics are frozen.
+    """
+    recipe = small(street, "model.options.dropout=0", "ema=0.5", "clip=1", setting)
+    train(recipe, tmp_path / "alone")
+    path = tmp_path / "small.yaml"
+    path.write_text(recipe.to_yaml())
+    on_two_processes(path, tmp_path / "both", "--strategy", strategy)
+    assert_same_training(tmp_path / "both", tmp_path / "alone", rel)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "begun", on_progress=press_ctrl_c)
+    on_two_processes(path, tmp_path / "begun", "--strategy", strategy, "--resume")
+    assert_same_training(tmp_path / "begun", tmp_path / "alone", rel)
+
+
+def test_one_process_shares_with_nobody(street: str, tmp_path: Path) -> None:
+    with pytest.raises(AtrousError, match="fsdp shares a network out over processes, and there is one"):
+        train(small(street), tmp_path / "run", strategy="fsdp", devices=1)
+    with pytest.raises(AtrousError, match="precision=64-true cannot be had with fsdp"):
+        train(small(street, "precision=64-true"), tmp_path / "other", strategy="fsdp", devices=2)
+    with pytest.raises(AtrousError, match="no strategy 'zero'"):
+        train(small(street), tmp_path / "third", strategy="zero")
 
 
 def test_no_image_is_judged_twice(street: str) -> None:
@@ -179,13 +213,9 @@ def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(str
 
 
 def test_ctrl_c_writes_a_checkpoint_first(street: str, tmp_path: Path) -> None:
-    def press(progress) -> None:
-        if progress.step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
     recipe = small(street, "checkpoint_every=100")
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "run", on_progress=press)
+        train(recipe, tmp_path / "run", on_progress=press_ctrl_c)
     state = read_checkpoint(tmp_path / "run")
     assert state is not None
     assert state["step"] == 2

@@ -39,6 +39,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the fastest there is.")] = "auto",
     devices: Annotated[int, typer.Option(help="How many of them; 0 is all there are.")] = 0,
+    strategy: Annotated[
+        str, typer.Option(help="ddp: each of several has the whole network; fsdp: they share it out.")
+    ] = "ddp",
     check: Annotated[bool, typer.Option(help="Open every image and mask before, and refuse what is wrong.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the data, print the plan, and stop.")] = False,
 ) -> None:
@@ -65,7 +68,9 @@ def train(
         _check_and_plan(console, recipe, check=check and not resume)
     if dry_run:
         return
-    result = _run(console, recipe, folder, resume=resume, device=device, devices=devices, quiet=not first)
+    result = _run(
+        console, recipe, folder, resume=resume, quiet=not first, device=device, devices=devices, strategy=strategy
+    )
     if first:
         _report(console, result)
 
@@ -180,7 +185,15 @@ def _plan(
 
 
 def _run(
-    console: Console, recipe: Recipe, folder: Path, *, resume: bool, device: str, devices: int, quiet: bool
+    console: Console,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    device: str,
+    devices: int,
+    strategy: str,
 ) -> Result:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -218,6 +231,7 @@ def _run(
             resume=resume,
             accelerator={"cuda": "gpu"}.get(device, device),
             devices=devices or "auto",
+            strategy=strategy,
             on_progress=show,
             on_message=say,
         )

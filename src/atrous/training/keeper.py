@@ -18,6 +18,7 @@ from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.training.folder import RECIPE, write_checkpoint
 from atrous.training.judge import judge
 from atrous.training.record import Log, draw_samples, figures
+from atrous.training.sharding import load_optimiser, optimiser_state, whole_state
 from atrous.training.stage_run import OnMessage, StageRun
 from atrous.weights import Card, Measurement, save
 
@@ -61,13 +62,13 @@ class Keeper(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         run = self.run
         if run.state is not None:
-            run.task.optimiser.load_state_dict(run.state["optimiser"])
+            load_optimiser(run.model, run.task.optimiser, run.state["optimiser"])
             trainer.precision_plugin.load_state_dict(run.state["precision"])
         if trainer.is_global_zero:
             names = [stage.name for stage in run.recipe.stages]
             self.records = Log(run.folder, names, run.number, run.start, run.data.classes)
-            if run.state is None:
-                self._checkpoint(trainer)
+        if run.state is None:
+            self._checkpoint(trainer)
         self.began = self.ready = time.perf_counter()
 
     def on_train_batch_start(
@@ -103,9 +104,8 @@ class Keeper(L.Callback):
             if self.records is not None:
                 self.records.draw()
         asked = self._anyone_asked(trainer)
-        if last and trainer.is_global_zero:
-            self._export(f"{stage.name}.safetensors")
-            self._export("last.safetensors")
+        if last:
+            self._export(f"{stage.name}.safetensors", "last.safetensors")
         if last or asked or step % stage.checkpoint_every == 0:
             self._checkpoint(trainer)
         self.on_progress(Progress(stage.name, step, run.steps, loss, lr, self.judged.get("miou")))
@@ -143,14 +143,13 @@ class Keeper(L.Callback):
         with run.task.averaged() as model:
             found = judge(model, run.card, run.val, stage, rank=trainer.global_rank, processes=trainer.world_size)
         self.judged = figures(found.matrix, run.data.classes)
-        if self.records is None:
-            return
-        self.records.add_evaluation(step, self.judged)
-        page = run.folder / "samples" / f"{stage.name}_{step:06}.png"
-        draw_samples(page, found.samples, found.predictions, run.data)
-        if self.first_judgement:
-            self.first_judgement = False
-            self._warn_of_absent(found.matrix)
+        if self.records is not None:
+            self.records.add_evaluation(step, self.judged)
+            page = run.folder / "samples" / f"{stage.name}_{step:06}.png"
+            draw_samples(page, found.samples, found.predictions, run.data)
+            if self.first_judgement:
+                self.first_judgement = False
+                self._warn_of_absent(found.matrix)
         if self.judged["miou"] > self.best:
             self.best = self.judged["miou"]
             self._export("best.safetensors")
@@ -164,10 +163,12 @@ class Keeper(L.Callback):
                 "stays so: class weights, hard_pixels or lovasz as loss, or crops with class_aware."
             )
 
-    def _export(self, name: str) -> None:
-        """Weights with a complete card: averaged ones where there is an average."""
+    def _export(self, *names: str) -> None:
+        """Weights with a complete card, by the first process: averaged ones where there is an average."""
         with self.run.task.averaged() as model:
-            save(model, self.run.folder / name, card=self._card())
+            if self.records is not None:
+                for name in names:
+                    save(model, self.run.folder / name, card=self._card())
 
     def _card(self) -> Card:
         """The card with the figures of the last evaluation."""
@@ -188,9 +189,11 @@ class Keeper(L.Callback):
     def _checkpoint(self, trainer: L.Trainer) -> None:
         """Write all that resuming needs, unless the network is beyond repair."""
         run, task = self.run, self.run.task
-        if not trainer.is_global_zero:
+        model, optimiser = whole_state(run.model), optimiser_state(run.model, task.optimiser)
+        average = task.ema.state_dict() if task.ema is not None else {}
+        if self.records is None:
             return
-        for name, value in run.model.state_dict().items():
+        for name, value in model.items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise AtrousError(
                     f"After step {task.step} of stage '{run.stage.name}' {name} is not finite. The last checkpoint is "
@@ -199,10 +202,10 @@ class Keeper(L.Callback):
         state = {
             "stage": run.number,
             "step": task.step,
-            "model": run.model.state_dict(),
-            "optimiser": task.optimiser.state_dict(),
+            "model": model,
+            "optimiser": optimiser,
             "precision": trainer.precision_plugin.state_dict(),
-            "ema": task.ema.state_dict() if task.ema is not None else {},
+            "ema": average,
             "judged": self.judged,
             "best": self.best,
         }

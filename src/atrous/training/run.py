@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from atrous.errors import AtrousError
 from atrous.models import SegmentationModel
 from atrous.training.build import build, count_steps, make_card
 from atrous.training.folder import CHECKPOINT, RECIPE, prepare_folder, read_checkpoint
@@ -45,6 +46,7 @@ __all__ = [
     "read_checkpoint",
     "train",
 ]
+STRATEGIES = ("ddp", "fsdp")
 log = logging.getLogger("atrous.training")
 
 
@@ -65,16 +67,20 @@ def train(
     resume: bool = False,
     accelerator: str = "auto",
     devices: int | str = "auto",
+    strategy: str = "ddp",
     on_progress: OnProgress = lambda progress: None,
     on_message: OnMessage = log.info,
 ) -> Result:
     """Carry out a recipe, or go on with it where its last checkpoint was written.
 
-    It runs on all the devices that are asked for; under `torchrun`, on those of all its processes.
+    It runs on all the devices that are asked for; under `torchrun`, on those of all its processes. Each of them has the
+    whole network ("ddp"), or they share it out ("fsdp"), which takes less memory and more time.
 
-    Raises: `AtrousError` for a folder that holds another run, data that cannot be read, a loss that is not finite, or a
-    full disk; `KeyboardInterrupt` after Ctrl-C, once the checkpoint is written.
+    Raises: `AtrousError` for an unknown strategy, a folder that holds another run, data that cannot be read, a loss
+    that is not finite, or a full disk; `KeyboardInterrupt` after Ctrl-C, once the checkpoint is written.
     """
+    if strategy not in STRATEGIES:
+        raise AtrousError(f"There is no strategy '{strategy}': {' or '.join(STRATEGIES)}.")
     folder = Path(folder)
     state = prepare_folder(recipe, folder, resume)
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
@@ -85,7 +91,9 @@ def train(
             if state is not None and number < state["stage"]:
                 continue
             own = state if state is not None and number == state["stage"] else None
-            stage_run = StageRun(recipe, number, folder, before, own, accelerator, devices, on_message)
+            stage_run = StageRun(
+                recipe, number, folder, before, own, accelerator, devices, strategy == "fsdp", on_message
+            )
             keeper = Keeper(stage_run, asked, on_progress, on_message)
             stage_run.fit(keeper)
             judged[stage.name] = keeper.judged

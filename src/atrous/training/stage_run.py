@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from atrous.data.catalog import open_dataset
 from atrous.errors import AtrousError
@@ -23,6 +23,7 @@ from atrous.training.start import Started, start_backbone, start_from, transfer
 from atrous.training.task import MovingAverage, SegmentationTask, batch_norm_warning
 from atrous.weights import Card
 
+SHARDED_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 OnMessage = Callable[[str], None]
 
 
@@ -38,6 +39,7 @@ class StageRun:
         state: dict[str, Any] | None,
         accelerator: str,
         devices: int | str,
+        sharded: bool,
         on_message: OnMessage,
     ) -> None:
         self.recipe, self.number, self.folder = recipe, number, folder
@@ -59,8 +61,16 @@ class StageRun:
             for line in self._start(before):
                 on_message(f"{stage.name}: started with {line}")
         self.task = SegmentationTask(
-            self.model, stage, steps=self.steps, start=self.start, seed=self.seed, ignore_index=self.data.ignore_index
+            self.model,
+            stage,
+            steps=self.steps,
+            start=self.start,
+            seed=self.seed,
+            ignore_index=self.data.ignore_index,
+            sharded=sharded,
         )
+        if state is not None:
+            self.model.to(next(iter(state["model"].values())).dtype)  # precision=64-true is lost otherwise
         if stage.ema:
             self.task.ema = MovingAverage(self.model, stage.ema)
         if state is not None:
@@ -70,6 +80,7 @@ class StageRun:
         self.trainer = make_trainer(
             accelerator,
             devices,
+            sharded,
             precision=stage.precision,
             max_steps=self.steps - self.start,
             accumulate_grad_batches=stage.accumulate,
@@ -114,13 +125,14 @@ class StageRun:
 
     def finished(self) -> SegmentationModel:
         """The network as it was exported, for the next stage to start from."""
-        if self.task.ema is not None:
-            self.task.ema.copy_to(self.model)
-        return self.model
+        return self.task.finished()
 
 
-def make_trainer(accelerator: str, devices: int | str, **options: Any) -> L.Trainer:
-    """A silent trainer that keeps nothing by itself, on the devices asked for or, under `torchrun`, on those given."""
+def make_trainer(accelerator: str, devices: int | str, sharded: bool, **options: Any) -> L.Trainer:
+    """A silent trainer that keeps nothing by itself, on the devices asked for or, under `torchrun`, on those given.
+
+    Raises: `AtrousError` where a network is to be shared out over one process, or in a precision that cannot be.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     local, world = (int(os.environ.get(name, 0)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
@@ -129,7 +141,18 @@ def make_trainer(accelerator: str, devices: int | str, **options: Any) -> L.Trai
     if devices == "auto" and accelerator == "cpu":
         devices = 1
     nodes = world // local if local else 1
-    strategy: Strategy | str = DDPStrategy() if local > 1 or nodes > 1 or devices not in (1, "auto", "1") else "auto"
+    strategy: Strategy | str = "auto"
+    if sharded:
+        processes = world or (torch.cuda.device_count() if devices == "auto" else int(devices))
+        if processes < 2:
+            raise AtrousError("fsdp shares a network out over processes, and there is one: see --devices, or torchrun.")
+        if options["precision"] not in SHARDED_PRECISIONS:
+            raise AtrousError(
+                f"precision={options['precision']} cannot be had with fsdp: it takes {', '.join(SHARDED_PRECISIONS)}."
+            )
+        strategy = ModelParallelStrategy(data_parallel_size=processes, tensor_parallel_size=1)
+    elif local > 1 or nodes > 1 or devices not in (1, "auto", "1"):
+        strategy = DDPStrategy()
     return L.Trainer(
         accelerator=accelerator,
         devices=local or devices,

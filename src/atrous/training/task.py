@@ -18,6 +18,7 @@ from atrous.layers.norm import BatchNorm2d, freeze_batch_norm, synchronise_batch
 from atrous.models import SegmentationModel
 from atrous.training.losses import every, supervise
 from atrous.training.parts import Optimiser
+from atrous.training.sharding import is_sharded, like, shard, whole, whole_state
 from atrous.training.stage import Stage
 
 FEW = 8
@@ -31,7 +32,7 @@ _OPTIMISERS: dict[str, Callable[[list[dict[str, Any]], Optimiser], torch.optim.O
 
 
 class SegmentationTask(L.LightningModule):
-    """One stage. `start` is the step it was resumed at.
+    """One stage. `start` is the step it was resumed at; `sharded` shares the network out over the processes.
 
     All randomness of a step is seeded with the step, so that a resumed training draws what it would have drawn.
     """
@@ -45,9 +46,11 @@ class SegmentationTask(L.LightningModule):
         start: int = 0,
         seed: int = 0,
         ignore_index: int = 255,
+        sharded: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
+        self.sharded = sharded
         self.stage = stage
         self.steps = steps
         self.start = start
@@ -101,9 +104,14 @@ class SegmentationTask(L.LightningModule):
             group["full_lr"] = group["lr"]
         return _OPTIMISERS[how.name](groups, how)
 
-    def on_fit_start(self) -> None:
-        if self.stage.ema:
-            self.ema = self.ema or MovingAverage(self.model, self.stage.ema)
+    def configure_model(self) -> None:
+        if self.sharded:
+            assert self.device_mesh is not None
+            shard(self.model, self.device_mesh["data_parallel"])
+
+    def on_train_start(self) -> None:
+        if self.ema is not None:
+            self.ema.follow(self.model)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         portion = batch_idx % self.stage.accumulate
@@ -146,11 +154,30 @@ class SegmentationTask(L.LightningModule):
     @contextmanager
     def averaged(self) -> Iterator[SegmentationModel]:
         """The network with the averaged weights, where there is an average, for as long as the block lasts."""
-        if self.ema is None:
+        if is_sharded(self.model):
+            yield self._put_together()
+        elif self.ema is None:
             yield self.model
-            return
-        with self.ema.in_place_of(self.model):
-            yield self.model
+        else:
+            with self.ema.in_place_of(self.model):
+                yield self.model
+
+    def finished(self) -> SegmentationModel:
+        """The network as it was exported, for the next stage to start from."""
+        if is_sharded(self.model):
+            return self._put_together()
+        if self.ema is not None:
+            self.ema.copy_to(self.model)
+        return self.model
+
+    def _put_together(self) -> SegmentationModel:
+        """A whole network of what is shared out, with averaged weights where there is an average."""
+        assert self.model.card is not None
+        network = self.model.card.build().to(self.device)
+        averages = {} if self.ema is None else {name: whole(value) for name, value in self.ema.values.items()}
+        network.load_state_dict({**whole_state(self.model), **averages})
+        network.card = self.model.card
+        return network
 
 
 class MovingAverage:
@@ -170,13 +197,18 @@ class MovingAverage:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, value in model.named_parameters():
-            self.values[name].lerp_(value, 1 - decay)
+            self.values[name].lerp_(value.to(self.values[name].dtype), 1 - decay)
+
+    def follow(self, model: nn.Module) -> None:
+        """Keep the average where the parameters are."""
+        for name, value in model.named_parameters():
+            self.values[name] = like(self.values[name], value)
 
     @contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:
         own = {name: value.data for name, value in model.named_parameters()}
         for name, value in model.named_parameters():
-            value.data = self.values[name]
+            value.data = self.values[name].to(value.dtype)
         try:
             yield
         finally:
@@ -189,7 +221,7 @@ class MovingAverage:
             value.copy_(self.values[name])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "values": self.values}
+        return {"updates": self.updates, "values": {name: whole(value) for name, value in self.values.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = int(state["updates"])

@@ -1,0 +1,68 @@
+"""FSDP: parameters, gradients and the optimiser's moments shared out over the processes.
+
+DDP keeps all of them on each device, which is faster where they fit. Here each process keeps its share; a network's
+backbone and its head are gathered as they run. To be judged, exported or kept, a network is put together again.
+
+Source: PyTorch `torch.distributed.fsdp.fully_shard`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from atrous.models import SegmentationModel
+
+WHOLE = StateDictOptions(full_state_dict=True)
+
+
+def shard(model: SegmentationModel, mesh: DeviceMesh) -> None:
+    """Share out a network over the processes of a mesh."""
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # channels last cannot be shared out
+    for part in (model.backbone, model):
+        fully_shard(part, mesh=mesh)
+    register_fsdp_forward_method(model, "supervised")
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a network is shared out."""
+    return isinstance(model, FSDPModule)
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a network, put together where it is shared out; all processes have to ask for it."""
+    return dict(get_model_state_dict(model, options=WHOLE)) if is_sharded(model) else model.state_dict()  # type: ignore[arg-type]
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor, put together where it is shared out; all processes have to ask for it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor where a parameter is: on its device, shared out as it is, at least as precise."""
+    value = value.to(parameter.device, torch.promote_types(value.dtype, parameter.dtype))
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    return value
+
+
+def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimiser by the names of the parameters, put together; all processes have to ask for it."""
+    return get_optimizer_state_dict(model, optimiser, options=WHOLE)
+
+
+def load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimiser the state that `optimiser_state` made, each process its share."""
+    set_optimizer_state_dict(model, optimiser, state, options=WHOLE)
