@@ -63,7 +63,7 @@ class Entry(Generic[T]):
     def build(self, **arguments: Any) -> T:
         """Build it.
 
-        Raises: `AtrousError` for an unknown argument, with the nearest known one.
+        Raises: `AtrousError` for an unknown argument, with the nearest known one, and for one of another type.
         """
         known = self.arguments()
         for key in arguments:
@@ -72,7 +72,10 @@ class Entry(Generic[T]):
                     f"{self.name} takes no argument '{key}'.{did_you_mean(key, known)} "
                     f"It takes: {', '.join(sorted(known))}."
                 )
-        return self.function(**{**self.preset, **arguments})
+        try:
+            return self.function(**{**self.preset, **arguments})
+        except TypeError as error:
+            raise AtrousError(f"{self.name} cannot be made of {arguments}: {error}.") from error
 
 
 class Registry(Generic[T]):

@@ -185,6 +185,18 @@ class TestInit:
             describe_folder(own)
         assert path == own / "classes.yaml"
 
+    def test_a_fifth_is_drawn_to_be_judged_where_nothing_says_what_is(self, tmp_path: Path, write: Write) -> None:
+        for number in range(10):
+            write(tmp_path / f"images/{number}.jpg", photograph(number))
+            write(tmp_path / f"masks/{number}.png", np.full((2, 3), number % 3, np.uint8))
+        path = describe_folder(tmp_path)
+        assert [len(open_dataset(f"{tmp_path}?split={split}")) for split in ("train", "val")] == [8, 2]
+        path.unlink()
+        for split, names in (("train", "0 1 2 3"), ("val", "4")):
+            (tmp_path / f"{split}.txt").write_text("\n".join(names.split()))
+        describe_folder(tmp_path)
+        assert [len(open_dataset(f"{tmp_path}?split={split}")) for split in ("train", "val")] == [4, 1]
+
     def test_black_and_white_and_colours(self, tmp_path: Path, write: Write) -> None:
         write(tmp_path / "images/a.jpg", photograph(0, (1, 2)))
         write(tmp_path / "masks/a.png", np.array([[0, 255]], np.uint8))

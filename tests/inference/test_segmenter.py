@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from atrous import AtrousError, Segmenter
+from atrous import AtrousError, Segmenter, create_model
 from atrous.inference.prepare import prepare
 from atrous.inference.segmenter import Segmentation
 from atrous.layers.resize import resize
@@ -119,6 +119,15 @@ def test_any_size_by_any_way(height: int, width: int, mode: str, target: tuple[i
     assert found.labels.shape == (height, width)
     if how.get("grid"):
         assert [side % grid for side in model.seen.shape[-2:]] == [1, 1]
+
+
+def test_a_long_strip_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shorter side says nothing of the longer one: 16 x 2000 would be 545 x 67,505."""
+    model = create_model("deeplab_v3.mobilenet_v2", num_classes=3, width=0.125)
+    segmenter = Segmenter(model, card(resize="shorter_side", size=(540, 720), grid=16), device="cpu")
+    monkeypatch.setattr("atrous.inference.segmenter.available", lambda device: 2**20)
+    with pytest.raises(AtrousError, match="a network input of 67505 x 545"):
+        segmenter(picture(16, 2000))
 
 
 def test_a_model_without_a_card_is_refused() -> None:

@@ -70,6 +70,10 @@ def test_the_plan_alone(run: Run, tmp_path: Path) -> None:
         (("--model", "unet.paded", "--data", "x"), "Did you mean 'unet.padded'"),
         (("segnet_camvid", "stps=3"), "Did you mean 'steps'"),
         (("segnet_camvid", "--data", "camvid:nowhere"), "there is no such folder"),
+        (("segnet_camvid", "model.options.num_classes=5"), "the data set says how many"),
+        (("segnet_camvid", "--strategy", "fspd"), "fsdp"),
+        (("segnet_camvid", "--devices", "-1"), "--devices"),
+        (("pspnet.resnet50", "--data", "x"), "--model pspnet.resnet50"),
     ],
 )
 def test_what_cannot_be(run: Run, arguments: tuple[str, ...], message: str) -> None:

@@ -157,17 +157,21 @@ def assert_same_training(ours: Path, theirs: Path, rel: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "setting", "rel"), [("ddp", "precision=64-true", 1e-9), ("fsdp", "batch_norm=frozen", 1e-5)]
+    ("strategy", "settings", "rel"),
+    [
+        ("ddp", ("precision=64-true",), 1e-9),
+        ("fsdp", ("batch_norm=frozen",), 1e-5),
+    ],
 )
 def test_two_processes_are_one_with_the_doubled_batch(
-    strategy: str, setting: str, rel: float, street: str, tmp_path: Path
+    strategy: str, settings: tuple[str, ...], rel: float, street: str, tmp_path: Path
 ) -> None:
     """Over gloo: the batch of the recipe is shared out, statistics and losses span both processes; resumed ones too.
 
     In 64 bits, for in 32 the statistics of a fresh network of such a width enlarge rounding errors to percents of the
     second gradient. FSDP has no 64 bits, so its statistics are frozen.
     """
-    recipe = small(street, "model.options.dropout=0", "ema=0.5", "clip=1", setting)
+    recipe = small(street, "model.options.dropout=0", "ema=0.5", "clip=1", *settings)
     train(recipe, tmp_path / "alone")
     path = tmp_path / "small.yaml"
     path.write_text(recipe.to_yaml())
@@ -178,6 +182,33 @@ def test_two_processes_are_one_with_the_doubled_batch(
         train(recipe, tmp_path / "begun", on_progress=press_ctrl_c)
     on_two_processes(path, tmp_path / "begun", "--strategy", strategy, "--resume")
     assert_same_training(tmp_path / "begun", tmp_path / "alone", rel)
+
+
+def test_networks_that_run_their_parts_themselves_can_be_shared_out(street: str, tmp_path: Path) -> None:
+    """An auxiliary head, whose dropout differs between one process and two, but not between two and two."""
+    path = tmp_path / "small.yaml"
+    path.write_text(small(street, "batch_norm=frozen", "model.options.auxiliary=true", "steps=2").to_yaml())
+    for strategy in ("ddp", "fsdp"):
+        on_two_processes(path, tmp_path / strategy, "--strategy", strategy)
+    assert_same_training(tmp_path / "fsdp", tmp_path / "ddp", rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "optimiser", ["{name: sgd, lr: 0.01, momentum: 0}", "{name: sgd, lr: 0.01}", "{name: adamw, lr: 0.01}"]
+)
+def test_a_checkpoint_leaves_the_optimiser_as_it_is(optimiser: str, street: str, tmp_path: Path) -> None:
+    """One is written before the first step, and one after it is resumed."""
+    recipe = small(street, f"optimiser={optimiser}", "checkpoint_every=1", "model.options.dropout=0")
+    rare = small(street, f"optimiser={optimiser}", "checkpoint_every=100", "model.options.dropout=0")
+    train(rare, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "begun", on_progress=press_ctrl_c)
+    train(recipe, tmp_path / "begun", resume=True)
+    assert losses(tmp_path / "begun") == losses(tmp_path / "whole")
+    state = read_checkpoint(tmp_path / "begun")
+    assert state is not None
+    steps = {float(entry["step"]) for entry in state["optimiser"]["state"].values() if "step" in entry}
+    assert steps == ({4.0} if "adamw" in optimiser else set())
 
 
 def test_one_process_shares_with_nobody(street: str, tmp_path: Path) -> None:
@@ -210,6 +241,24 @@ def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(str
     state = read_checkpoint(tmp_path / "run")
     assert state is not None
     assert all(value.isfinite().all() for value in state["model"].values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "how", "message"),
+    [
+        ((), {"accelerator": "gpuu"}, "There is no training on"),
+        ((), {"strategy": "fsdp", "devices": 1}, "there is one"),
+        (("model.options.width=wide",), {}, "cannot be made of"),
+        (("loss={cross_entropy: {class_weights: [1, 2]}}",), {}, "2"),
+        (("weights=nope",), {}, "nope"),
+    ],
+)
+def test_a_start_that_fails_does_not_bar_the_next(
+    overrides: tuple[str, ...], how: dict, message: str, street: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AtrousError, match=message):
+        train(small(street, *overrides), tmp_path / "run", **how)
+    train(small(street, "steps=1"), tmp_path / "run")
 
 
 def test_ctrl_c_writes_a_checkpoint_first(street: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from atrous.data.dataset import SegmentationDataset
     from atrous.training.recipe import Recipe
     from atrous.training.run import Progress, Result
+
+
+class Strategy(str, Enum):
+    """How several processes train one network."""
+
+    ddp = "ddp"
+    fsdp = "fsdp"
+
 
 SHOWN = 5
 """Findings of each sort that are printed; `atrous inspect` has all."""
@@ -38,10 +47,10 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the fastest there is.")] = "auto",
-    devices: Annotated[int, typer.Option(help="How many of them; 0 is all there are.")] = 0,
+    devices: Annotated[int, typer.Option(min=0, help="How many of them; 0 is all there are.")] = 0,
     strategy: Annotated[
-        str, typer.Option(help="ddp: each of several has the whole network; fsdp: they share it out.")
-    ] = "ddp",
+        Strategy, typer.Option(help="ddp: each of several has the whole network; fsdp: they share it out.")
+    ] = Strategy.ddp,
     check: Annotated[bool, typer.Option(help="Open every image and mask before, and refuse what is wrong.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the data, print the plan, and stop.")] = False,
 ) -> None:
@@ -69,7 +78,7 @@ def train(
     if dry_run:
         return
     result = _run(
-        console, recipe, folder, resume=resume, quiet=not first, device=device, devices=devices, strategy=strategy
+        console, recipe, folder, resume=resume, quiet=not first, device=device, devices=devices, strategy=strategy.value
     )
     if first:
         _report(console, result)

@@ -20,6 +20,9 @@ from atrous.files import writing
 from atrous.registry import Paper
 
 FILE = "classes.yaml"
+DRAWN = "splits: {train: 0.8, val: 0.2}"
+ENOUGH_TO_SPLIT = 5
+"""Images of which a fifth is drawn to be judged."""
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages")
 MASK_FOLDERS = ("masks", "mask", "labels", "annotations", "gt", "SegmentationClass")
 MASK_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_labelIds", "_gt", "_seg", "_L")
@@ -135,7 +138,7 @@ def folder(*, root: Path, split: str = "", classes: str = FILE) -> SegmentationD
     check_choice(f"The folder {root}", "split", chosen, (*splits, *(("all",) if "all" not in splits else ())))
     items = tuple(pairs[name] for name in splits.get(chosen, pairs))
     if not items:
-        raise AtrousError(f"{root}: the split '{chosen}' holds no pair of image and mask.{''.join(faults[:1])}")
+        raise AtrousError(" ".join([f"{root}: the split '{chosen}' holds no pair of image and mask.", *faults[:1]]))
     return SegmentationDataset(
         name=root.name,
         split=chosen,
@@ -190,12 +193,7 @@ def _splits(
     root: Path, description: Description, names: tuple[str, ...]
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """The names in each split, and what was wrong with the lists."""
-    given: Mapping[str, str | float] = description.splits
-    if not given:  # lists or folders of the usual names
-        given = {name: f"{name}.txt" for name in SPLIT_NAMES if (root / f"{name}.txt").is_file()}
-    if not given:
-        tops = {name.partition("/")[0] for name in names if "/" in name}
-        given = {name: name for name in SPLIT_NAMES if name in tops}
+    given: Mapping[str, str | float] = description.splits or _usual_splits(root, names)
     fractions = {name: value for name, value in given.items() if not isinstance(value, str)}
     if sum(fractions.values()) > 1 + 1e-9 or min(fractions.values(), default=0) < 0:
         raise AtrousError(f"{root / FILE}: splits: the fractions {fractions} must be positive and make 1 at most.")
@@ -215,6 +213,13 @@ def _splits(
     taken = {each for split in splits.values() for each in split}
     splits.update(draw_fractions([each for each in names if each not in taken], fractions, description.seed))
     return splits, faults
+
+
+def _usual_splits(root: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """Splits by lists, else by folders, of the usual names."""
+    lists = {name: f"{name}.txt" for name in SPLIT_NAMES if (root / f"{name}.txt").is_file()}
+    tops = {name.partition("/")[0] for name in names if "/" in name}
+    return lists or {name: name for name in SPLIT_NAMES if name in tops}
 
 
 def _stem(entry: str) -> str:
@@ -313,6 +318,8 @@ def describe_folder(root: Path) -> Path:
         lines += ["  - {name: background, values: [0]}", "  - {name: foreground, values: [255]}"]
     else:
         lines += [f"  - {{name: class_{value}, values: [{value}]}}" for value in sorted(found - {255})]
+    if len(masks) >= ENOUGH_TO_SPLIT and not _usual_splits(root, tuple(masks)):
+        lines += ["# Drawn once and for all; lists (train.txt, val.txt) or folders say it better.", DRAWN]
     with writing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", "utf-8")
     return path

@@ -271,22 +271,21 @@ class Segmenter:
         )
 
     def _fall_back(self, pixels: Pixels, why: str) -> TiledEvidence:
-        height, width = pixels.shape[:2]
+        height, width = self._input_size(pixels)
         if self.card.preprocessing.resize != "keep":
-            raise AtrousError(
-                f"{why} a network input of {self.card.preprocessing.size}: free some, or take another device."
-            )
+            raise AtrousError(f"{why} a network input of {width} x {height}: free some, or take another device.")
         log.warning("%s %d x %d pixels at once: it is segmented in windows of %d.", why, width, height, FALLBACK_TILE)
         return self._tiled(pixels, FALLBACK_TILE)
 
     def _fits(self, pixels: Pixels) -> bool:
-        """Whether the whole image may be looked at, as far as can be told; only images kept at their size can grow."""
-        if self.card.preprocessing.resize != "keep" or pixels.shape[0] * pixels.shape[1] <= SURELY_FITS:
+        """Whether the whole image may be looked at, as far as can be told."""
+        height, width = self._input_size(pixels)
+        if height * width <= SURELY_FITS:
             return True
         stride = self.model.output_stride
         if stride not in self._needs:
             self._needs[stride] = bytes_per_pixel(self.model, self.model.scores, self.device)
-        area = pixels.shape[0] * pixels.shape[1] * max(self.tta.scales) ** 2
+        area = height * width * max(self.tta.scales) ** 2
         return area * self._needs[stride] <= SPARE * available(self.device)
 
     def _groups(self, images: Iterator[Pixels], batch: int) -> Iterator[list[Pixels]]:

@@ -35,7 +35,7 @@ def prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any]
                 f"{path} is another recipe than the one given ({different}): resume it as it was, or choose another "
                 "--out."
             )
-    elif first and path.exists():
+    elif first and (folder / CHECKPOINT).exists():  # a start that failed before left a recipe at most
         raise AtrousError(f"{folder}: there is a run already. Go on with it by --resume, or choose another with --out.")
     if first:
         check_writable(folder)

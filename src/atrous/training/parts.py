@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from atrous.data.catalog import Spec
 from atrous.errors import did_you_mean
@@ -38,6 +38,13 @@ class ModelEntry(Part):
 
     id: str
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _classes_are_the_datas(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if "num_classes" in options:
+            raise ValueError("num_classes is no option here: the data set says how many there are")
+        return options
 
 
 class DataEntry(Part):

@@ -14,6 +14,7 @@ from atrous.models.summary import count_parameters
 from atrous.training.build import build, count_steps
 from atrous.training.recipe import Recipe
 from atrous.training.stage import Stage
+from atrous.training.task import freeze
 
 OPTIMISER_COPIES = {"sgd": 1, "adam": 2, "adamw": 2}
 """Tensors of a parameter's size that an optimiser keeps."""
@@ -44,11 +45,11 @@ def make_plan(
     with torch.device("meta"):
         model = build(recipe, stage, data)
     height, width = crop_size(stage) or data[0].labels.shape
+    freeze(model, stage.freeze)
+    if stage.evaluate.output_stride is not None:
+        model.set_output_stride(stage.evaluate.output_stride).set_output_stride(model.output_stride)
     values = list(model.parameters())
-    frozen = {
-        name for name, _ in model.named_parameters() if any(name == p or name.startswith(f"{p}.") for p in stage.freeze)
-    }
-    learning = sum(value.numel() for name, value in model.named_parameters() if name not in frozen)
+    learning = sum(value.numel() for value in values if value.requires_grad)
     portion = max(1, stage.batch // (stage.accumulate * processes))
     activations = portion * saved_bytes(model, height, width)
     if stage.precision != "32-true":

@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from atrous.errors import AtrousError, did_you_mean
+from atrous.models import list_models
 from atrous.training.overrides import lay_out, name_of
 from atrous.training.parts import DataEntry, Part, own_data
 from atrous.training.stage import Stage
@@ -70,7 +71,8 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         if str(source) not in shipped:
             raise AtrousError(
                 f"There is no recipe '{source}', neither a file nor of these: {', '.join(shipped)}."
-                f"{did_you_mean(path.stem, shipped)}"
+                + (f" To train this network: --model {source}." if source in list_models() else "")
+                + did_you_mean(path.stem, shipped)
             )
         path = shipped[str(source)]
     try:

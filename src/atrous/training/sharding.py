@@ -12,19 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from atrous.models import SegmentationModel
-
-WHOLE = StateDictOptions(full_state_dict=True)
 
 
 def shard(model: SegmentationModel, mesh: DeviceMesh) -> None:
@@ -42,7 +34,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """The state of a network, put together where it is shared out; all processes have to ask for it."""
-    return dict(get_model_state_dict(model, options=WHOLE)) if is_sharded(model) else model.state_dict()  # type: ignore[arg-type]
+    return {name: whole(value) for name, value in model.state_dict().items()}
 
 
 def whole(value: Tensor) -> Tensor:
@@ -60,9 +52,38 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
 
 def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """The state of an optimiser by the names of the parameters, put together; all processes have to ask for it."""
-    return get_optimizer_state_dict(model, optimiser, options=WHOLE)
+    names = {id(value): name for name, value in model.named_parameters()}
+    order = [names[id(value)] for group in optimiser.param_groups for value in group["params"]]
+    found = optimiser.state_dict()
+    return {
+        "state": {
+            order[index]: {key: whole(value) if isinstance(value, Tensor) else value for key, value in entry.items()}
+            for index, entry in found["state"].items()
+        },
+        "param_groups": [
+            {**group, "params": [order[index] for index in group["params"]]} for group in found["param_groups"]
+        ],
+    }
 
 
 def load_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Give an optimiser the state that `optimiser_state` made, each process its share."""
-    set_optimizer_state_dict(model, optimiser, state, options=WHOLE)
+    parameters = dict(model.named_parameters())
+    order = [name for group in state["param_groups"] for name in group["params"]]
+    numbers = {name: number for number, name in enumerate(order)}
+
+    def shared(value: Any, parameter: Tensor) -> Any:
+        moment = isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim > 0
+        return like(value, parameter) if moment else value
+
+    optimiser.load_state_dict(
+        {
+            "state": {
+                numbers[name]: {key: shared(value, parameters[name]) for key, value in entry.items()}
+                for name, entry in state["state"].items()
+            },
+            "param_groups": [
+                {**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]
+            ],
+        }
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from atrous.data.catalog import open_dataset
@@ -23,7 +24,7 @@ from atrous.training.start import Started, start_backbone, start_from, transfer
 from atrous.training.task import MovingAverage, SegmentationTask, batch_norm_warning
 from atrous.weights import Card
 
-SHARDED_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+SHARDED_PRECISIONS = ("32-true", "bf16-mixed")
 OnMessage = Callable[[str], None]
 
 
@@ -131,7 +132,8 @@ class StageRun:
 def make_trainer(accelerator: str, devices: int | str, sharded: bool, **options: Any) -> L.Trainer:
     """A silent trainer that keeps nothing by itself, on the devices asked for or, under `torchrun`, on those given.
 
-    Raises: `AtrousError` where a network is to be shared out over one process, or in a precision that cannot be.
+    Raises: `AtrousError` for devices that are not there, and where a network is to be shared out over one process, or
+    in a precision that cannot be.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -153,17 +155,22 @@ def make_trainer(accelerator: str, devices: int | str, sharded: bool, **options:
         strategy = ModelParallelStrategy(data_parallel_size=processes, tensor_parallel_size=1)
     elif local > 1 or nodes > 1 or devices not in (1, "auto", "1"):
         strategy = DDPStrategy()
-    return L.Trainer(
-        accelerator=accelerator,
-        devices=local or devices,
-        num_nodes=nodes,
-        strategy=strategy,
-        max_epochs=1,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
+    try:
+        return L.Trainer(
+            accelerator=accelerator,
+            devices=local or devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            max_epochs=1,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **options,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise AtrousError(
+            f"There is no training on {devices} devices of kind '{accelerator}': {str(error).splitlines()[0]}"
+        ) from error

@@ -24,6 +24,8 @@ from atrous.training.stage import Stage
 FEW = 8
 """Images per group of batch normalisation below which its statistics are too rough: DeepLab v3, table 9."""
 
+Supervised = Callable[[Tensor], list[tuple[Tensor, float]]]
+
 _OPTIMISERS: dict[str, Callable[[list[dict[str, Any]], Optimiser], torch.optim.Optimizer]] = {
     "sgd": lambda groups, how: torch.optim.SGD(groups, lr=how.lr, momentum=how.momentum, nesterov=how.nesterov),
     "adam": lambda groups, how: torch.optim.Adam(groups, lr=how.lr, betas=(how.momentum, 0.999)),
@@ -56,6 +58,8 @@ class SegmentationTask(L.LightningModule):
         self.start = start
         self.seed = seed
         self.loss = stage.make_loss(ignore_index)
+        trial = torch.zeros(1, model.num_classes, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
+        supervise([(trial[0], 1.0)], trial[1], self.loss, step=0)  # class weights of another number are found now
         self.schedule = stage.make_schedule()
         self.ema: MovingAverage | None = None
         how = stage.preprocessing
@@ -63,10 +67,10 @@ class SegmentationTask(L.LightningModule):
         self.register_buffer("mean", torch.tensor(how.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(how.std)[:, None, None], persistent=False)
         set_batch_norm(model, stage)
-        _freeze(model, stage.freeze)
+        freeze(model, stage.freeze)
         if stage.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._supervised = torch.compile(model.supervised) if stage.compile else model.supervised
+        self._supervised: Supervised = model.supervised
         self.losses: list[Tensor] = []
         """Of the portions of the current step."""
 
@@ -108,6 +112,8 @@ class SegmentationTask(L.LightningModule):
         if self.sharded:
             assert self.device_mesh is not None
             shard(self.model, self.device_mesh["data_parallel"])
+        supervised = self.model.supervised
+        self._supervised = torch.compile(supervised) if self.stage.compile else supervised
 
     def on_train_start(self) -> None:
         if self.ema is not None:
@@ -254,7 +260,11 @@ def batch_norm_warning(model: nn.Module, stage: Stage, processes: int) -> str:
     )
 
 
-def _freeze(model: SegmentationModel, parts: tuple[str, ...]) -> None:
+def freeze(model: SegmentationModel, parts: tuple[str, ...]) -> None:
+    """Let the parameters of some parts, by their names, learn nothing.
+
+    Raises: `AtrousError` for a part that the network has not.
+    """
     names = dict(model.named_parameters())
     for part in parts:
         inside = [value for name, value in names.items() if name == part or name.startswith(f"{part}.")]

@@ -30,9 +30,9 @@ class Preprocessing(_Part):
     size: tuple[int, int] | None = None
     """Height and width."""
     grid: int | None = Field(default=None, ge=1)
-    """Both sides of the input are a multiple of this, plus one: with aligned corners and this output stride, all
-    samples lie on its pixels. An image resized by its shorter side goes to the nearest such size, one that is kept is
-    padded with the mean at the bottom and on the right; the other ways name their sizes themselves."""
+    """Both sides of the input, at scale 1, are a multiple of this, plus one: with aligned corners and this output
+    stride, all samples lie on its pixels. An image resized by its shorter side goes to the nearest such size, one that
+    is kept is padded with the mean at the bottom and on the right; the other ways name their sizes themselves."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: Literal["RGB", "BGR"] = "RGB"
