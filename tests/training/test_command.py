@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from atrous.cli.main import main
+from atrous.weights import load, read_card, save
 from tests.training.conftest import write_folder
 
 pytest.importorskip("lightning", reason="needs the extra 'train'")
@@ -38,7 +39,20 @@ def test_a_folder_of_ones_own(run: Run, tmp_path: Path) -> None:
     assert code == 0, printed
     for text in ("74,", "2 of 2 images of 33 x 33", "judged on 1 of", "mIoU", "IoU: outside"):
         assert text in printed
-    assert (tmp_path / "runs" / "deeplab_v3_plus.mobilenet_v2" / "best.safetensors").is_file()
+    best = tmp_path / "runs" / "deeplab_v3_plus.mobilenet_v2" / "best.safetensors"
+    card = read_card(best)
+    assert card.align_corners
+    assert card.preprocessing.grid == 16
+
+    model = load(best)
+    model.card = card.model_copy(update={"align_corners": False, "arguments": {"width": 0.125}})
+    other = save(model, tmp_path / "other.safetensors")
+    code, printed = run(
+        *("--model", "deeplab_v3_plus.mobilenet_v2", "--data", data, f"weights={other}", "steps=1", *TINY),
+        *("--out", tmp_path / "finer"),
+    )
+    assert code == 0, printed
+    assert not read_card(tmp_path / "finer" / "last.safetensors").align_corners
 
 
 def test_bad_labels_are_refused_before_anything_is_trained(run: Run, tmp_path: Path) -> None:

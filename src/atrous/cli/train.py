@@ -101,10 +101,11 @@ def _recipe(words: list[str], model: str, data: list[str]) -> Recipe:
         raise AtrousError(
             f"Give a recipe ({', '.join(list_recipes())}), or a network with --model and its data with --data."
         )
-    MODELS.entry(model)
+    aligned = "align_corners" in MODELS.entry(model).arguments() and _aligned_start(overrides)
     tree: dict[str, Any] = {
         "name": model,
-        "model": model,
+        "model": {"id": model, "options": {"align_corners": True} if aligned else {}},
+        "preprocessing": {"grid": 16} if aligned else {},
         "data": own_data(data[0]).model_dump(),
         "transforms": [
             {"scale": {"low": 0.5, "high": 2.0}},
@@ -116,6 +117,14 @@ def _recipe(words: list[str], model: str, data: list[str]) -> Recipe:
     if not any(word.startswith(("steps=", "epochs=")) for word in overrides):
         tree["epochs"] = 50
     return make_recipe(tree, overrides, where=f"--model {model}").at(data[1:])
+
+
+def _aligned_start(overrides: list[str]) -> bool:
+    """Whether corners are aligned: as the weights to start from have it, else yes, for crops are of 16 k + 1 pixels."""
+    from atrous.weights import read_card
+
+    weights = [word.partition("=")[2] for word in overrides if word.startswith("weights=")]
+    return read_card(weights[-1]).align_corners if weights else True
 
 
 def _check_extra() -> None:
