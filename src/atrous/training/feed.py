@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -130,7 +131,7 @@ def make_loader(
     return DataLoader(
         Draws(augmented),  # type: ignore[arg-type]
         batch_sampler=portions,
-        num_workers=stage.workers,
+        num_workers=min(stage.workers, os.cpu_count() or 1),
         collate_fn=collate,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # so that the loader draws nothing from the network's random numbers

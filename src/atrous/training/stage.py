@@ -94,6 +94,7 @@ class Stage(Part):
     accumulate: int = Field(default=1, ge=1)
     """In how many portions a process takes its images of a step, to save memory; Caffe's iter_size."""
     workers: int = Field(default=4, ge=0)
+    """Processes that load images; no more than there are cores."""
     optimiser: Optimiser = Optimiser()
     schedule: ScheduleEntry = Field(default={"poly": {}}, min_length=1, max_length=1)
     warm_up: WarmUpEntry | None = None
