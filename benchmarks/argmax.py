@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atrous.inference.argmax import resized_argmax
+from atrous.inference.upsampled_argmax import upsampled_argmax
 
 CASES = [(side, to) for side, to in ((33, 513), (65, 513), (129, 1025), (129, 129), (257, 1025))]
 
@@ -37,7 +37,7 @@ def compare(name: str, scores: Tensor, size: int) -> None:
         return F.interpolate(scores[None], size=(size, size), mode="bilinear", align_corners=True)[0].argmax(0)
 
     def fused() -> object:
-        return resized_argmax(scores, (size, size), align_corners=True)
+        return upsampled_argmax(scores, (size, size), align_corners=True)
 
     wrong = (torch.from_numpy(fused()).long() != separate()).sum().item()  # type: ignore[arg-type]
     slow, fast = median_ms(separate), median_ms(fused)
@@ -64,7 +64,7 @@ def main() -> None:
             compare("smooth", F.interpolate(coarse, size=(side, side), mode="bicubic")[0].contiguous(), size)
     if arguments.weights:
         from atrous import Segmenter
-        from atrous.data.images import read_image
+        from atrous.imaging.io import read_image
 
         weights, image = arguments.weights
         evidence = Segmenter.load(weights, device="cpu").evidence(read_image(image))

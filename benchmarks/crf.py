@@ -176,10 +176,10 @@ def run_once(which: str, data: Path, weights: Path, prune: float) -> None:
 def floor(image: np.ndarray, real: np.ndarray) -> None:
     """Bytes that each stage of an update cannot avoid, at the speed at which one thread copies large arrays here."""
     from atrous.crf import Bilateral, DenseCRF, Gaussian
-    from atrous.crf.engine import Inference, Unary
-    from atrous.crf.engine_numba import update_part
-    from atrous.crf.filter_numba import blur_part, splat_band
-    from atrous.crf.team import limited_to, thread_count
+    from atrous.crf.numba_backend.filter_kernels import blur_part, splat_band
+    from atrous.crf.numba_backend.mean_field import Inference, Unary
+    from atrous.crf.numba_backend.mean_field_kernels import update_part
+    from atrous.crf.numba_backend.threads import limited_to, thread_count
 
     source = np.ones(64 << 20, np.uint8)
     target = np.empty_like(source)
@@ -276,7 +276,7 @@ def main() -> None:
     if args.only:
         run_once(args.only, args.data, weights, args.prune)
         return
-    from atrous.crf.team import thread_count
+    from atrous.crf.numba_backend.threads import thread_count
 
     threads = thread_count(WIDTH * HEIGHT)
     print(f"{WIDTH}x{HEIGHT}, {ITERATIONS} updates, Gaussian 3 + bilateral 67/3; {threads} threads")

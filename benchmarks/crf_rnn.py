@@ -1,4 +1,4 @@
-"""Does CRF-RNN learn: a small network trained further without a CRF, with a fixed one, and with one that is learnt.
+"""Does CRF-RNN learn: a small network trained further without a CRF, with a fixed one, and with one that is learned.
 
     python benchmarks/crf_rnn.py CAMVID_FOLDER
 
@@ -45,7 +45,7 @@ def frames(folder: Path, split: str) -> tuple[Frames, int]:
 
 
 def crops(data: Frames, count: int, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Random crops, half of them mirrored: (N, 3, size, size) normalised, (N, size, size)."""
+    """Random crops, half of them mirrored: (N, 3, size, size) normalized, (N, size, size)."""
     images, masks = [], []
     for index in rng.integers(len(data), size=count):
         image, labels = data[index]
@@ -65,14 +65,14 @@ def train(
     model: SegmentationModel, data: Frames, steps: int, batch: int, size: int, groups: list[dict], seed: int
 ) -> list[float]:
     rng = np.random.default_rng(seed)
-    optimiser = torch.optim.Adam(groups)
+    optimizer = torch.optim.Adam(groups)
     model.train()
     losses = []
     for _ in range(steps):
         loss = loss_of(model, *crops(data, batch, size, rng))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     return losses
 
@@ -123,17 +123,17 @@ def main() -> None:
         print(f"{name:24s}{mean:11.4f}{loss:10.4f}{accuracy:14.2%}{time.perf_counter() - since:9.0f}", flush=True)
 
     report("the start", losses, loss, accuracy, clock)
-    for name in ("without CRF", "CRF fixed", "CRF learnt"):
+    for name in ("without CRF", "CRF fixed", "CRF learned"):
         clock = time.perf_counter()
         model = copy.deepcopy(network)
         groups = [{"params": list(model.parameters()), "lr": arguments.lr / 3}]
         if name != "without CRF":
             model = CRFRecurrent(model, std=STD)
-            model.crf.requires_grad_(name == "CRF learnt")
+            model.crf.requires_grad_(name == "CRF learned")
             groups += [{"params": list(model.crf.parameters()), "lr": arguments.crf_lr}]
         losses = train(model, data, arguments.steps, batch, size, groups, seed + 1)
         report(name, losses, *held_out(model, *test), clock)
-        if name == "CRF learnt":
+        if name == "CRF learned":
             for key, value in model.crf.named_parameters():
                 parts = value.detach().diagonal() if value.ndim == 2 else value.detach()
                 print(f"  {key}: {', '.join(f'{each:.2f}' for each in parts.tolist())}")

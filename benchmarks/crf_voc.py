@@ -19,7 +19,7 @@ import numpy as np
 
 from atrous import Segmenter
 from atrous.crf import Bilateral, dense_crf_labels
-from atrous.crf.team import limited_to
+from atrous.crf.numba_backend.threads import limited_to
 from atrous.data.catalog import open_dataset
 from atrous.evaluation import ConfusionMatrix, TrimapCurve
 from atrous.files import writing

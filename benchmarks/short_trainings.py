@@ -6,9 +6,9 @@
 All trainings of a table are the same but for what their rows say: `camvid_baseline` with the changes below, 8 crops of
 320 x 240 in a step, AdamW, poly. What was trained before in the folder is not trained again, and what was stopped goes
 on. `findings` is DeepLab v3 on EfficientNet-Lite0 with ImageNet weights; `networks` are a quarter as wide as in their
-papers and begin with random weights, VGG-16 and U-Net with batch normalisation.
+papers and begin with random weights, VGG-16 and U-Net with batch normalization.
 
-Source: DeepLab v3: fine-tuning batch normalisation and up-sampling logits (table 8), output strides (table 10).
+Source: DeepLab v3: fine-tuning batch normalization and up-sampling logits (table 8), output strides (table 10).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from atrous import Segmenter
 from atrous.data.catalog import open_dataset
 from atrous.evaluation import evaluate
 from atrous.training import read_recipe, train
-from atrous.training.record import read_rows
+from atrous.training.logs import read_rows
 
 BUDGET = (
     "warm_up.steps=50",
@@ -57,23 +57,23 @@ TABLES = {
             "model=deeplab_v3.efficientnet_lite0",
             "backbone_weights=imagenet",
             "preprocessing={mean: [127, 127, 127], std: [128, 128, 128]}",
-            "optimiser={name: adamw, lr: 3.0e-4, weight_decay: 0.01, head: 5}",
+            "optimizer={name: adamw, lr: 3.0e-4, weight_decay: 0.01, head: 5}",
         ),
         {
-            "output stride 16, statistics learnt, logits up-sampled": (),
-            "batch normalisation frozen": ("batch_norm=frozen",),
+            "output stride 16, statistics learned, logits up-sampled": (),
+            "batch normalization frozen": ("batch_norm=frozen",),
             "labels down-sampled by 16": ("loss_stride=16",),
             "output stride 8": ("model.options.output_stride=8",),
             "output stride 32": ("model.options.output_stride=32",),
         },
         {
-            "trained at 16, run at 8": ("output stride 16, statistics learnt, logits up-sampled", 8),
+            "trained at 16, run at 8": ("output stride 16, statistics learned, logits up-sampled", 8),
             "trained at 32, run at 16": ("output stride 32", 16),
         },
     ),
     "networks": Table(
         300,
-        ("optimiser={name: adamw, lr: 1.0e-3, weight_decay: 0.01}",),
+        ("optimizer={name: adamw, lr: 1.0e-3, weight_decay: 0.01}",),
         {
             "FCN-8s, VGG-16": narrow("fcn_8s_at_once.vgg16", VGG),
             "SegNet, VGG-16": narrow("segnet.vgg16"),

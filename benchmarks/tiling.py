@@ -25,8 +25,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from atrous import Segmenter
-from atrous.data.images import Pixels, read_image
-from atrous.weights import Preprocessing
+from atrous.card import Preprocessing
+from atrous.imaging.io import Pixels, read_image
 
 FITS = (2049, 1537)
 FAR = 400

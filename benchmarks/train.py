@@ -2,8 +2,8 @@
 
     python benchmarks/train.py --data camvid:/data/CamVid [--model deeplab_v3_plus.mobilenet_v2] [--steps 40]
 
-The training is `atrous.training.train`: images are read, scaled, cropped, mirrored and normalised, steps are seeded and
-logged. The bare loop is eager torch: the same network, loss and optimiser, on random tensors of the same batch and crop
+The training is `atrous.training.train`: images are read, scaled, cropped, mirrored and normalized, steps are seeded and
+logged. The bare loop is eager torch: the same network, loss and optimizer, on random tensors of the same batch and crop
 that lie in memory. Both take turns, a block of steps each, so that a busy machine is busy for both; while the bare loop
 has its turn the workers that load images are stopped, so that they neither disturb it nor get ahead. The first block of
 both is not counted, nor the training's last step, which exports.
@@ -27,11 +27,11 @@ import torch.nn.functional as F
 
 from atrous.training import Recipe, train
 from atrous.training.build import build
-from atrous.training.feed import open_training_data
+from atrous.training.config import own_data
 from atrous.training.keeper import Progress
-from atrous.training.parts import own_data
+from atrous.training.loader import open_training_data
+from atrous.training.logs import read_rows
 from atrous.training.recipe import make_recipe
-from atrous.training.record import read_rows
 
 
 def main() -> None:
@@ -87,18 +87,18 @@ def recipe_of(arguments: argparse.Namespace, steps: int) -> Recipe:
 def bare_loop(recipe: Recipe) -> Callable[[], None]:
     """A step of it."""
     (stage,) = recipe.stages
-    crop, how = stage.transforms[1]["crop"], stage.optimiser
+    crop, how = stage.transforms[1]["crop"], stage.optimizer
     data = open_training_data(stage.data)
     model = build(recipe, stage, data).to(device()).train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
+    optimizer = torch.optim.SGD(model.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
     images = torch.randn(stage.batch, 3, crop["height"], crop["width"], device=device())
     labels = torch.randint(len(data.classes), (stage.batch, crop["height"], crop["width"]), device=device())
 
     def step() -> None:
-        optimiser.zero_grad()
-        outputs = model.supervised(images)
+        optimizer.zero_grad()
+        outputs = model.training_outputs(images)
         torch.stack([weight * F.cross_entropy(logits, labels) for logits, weight in outputs]).sum().backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 

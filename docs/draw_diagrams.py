@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from atrous.analysis.counts import count_text
+from atrous.analysis.explain import Explanation, Stage, explain, field_text
 from atrous.models import MODELS
-from atrous.models.explain import Explanation, Stage, explain, field_text
-from atrous.models.summary import count_text
 
 REPRESENTATIVES = (
     "fcn_8s.vgg16",
@@ -126,8 +126,8 @@ def _sign(value: int) -> int:
     return (value > 0) - (value < 0)
 
 
-def text(x: float, y: float, words: str, *, size: int = 11, colour: str = INK, extra: str = "") -> str:
-    return f"<text x='{x}' y='{y}' font-size='{size}' fill='{colour}' {extra}>{escape(words)}</text>"
+def text(x: float, y: float, words: str, *, size: int = 11, color: str = INK, extra: str = "") -> str:
+    return f"<text x='{x}' y='{y}' font-size='{size}' fill='{color}' {extra}>{escape(words)}</text>"
 
 
 def box(stage: Stage, place: Place) -> str:
@@ -143,15 +143,15 @@ def box(stage: Stage, place: Place) -> str:
         f"stroke='{edge}' stroke-width='{2 if dilations else 1.2}'/>",
         text(x, place.top + 17, name, size=12, extra="font-weight='600'"),
         text(x, place.top + 33, f"{stage.shape[0]} ch"),
-        text(x, place.top + 48, f"sees {field_text(stage.receptive_field)}", size=10, colour=SOFT),
+        text(x, place.top + 48, f"sees {field_text(stage.receptive_field)}", size=10, color=SOFT),
     ]
     end = "text-anchor='end'"
     if dilations:
         rates = " · ".join(map(str, dilations))
-        lines.append(text(place.right - 7, place.top + 17, f"rate {rates}", size=10, colour=DILATED, extra=end))
+        lines.append(text(place.right - 7, place.top + 17, f"rate {rates}", size=10, color=DILATED, extra=end))
     if stage.multiply_adds and stage.name != "(output)":
         cost = count_text(stage.multiply_adds)
-        lines.append(text(place.right - 7, place.top + 48, cost, size=10, colour=SOFT, extra=end))
+        lines.append(text(place.right - 7, place.top + 48, cost, size=10, color=SOFT, extra=end))
     return "\n".join(lines)
 
 
@@ -175,7 +175,7 @@ def svg(name: str, told: Explanation) -> str:
             43,
             f"{paper.short}, {paper.year} · {told.parameters / 1e6:.2f} M parameters, "
             f"{count_text(told.multiply_adds)} multiply-adds at {told.size[0]} x {told.size[1]}",
-            colour=SOFT,
+            color=SOFT,
         ),
     ]
     for row, stride in enumerate(strides):
@@ -185,7 +185,7 @@ def svg(name: str, told: Explanation) -> str:
             parts.append(
                 f"<rect x='8' y='{top - 12}' width='{width - 16}' height='{BOX[1] + 24}' rx='6' fill='#f6f8fa'/>"
             )
-        parts.append(text(16, y + 4, f"stride {stride}", colour=SOFT))
+        parts.append(text(16, y + 4, f"stride {stride}", color=SOFT))
     for index, stage in enumerate(told.stages):
         for source in stage.inputs:
             line = arrow(places[source], places[index], taken)

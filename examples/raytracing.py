@@ -39,11 +39,11 @@ class Mesh:
             kept.append(values.reshape(rows * columns, -1)[triangles])
         self.materials.append(np.full(len(triangles), material))
 
-    def lathe(self, profile, centre, material, start=0.0, turn=2 * pi, segments=80):
+    def lathe(self, profile, center, material, start=0.0, turn=2 * pi, segments=80):
         """Add what a profile of (radius, height) sweeps around a vertical axis, seen from outside."""
         (radius, height), angle = np.asarray(profile, float).T[..., None], start + np.linspace(0, turn, segments + 1)
         points = np.broadcast_arrays(radius * np.cos(angle), radius * np.sin(angle), height)
-        self.grid(np.stack(points, -1) + np.array(centre), material)
+        self.grid(np.stack(points, -1) + np.array(center), material)
 
 
 def rounded(points, rounds=2):
@@ -60,7 +60,7 @@ def halve(low, high):
     """Boxes, links and order of triangles, halved by the surface area heuristic; a first child is behind its parent."""
     count = len(low)
     boxes, links, order = np.empty((2 * count, 6)), np.zeros((2 * count, 2), np.int64), np.arange(count)
-    centre, areas, waiting, nodes = (low + high) / 2, np.empty((2, count)), [(0, count, -1)], 0
+    center, areas, waiting, nodes = (low + high) / 2, np.empty((2, count)), [(0, count, -1)], 0
     while len(waiting) > 0:
         first, last, parent = waiting.pop()
         if parent >= 0:
@@ -68,7 +68,7 @@ def halve(low, high):
         node, nodes, size = nodes, nodes + 1, last - first
         best, cut, split, kept = float(size), 0, -1, order[first:last].copy()
         for axis in range(3):
-            ranked = order[first:last][np.argsort(centre[order[first:last], axis], kind="mergesort")]
+            ranked = order[first:last][np.argsort(center[order[first:last], axis], kind="mergesort")]
             for side in range(2):  # from the one end and from the other
                 a, b = np.full(3, np.inf), np.full(3, -np.inf)
                 for i in range(size):
@@ -244,7 +244,7 @@ def camera(follow, eye, target, focus, aperture, view):
 
 
 def render(expose, shape, samples, tree, batch=16):
-    """The light of a picture, and the colours and normals that its rays meet first."""
+    """The light of a picture, and the colors and normals that its rays meet first."""
     started, picture, guides = time.perf_counter(), np.zeros((*shape, 3)), np.zeros((*shape, 6))
     for first in range(0, samples, batch):
         last = min(first + batch, samples)
@@ -254,9 +254,9 @@ def render(expose, shape, samples, tree, batch=16):
 
 
 def denoise(light, guides, rounds=3):
-    """The edge-avoiding à-trous wavelet of Dammertz et al. 2010, led by brightness, colour and normals."""
-    colour, normal = guides[..., :3], guides[..., 3:]
-    light = (light / (colour + 0.02)).astype(np.float32)  # textures are kept out of it
+    """The edge-avoiding à-trous wavelet of Dammertz et al. 2010, led by brightness, color and normals."""
+    color, normal = guides[..., :3], guides[..., 3:]
+    light = (light / (color + 0.02)).astype(np.float32)  # textures are kept out of it
     light = np.minimum(light, 1.6 * cv2.medianBlur(light, 3) + 0.05)  # and sparks
     for step in 2 ** np.arange(rounds):
         total, weights, bright = 0.0, 0.0, np.log(cv2.GaussianBlur(light, (0, 0), 0.7).mean(axis=-1) + 0.02)
@@ -264,13 +264,13 @@ def denoise(light, guides, rounds=3):
             shift = np.float64([[1, 0, (j - 2) * step], [0, 1, (i - 2) * step]])
             a, b, c, d = (
                 cv2.warpAffine(part, shift, part.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
-                for part in (light, colour, normal, bright)
+                for part in (light, color, normal, bright)
             )
-            apart = ((b - colour) ** 2).sum(-1) / 0.01 + ((c - normal) ** 2).sum(-1) / 0.06 + (d - bright) ** 2 / 0.03
+            apart = ((b - color) ** 2).sum(-1) / 0.01 + ((c - normal) ** 2).sum(-1) / 0.06 + (d - bright) ** 2 / 0.03
             weight = (np.array([1, 4, 6, 4, 1])[[i, j]].prod() * np.exp(-apart))[..., None]
             total, weights = total + weight * a, weights + weight
         light = total / weights
-    return light * (colour + 0.02)
+    return light * (color + 0.02)
 
 
 def develop(light, rng):

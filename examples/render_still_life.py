@@ -10,7 +10,7 @@ Made from the root of the repository, in a few minutes on two cores, with
     python examples/render_still_life.py --out examples/photograph.jpg
 
 (`--scale 0.4 --samples 16` for a preview). Script and picture are licensed as the project is: Apache-2.0.
-Lengths are in decimetres: x to the right, y into the picture, z up from the top of the table.
+Lengths are in decimeters: x to the right, y into the picture, z up from the top of the table.
 """
 
 from __future__ import annotations
@@ -46,30 +46,30 @@ from raytracing import (
 WOOD, GLASS, LABEL, FOIL, CLAY, SOIL, LEAF, STEM, WALL = range(9)
 ROOM = ((-14.0, -24.0, -8.0), (16.0, 11.0, 17.0))
 WINDOW = (-10.0, 4.0, 0.5, 12.0)  # from y to y and from z to z, in the wall at the left
-SUN, SUNLIGHT = (-0.795, -0.25, 0.552), (3.4, 3.0, 2.45)  # the way to it, and its colour
-GLASS_ABSORBS, GLASS_SHADE = (6.5, 3.4, 8.0), (0.25, 0.42, 0.2)  # per decimetre; per surface that a shadow ray passes
+SUN, SUNLIGHT = (-0.795, -0.25, 0.552), (3.4, 3.0, 2.45)  # the way to it, and its color
+GLASS_ABSORBS, GLASS_SHADE = (6.5, 3.4, 8.0), (0.25, 0.42, 0.2)  # per decimeter; per surface that a shadow ray passes
 EYE, TARGET, FOCUS, LENS, VIEW = (0.0, -12.0, 3.2), (0.0, 0.0, 1.45), 11.5, 0.11, 0.395  # VIEW: width at distance 1
 
 
-def add_bottle(mesh, centre):
+def add_bottle(mesh, center):
     """A full bottle: glass and wine are one body that refracts and absorbs; a label; a capsule over the neck."""
     body = [(0.001, 0.0), (0.38, 0.0), (0.42, 0.04), (0.42, 0.1), (0.42, 1.9), (0.42, 2.0), (0.385, 2.13)]
     body += [(0.26, 2.24), (0.165, 2.34), (0.155, 2.5), (0.152, 2.99), (0.001, 2.99)]
-    mesh.lathe(rounded(body, 3), centre, GLASS)
-    mesh.lathe([(0.424, 0.48), (0.424, 1.53)], centre, LABEL, start=-pi / 2 - 1.32, turn=2.4)
+    mesh.lathe(rounded(body, 3), center, GLASS)
+    mesh.lathe([(0.424, 0.48), (0.424, 1.53)], center, LABEL, start=-pi / 2 - 1.32, turn=2.4)
     capsule = [(0.172, 2.4), (0.163, 2.86), (0.163, 2.88), (0.188, 2.885), (0.188, 2.9), (0.188, 3.0), (0.001, 3.0)]
-    mesh.lathe(rounded(capsule), centre, FOIL)
+    mesh.lathe(rounded(capsule), center, FOIL)
 
 
-def add_plant(mesh, centre, rng, leaves=74, size=0.8):
+def add_plant(mesh, center, rng, leaves=74, size=0.8):
     """A terracotta pot on its saucer, and leaves on stalks that bend under their weight."""
-    centre = np.array(centre)
+    center = np.array(center)
     saucer = [(0.001, 0.005), (0.85, 0.005), (0.85, 0.005), (0.98, 0.16), (0.93, 0.16), (0.82, 0.06), (0.001, 0.06)]
     pot = [(0.001, 0.061), (0.62, 0.061), (0.62, 0.061), (0.85, 1.2), (0.85, 1.2), (0.95, 1.21), (0.95, 1.22)]
     pot += [(0.98, 1.55), (0.98, 1.56), (0.89, 1.56), (0.88, 1.54), (0.84, 1.0)]
     for profile in (saucer, pot):
-        mesh.lathe(rounded(profile) * size, centre, CLAY)
-    mesh.lathe(np.array([(0.87, 1.42), (0.001, 1.45)]) * size, centre, SOIL)
+        mesh.lathe(rounded(profile) * size, center, CLAY)
+    mesh.lathe(np.array([(0.87, 1.42), (0.001, 1.45)]) * size, center, SOIL)
     for number in range(leaves):
         age = (number + 0.5) / leaves  # the oldest hang lowest
         azimuth, steps = number * 2.39996 + rng.normal(0, 0.25), np.linspace(0, 1, 49)
@@ -77,7 +77,7 @@ def add_plant(mesh, centre, rng, leaves=74, size=0.8):
         slope = 1.5 - age**0.8 + rng.normal(0, 0.1) - (0.75 + 1.15 * age + rng.normal(0, 0.15)) * steps**2.2
         out, rise = np.cumsum(np.cos(slope)) * length / 49, np.cumsum(np.sin(slope)) * length / 49
         out, swing = out + 0.3 * age, azimuth + rng.normal(0, 0.25) * steps**2
-        spine = centre + np.stack([out * np.cos(swing), out * np.sin(swing), rise + 1.43 * size], -1)
+        spine = center + np.stack([out * np.cos(swing), out * np.sin(swing), rise + 1.43 * size], -1)
         ahead = np.gradient(spine, axis=0)
         ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
         side = np.cross(ahead, [0, 0, 1.0])
@@ -106,8 +106,8 @@ def draw_label(paper=(243, 235, 214), ink=(38, 30, 30), accent=(128, 28, 38)):
         x, y, r = 256 + (j - 1) * (14 + 12 * ring), 110 + (i - 1) * (14 + 12 * ring), 4 + ring * 0.4
         draw.ellipse((x - r, y - r, x + r, y + r), fill=accent if ring % 2 else ink)
     lines = (("ATROUS", 84, 245, ink), ("rate 2 · rate 4 · rate 8", 28, 312, accent), ("2017", 56, 425, accent))
-    for text, size, y, colour in (*lines, ("GRAND CRU DE CONVOLUTION", 23, 362, ink)):
-        draw.text((256, y), text, fill=colour, font=ImageFont.load_default(size), anchor="mm")
+    for text, size, y, color in (*lines, ("GRAND CRU DE CONVOLUTION", 23, 362, ink)):
+        draw.text((256, y), text, fill=color, font=ImageFont.load_default(size), anchor="mm")
     return (np.asarray(image)[::-1] / 255.0) ** 2.2
 
 
@@ -142,7 +142,7 @@ def sky(y, z):
 
 @fast
 def surface(material, p, u, v, label):
-    """Diffuse colour, reflectance straight on, roughness, share let through, height of the bumps."""
+    """Diffuse color, reflectance straight on, roughness, share let through, height of the bumps."""
     if material == WOOD:
         plank = floor((p[1] + 5.2) / 1.5)
         x, y = p[0] + 7.3 * plank, p[1] + 0.35 * noise(0.45 * p[0], 1.1 * p[1], plank)
@@ -201,7 +201,7 @@ def direct(p, n, state, tree, stack):
 
 @fast
 def follow(o, d, state, tree, stack, guide):
-    """The light that comes along a ray; into `guide` go the colour and the normal that it meets first."""
+    """The light that comes along a ray; into `guide` go the color and the normal that it meets first."""
     got, weight, back = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (-1.0, -1.0, -1.0)
     scattered, chance = False, True  # chance: the window was not asked for yet, so that meeting it counts
     for bounce in range(9):
@@ -228,15 +228,15 @@ def follow(o, d, state, tree, stack, guide):
         inside = dot(d, g) > 0
         if inside:
             n, g = times(n, back), times(g, back)
-        colour, base, rough, through, bumps = (0.5, 0.5, 0.5), 0.0, 0.0, 0.0, 0.0
+        color, base, rough, through, bumps = (0.5, 0.5, 0.5), 0.0, 0.0, 0.0, 0.0
         if material != GLASS:
-            colour, base, rough, through, bumps = surface(material, p, a, b, tree[6])
+            color, base, rough, through, bumps = surface(material, p, a, b, tree[6])
             f = 18.0 if material == WOOD else 9.0
             x, y = noise(f * p[0], f * p[1], f * p[2]), noise(f * p[0], f * p[1] + 50, f * p[2])
             n = unit(move(n, 2 * bumps, (x - 0.5, y - 0.5, x * y - 0.25)))
         if bounce == 0:
             for i in range(3):
-                guide[i], guide[i + 3] = guide[i] + colour[i], guide[i + 3] + n[i]
+                guide[i], guide[i + 3] = guide[i] + color[i], guide[i + 3] + n[i]
         cosine = max(1e-4, -dot(d, n))
         if material == GLASS:
             ratio, mirrored = 1.5 if inside else 1 / 1.5, 1.0
@@ -262,8 +262,8 @@ def follow(o, d, state, tree, stack, guide):
             weight = times(weight, (1.0, 0.5, 0.45)) if material == FOIL else weight
         else:
             if random(state) < through:
-                n, g, colour = times(n, back), times(g, back), times(colour, (1.5, 1.35, 0.6))
-            o, weight = move(p, 1e-4, g), times(weight, colour)
+                n, g, color = times(n, back), times(g, back), times(color, (1.5, 1.35, 0.6))
+            o, weight = move(p, 1e-4, g), times(weight, color)
             got = move(got, 1.0, at_most(times(weight, direct(o, n, state, tree, stack)), 3.0 if scattered else 9.0))
             x, chance, scattered = random(state), False, True
             d = around(n, sqrt(x), 2 * pi * random(state), sqrt(1 - x))

@@ -10,7 +10,7 @@ Made from the root of the repository, in about a minute on two cores, with
     python examples/render_street.py --out examples/street.jpg
 
 (`--scale 0.5 --samples 4` for a preview). Script and picture are licensed as the project is: Apache-2.0.
-Lengths are in metres: x to the right from the middle of the road, y ahead, z up from the road.
+Lengths are in meters: x to the right from the middle of the road, y ahead, z up from the road.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ class Street(Mesh):
         radii = np.broadcast_to(np.asarray(radii, float), (len(spine),))[:, None, None]
         self.grid(spine[:, None] + radii * (side[:, None] * np.cos(turn) + above[:, None] * np.sin(turn)), material)
 
-    def ball(self, centre, radius, material, stretch=1.0):
+    def ball(self, center, radius, material, stretch=1.0):
         turn = np.linspace(-pi / 2 + 0.01, pi / 2 - 0.01, 9)
         profile = np.stack([radius * np.cos(turn), radius * stretch * np.sin(turn)], -1)
-        self.lathe(profile, centre, material, segments=12)
+        self.lathe(profile, center, material, segments=12)
 
 
 def add_house(mesh, place, start, width, rng):
@@ -114,9 +114,9 @@ def add_house(mesh, place, start, width, rng):
     if not doors_first:
         openings = [(width - b, width - a, c, d, kind) for a, b, c, d, kind in openings]
     for floor_ in range(1, storeys):
-        for centre in (0.27 * width, 0.73 * width):
+        for center in (0.27 * width, 0.73 * width):
             base = floor_ * storey + 0.8
-            openings.append((centre - slim, centre + slim, base, base + 1.5, WINDOW))
+            openings.append((center - slim, center + slim, base, base + 1.5, WINDOW))
     across = sorted({0.0, width, *(edge for o in openings for edge in o[:2])})
     upward = sorted({0.0, eaves, *(edge for o in openings for edge in o[2:4])})
     for a, b in pairwise(across):
@@ -153,8 +153,8 @@ def add_house(mesh, place, start, width, rng):
     block((x - 0.45, y - 0.5, eaves + 0.5 * rise), (x + 0.45, y + 0.5, top), WALL)
     block((x - 0.5, y - 0.55, top), (x + 0.5, y + 0.55, top + 0.12), STONE)
     for j in (-0.3, 0.0, 0.3):
-        centre = place(x, y + j, top + 0.1)
-        mesh.lathe([(0.11, 0.0), (0.09, 0.4), (0.12, 0.42), (0.12, 0.48), (0.01, 0.48)], centre, ROOF, segments=8)
+        center = place(x, y + j, top + 0.1)
+        mesh.lathe([(0.11, 0.0), (0.09, 0.4), (0.12, 0.42), (0.12, 0.48), (0.01, 0.48)], center, ROOF, segments=8)
 
 
 def add_terrace(mesh, place, start, end, rng):
@@ -175,10 +175,10 @@ def add_tree(mesh, foot, height, rng, leaves=3, depth=4):
         mesh.tube(spine, radius * (1 - 0.4 * steps[:, 0]), BARK, 9 - level if level < 5 else 4)
         if level >= depth - 1:
             for _ in range(leaves):
-                centre = spine[rng.integers(1, 4)] + rng.normal(0, 0.045 * height, 3)
+                center = spine[rng.integers(1, 4)] + rng.normal(0, 0.045 * height, 3)
                 a, b = np.linalg.qr(rng.normal(0, 1, (3, 2)))[0].T * rng.uniform(0.05, 0.085) * height
                 mesh.seed = floor(rng.random() * 997) + 0.5
-                mesh.sheet(centre - a - b, centre + a - b, centre - a + b, centre + a + b, LEAF)
+                mesh.sheet(center - a - b, center + a - b, center - a + b, center + a + b, LEAF)
         if level < depth:
             turn = rng.random() * 2 * pi
             for child in range(3 + (level == 0)):
@@ -196,8 +196,8 @@ def add_hedge(mesh, low, high, rng):
     low, high = np.array(low), np.array(high)
     for _ in range(int(np.prod(high - low) * 26)):
         a, b = np.linalg.qr(rng.normal(0, 1, (3, 2)))[0].T * rng.uniform(0.16, 0.26)
-        centre, mesh.seed = rng.uniform(low, high), floor(rng.random() * 997) + 0.5
-        mesh.sheet(centre - a - b, centre + a - b, centre - a + b, centre + a + b, LEAF)
+        center, mesh.seed = rng.uniform(low, high), floor(rng.random() * 997) + 0.5
+        mesh.sheet(center - a - b, center + a - b, center - a + b, center + a + b, LEAF)
 
 
 def add_car(mesh, x, y, paint, towards=False, scale=(1.0, 1.0, 1.0)):
@@ -261,7 +261,7 @@ def add_lamp(mesh, x, y, reach, height=7.5):
 
 
 def add_sign(mesh, x, y, kind, height=2.5, radius=0.34):
-    """A grey pole with a round or a three-cornered sign."""
+    """A gray pole with a round or a three-cornered sign."""
     mesh.seed = 0.5
     mesh.lathe([(0.045, 0.0), (0.045, height + 0.3), (0.01, height + 0.31)], (x, y, 0.1), METAL, segments=10)
     turn, rings = np.linspace(0, 2 * pi, 37)[None], np.array([1.0, 0.0])[:, None]
@@ -448,20 +448,20 @@ def road(p):
     if abs(wander) < 0.008 or abs((y - 20.6) + 0.3 * noise(x, 0.0, 8.0)) < 0.02:  # cracks
         s *= 0.6
     s *= 1 - 0.4 * exp(-max(0.0, min(x - LEFT, RIGHT - x)) / 0.14)  # dirt in the gutter
-    colour = (0.118 * s, 0.118 * s, 0.122 * s)
+    color = (0.118 * s, 0.118 * s, 0.122 * s)
     if (x + 0.95) ** 2 + (y - 9.6) ** 2 < 0.3**2:  # a manhole
         s = 0.07 + 0.07 * ((floor(x * 22) + floor(y * 22)) % 2)
-        colour = (s, s, s * 1.02)
+        color = (s, s, s * 1.02)
     if LEFT + 0.05 < x < LEFT + 0.45 and abs(y - 9.2) < 0.22:
         s = 0.03 + 0.09 * (floor(y * 18) % 2)
-        colour = (s, s, s)
+        color = (s, s, s)
     worn = 0.35 + 0.9 * cloud(7 * x, 7 * y, 4.0) + 0.3 * noise(60 * x, 60 * y, 5.0)
     line = abs(x - 0.05) < 0.055 and (y + 1.2) % 6.0 < 3.6
     yellow = abs(x - RIGHT + 0.32) < 0.05 or abs(x - RIGHT + 0.52) < 0.05
     if worn > 0.62 and y < END - 16 and (line or yellow):
         s = 0.5 + 0.25 * worn
-        colour = (0.92 * s, 0.92 * s, 0.9 * s) if line else (0.62 * s, 0.47 * s, 0.13 * s)
-    return colour
+        color = (0.92 * s, 0.92 * s, 0.9 * s) if line else (0.62 * s, 0.47 * s, 0.13 * s)
+    return color
 
 
 @fast
@@ -616,7 +616,7 @@ def sign(s, t, kind):
 
 @fast
 def surface(material, p, n, q):
-    """Diffuse colour, reflectance straight on, roughness, share let through."""
+    """Diffuse color, reflectance straight on, roughness, share let through."""
     if material >= CAR:
         c, gloss, rough = car(q, n, material - CAR)
         s = 0.94 + 0.1 * noise(30 * q[0], 30 * q[1], 30 * q[2])
@@ -677,7 +677,7 @@ def surface(material, p, n, q):
 
 @fast
 def follow(o, d, state, tree, stack, guide):
-    """The light that comes along a ray; into `guide` go the colour and the normal that it meets first."""
+    """The light that comes along a ray; into `guide` go the color and the normal that it meets first."""
     got, weight, back, scattered, mirrored = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (-1.0, -1.0, -1.0), 0, False
     for bounce in range(4):
         t, k, u, v, _ = trace(o, d, 1e4, False, tree, stack)
@@ -695,10 +695,10 @@ def follow(o, d, state, tree, stack, guide):
             n = times(n, back)
         if dot(d, g) > 0:
             n, g = times(n, back), times(g, back)
-        colour, base, rough, through = surface(tree[5][k], p, n, coordinates(k, u, v, tree))
+        color, base, rough, through = surface(tree[5][k], p, n, coordinates(k, u, v, tree))
         if bounce == 0:
             for i in range(3):
-                guide[i], guide[i + 3] = guide[i] + colour[i], guide[i + 3] + n[i]
+                guide[i], guide[i + 3] = guide[i] + color[i], guide[i + 3] + n[i]
             clear = exp(-t / 800)
             got, weight = times((1.15, 1.22, 1.3), (1.0, 1.0, 1.0), 1 - clear), (clear, clear, clear)
         cosine = max(1e-4, -dot(d, n))
@@ -710,10 +710,10 @@ def follow(o, d, state, tree, stack, guide):
             facet = around(n, sqrt(max(0.0, 1 - c2)), 2 * pi * random(state), sqrt(c2))
             o, d, mirrored = move(p, 1e-3, g), unit(move(d, -2 * dot(d, facet), facet)), True
         else:
-            colour = times(colour, (1.0, 1.0, 1.0), (1 - share) / (1 - chance))
+            color = times(color, (1.0, 1.0, 1.0), (1 - share) / (1 - chance))
             if random(state) < through:
-                n, g, colour = times(n, back), times(g, back), times(colour, (1.6, 1.4, 0.7))
-            o, weight, scattered, mirrored = move(p, 1e-3, g), times(weight, colour), scattered + 1, False
+                n, g, color = times(n, back), times(g, back), times(color, (1.6, 1.4, 0.7))
+            o, weight, scattered, mirrored = move(p, 1e-3, g), times(weight, color), scattered + 1, False
             way = unit(move(SUN, 0.14, (random(state) - 0.5, random(state) - 0.5, random(state) - 0.5)))
             if dot(way, n) > 0:
                 _, k, _, _, _ = trace(o, way, 1e4, True, tree, stack)

@@ -71,7 +71,7 @@ def test_the_parameters_it_tells_are_right() -> None:
     import torch
 
     from atrous import create_model
-    from atrous.models.summary import count_parameters
+    from atrous.analysis.counts import count_parameters
 
     rows = re.findall(r"\| `([a-z0-9_.]+)`(?:, `([a-z0-9_.]+)`)? \| ([\d,]+) \|", README)
     assert len(rows) == 12

@@ -18,9 +18,9 @@ class Base:
 
 
 class Thing(Base):
-    def __init__(self, *, colour: str = "red", **options) -> None:
+    def __init__(self, *, color: str = "red", **options) -> None:
         super().__init__(**options)
-        self.colour = colour
+        self.color = color
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def registry() -> Registry[Thing]:
     registry: Registry[Thing] = Registry("thing")
 
     @registry.register("thing.red", PAPER)
-    @registry.register("thing.blue", PAPER, colour="blue")
+    @registry.register("thing.blue", PAPER, color="blue")
     def thing(*, speed: int = 3, **options) -> Thing:
         return Thing(**options)
 
@@ -36,19 +36,19 @@ def registry() -> Registry[Thing]:
 
 
 def test_presets_and_arguments_handed_on(registry: Registry[Thing]) -> None:
-    assert registry.create("thing.red").colour == "red"
+    assert registry.create("thing.red").color == "red"
     blue = registry.create("thing.blue", size=5)
-    assert (blue.colour, blue.size) == ("blue", 5)
-    assert registry.create("thing.blue", colour="green").colour == "green"
-    assert set(registry.entry("thing.blue").arguments()) == {"speed", "colour", "size"}
-    assert registry.entry("thing.blue").arguments()["colour"].default == "blue"
+    assert (blue.color, blue.size) == ("blue", 5)
+    assert registry.create("thing.blue", color="green").color == "green"
+    assert set(registry.entry("thing.blue").arguments()) == {"speed", "color", "size"}
+    assert registry.entry("thing.blue").arguments()["color"].default == "blue"
 
 
 def test_unknown_names_and_arguments_get_the_nearest(registry: Registry[Thing]) -> None:
     with pytest.raises(AtrousError, match=r"no thing 'thing.rad'\. Did you mean 'thing.red'"):
         registry.create("thing.rad")
-    with pytest.raises(AtrousError, match=r"no argument 'color'\. Did you mean 'colour'"):
-        registry.create("thing.red", color="x")
+    with pytest.raises(AtrousError, match=r"no argument 'colour'\. Did you mean 'color'"):
+        registry.create("thing.red", colour="x")
 
 
 def test_a_name_is_taken_once(registry: Registry[Thing]) -> None:

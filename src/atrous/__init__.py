@@ -10,20 +10,11 @@ Names resolve when first used, so `import atrous` costs nothing and torch is loa
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from atrous.lazy import lazy_names
 
 __version__ = "0.1.0"
-
-_WHERE = {
-    "create_model": "atrous.models",
-    "list_models": "atrous.models",
-    "load": "atrous.weights",
-    "list_weights": "atrous.weights",
-    "Segmenter": "atrous.inference",
-    "Segmentation": "atrous.inference",
-    "AtrousError": "atrous.errors",
-}
 
 __all__ = ["AtrousError", "Segmentation", "Segmenter", "create_model", "list_models", "list_weights", "load"]
 
@@ -34,11 +25,15 @@ if TYPE_CHECKING:
     from atrous.weights import list_weights, load
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'atrous' has no attribute '{name}'")
-    return getattr(import_module(_WHERE[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AtrousError": ".errors",
+        "Segmentation": ".inference",
+        "Segmenter": ".inference",
+        "create_model": ".models",
+        "list_models": ".models",
+        "list_weights": ".weights",
+        "load": ".weights",
+    },
+)

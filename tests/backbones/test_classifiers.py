@@ -51,7 +51,7 @@ def test_efficientnet_lite0_names_what_it_sees(name: str, right: set[int], lite0
 
 @pytest.mark.parametrize(("name", "right"), [("cat_720p.jpg", CATS), ("parrot.jpg", MACAW)])
 @torch.no_grad()
-def test_a_quantised_mobilenet_v2_names_what_it_sees(name: str, right: set[int], shared_data: Path) -> None:
+def test_a_quantized_mobilenet_v2_names_what_it_sees(name: str, right: set[int], shared_data: Path) -> None:
     backbone, how = read_classifier(shared_data / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite")
     assert how.size == (224, 224)
     image = torch.from_numpy((photograph(shared_data / "images" / name) - how.mean[0]) / how.std[0])
@@ -78,7 +78,7 @@ def test_every_key_of_efficientnet_lite0_is_used(lite0: dict) -> None:
 
 @pytest.mark.parametrize("name", ["resnet50", "xception41", "mobilenet_v2", "efficientnet_lite0"])
 def test_a_saved_classifier_loads_back(name: str) -> None:
-    """Statistics of its batch normalisation included."""
+    """Statistics of its batch normalization included."""
     first, second = (create_backbone(name, num_classes=7, width=0.25).eval() for _ in range(2))
     second.load_state_dict(first.state_dict())
     image = torch.randn(1, 3, 64, 64)

@@ -20,8 +20,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from atrous import create_model
-    from atrous.data import voc
-    from atrous.weights import Card, Preprocessing
+    from atrous.card import Card, Preprocessing
+    from atrous.data.datasets import voc
 
     torch.manual_seed(0)
     model = create_model("deeplab_v3.mobilenet_v2", width=0.125)
@@ -29,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model="deeplab_v3.mobilenet_v2",
         arguments={"width": 0.125},
         classes=voc.CLASSES,
-        colours=voc.COLOURS,
+        colors=voc.COLORS,
         preprocessing=Preprocessing(resize="squeeze", size=(33, 33)),
     )
     return save(model, tmp_path_factory.mktemp("weights") / "tiny.safetensors")

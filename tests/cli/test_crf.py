@@ -26,7 +26,7 @@ def street(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "street.png", tmp_path / "street.npy"
 
 
-def test_labels_move_to_the_border_of_the_colours(run: Run, street: tuple[Path, Path], tmp_path: Path) -> None:
+def test_labels_move_to_the_border_of_the_colors(run: Run, street: tuple[Path, Path], tmp_path: Path) -> None:
     result = run("crf", *street, "-o", tmp_path / "out", "--probabilities")
     assert result.code == 0, result.err
     assert "10.00% of the labels changed" in result.out

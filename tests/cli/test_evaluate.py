@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from atrous import create_model
-from atrous.weights import Card, Preprocessing, read_card, save
+from atrous.card import Card, Preprocessing
+from atrous.weights import read_card, save
 from tests.cli.conftest import Run
 from tests.inference.test_strategies import picture
 
@@ -37,7 +38,7 @@ def test_the_command_writes_figures_pictures_and_the_card(run: Run, folder: Path
             model="deeplab_v3.mobilenet_v2",
             arguments={"width": 0.125},
             classes=("even", "odd"),
-            colours=((0, 0, 0), (255, 255, 255)),
+            colors=((0, 0, 0), (255, 255, 255)),
             preprocessing=Preprocessing(),
         ),
     )

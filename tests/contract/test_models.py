@@ -52,7 +52,7 @@ def test_logits_have_the_size_of_the_image(name: str, height: int, width: int, b
 @EVERY_MODEL
 def test_trains_at_batch_1_and_every_parameter_gets_a_gradient(name: str) -> None:
     model = tiny(name).train()
-    supervised = model.supervised(torch.randn(1, 3, 70, 45))
+    supervised = model.training_outputs(torch.randn(1, 3, 70, 45))
     loss = sum((logits**2).mean() * weight for logits, weight in supervised)
     loss.backward()
     missing = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -69,7 +69,7 @@ def test_the_first_supervised_logits_are_the_output(name: str) -> None:
     model = tiny(name)
     image = torch.randn(1, 3, 50, 61)
     with torch.no_grad():
-        torch.testing.assert_close(model.supervised(image)[0][0], model(image))
+        torch.testing.assert_close(model.training_outputs(image)[0][0], model(image))
 
 
 @EVERY_MODEL

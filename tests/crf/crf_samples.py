@@ -6,7 +6,7 @@ import numpy as np
 
 
 def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth blobs of colour with a little noise, uint8 (height, width, 3)."""
+    """Smooth blobs of color with a little noise, uint8 (height, width, 3)."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / rng.uniform(2, 9) + rng.uniform(0, 6)) + np.cos(y / rng.uniform(2, 9)) for _ in range(3)]

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atrous.crf import Lattice, Normalization, TorchLattice, permutohedral_filter, team
-from atrous.crf.lattice import embedding_scale, key_steps, key_strides, slice_factor
+from atrous.crf import Lattice, Normalization, TorchLattice, permutohedral_filter
+from atrous.crf.numba_backend import threads
+from atrous.crf.numba_backend.lattice import embedding_scale, key_steps, key_strides, slice_factor
 from atrous.errors import AtrousError
 
 
@@ -115,7 +116,7 @@ def test_a_batch_is_its_images() -> None:
 
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_approximates_a_gaussian(d: int) -> None:
-    """Dense points: the normalised filter of a smooth function is near the exact Gaussian average."""
+    """Dense points: the normalized filter of a smooth function is near the exact Gaussian average."""
     rng = np.random.default_rng(0)
     features = rng.uniform(0, 4 if d < 5 else 2, (1500, d)).astype(np.float32)
     values = np.sin(features.sum(1, keepdims=True)).astype(np.float32)
@@ -130,11 +131,11 @@ def test_approximates_a_gaussian(d: int) -> None:
 def test_bands_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four threads, more than there may be cores: the same vertices and, up to rounding, values as with one."""
     features, values = points_and_values(3, 20000, 4)
-    with team.limited_to(1):
+    with threads.limited_to(1):
         one = Lattice.build(features)
         expected = one.filter(values)
     assert len(one.copies) == 0
-    monkeypatch.setattr(team, "_CORES", 4)
+    monkeypatch.setattr(threads, "_CORES", 4)
     several = Lattice.build(features)
     assert len(several.bounds) == 5
     assert len(several.copies) > 0
@@ -153,7 +154,7 @@ def test_from_several_python_threads() -> None:
 
 @pytest.mark.parametrize("d", [1, 2, 3, 5])
 def test_keys_are_unique(d: int) -> None:
-    """Every vertex within reach of the features, neighbours included, has a key of its own."""
+    """Every vertex within reach of the features, neighbors included, has a key of its own."""
     low, high = np.full(d, -1.0), np.full(d, 1.5)
     strides = key_strides(low, high)
     scale = embedding_scale(d)
@@ -167,13 +168,13 @@ def test_keys_are_unique(d: int) -> None:
     assert scale.dtype == np.float32
 
 
-def test_steps_lead_to_neighbours() -> None:
+def test_steps_lead_to_neighbors() -> None:
     strides = key_strides(np.zeros(3), np.full(3, 9.0))
     steps = key_steps(strides)
     vertex = np.array([4, 0, -4, 0])
     for axis in range(4):
-        neighbour = vertex + 1 - 4 * np.eye(4, dtype=int)[axis]
-        assert (neighbour * strides).sum() == (vertex * strides).sum() + steps[axis]
+        neighbor = vertex + 1 - 4 * np.eye(4, dtype=int)[axis]
+        assert (neighbor * strides).sum() == (vertex * strides).sum() + steps[axis]
 
 
 def test_many_dimensions_hash() -> None:
@@ -188,7 +189,7 @@ def test_many_dimensions_hash() -> None:
     np.testing.assert_allclose(found, reference.apply(torch.from_numpy(values)[None], False)[0], rtol=1e-3, atol=1e-5)
 
 
-def test_normalisations() -> None:
+def test_normalizations() -> None:
     sums = np.array([2.0, 8.0])
     assert [tuple(map(tuple, np.round(kind.factors(sums), 6))) for kind in Normalization] == [
         ((1, 1), (1, 1)),

@@ -157,9 +157,9 @@ class TestLive:
             mine = utils.unary_from_softmax(soft, scale, clip)
             np.testing.assert_allclose(mine, their_utils.unary_from_softmax(soft, scale, clip), rtol=1e-6)
             assert mine.dtype == np.float32
-        grey = rng.uniform(0, 9, (6, 7)).astype(np.float32)
+        gray = rng.uniform(0, 9, (6, 7)).astype(np.float32)
         np.testing.assert_allclose(
-            utils.create_pairwise_bilateral((2, 3), 4, grey), their_utils.create_pairwise_bilateral((2, 3), 4, grey)
+            utils.create_pairwise_bilateral((2, 3), 4, gray), their_utils.create_pairwise_bilateral((2, 3), 4, gray)
         )
         with pytest.deprecated_call():
             utils.compute_unary(labels, 3)

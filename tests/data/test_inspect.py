@@ -12,9 +12,9 @@ from PIL import Image
 from atrous.data import open_dataset
 from atrous.data.convert import check_files, convert
 from atrous.data.inspect import Totals, inspect, open_splits
-from atrous.data.pictures import contact_sheet, paint
 from atrous.data.report import write_html
-from tests.data.conftest import Write, photograph
+from atrous.imaging.draw import contact_sheet, paint
+from tests.data_fixtures import Write, photograph
 
 CAMVID_WEIGHTS = [0.2793, 0.2017, 4.7865, 0.1490, 1.0000, 0.4217, 3.8467, 1.9736, 0.7889, 6.3747, 8.8587]
 
@@ -25,7 +25,7 @@ def test_median_frequency_weights_of_camvid(shared_data: Path) -> None:
     np.testing.assert_allclose(inspection.totals().median_frequency_weights(), CAMVID_WEIGHTS, atol=1e-3)
     assert not inspection.findings
     assert inspection.sizes() == {(480, 360): 367}
-    assert inspection.storage() == {"PNG grey": 367}
+    assert inspection.storage() == {"PNG gray": 367}
 
 
 def test_nothing_wrong(own: Path) -> None:
@@ -79,7 +79,7 @@ def ten_faults(own: Path, write: Write) -> dict[str, str]:
         "masks/3.png": "truncated",
         "6.jpg": "truncated",
         "4.jpg": "is the same picture as",
-        "8.png": "a mask in colour",
+        "8.png": "a mask in color",
         "9.png": "not an image",
         "train.txt": "'77' is listed",
     }
@@ -108,7 +108,7 @@ def test_what_should_be_known(own: Path, write: Write) -> None:
     assert notes.keys() == {"nothing", "never seen", "storage", "twice"}
     assert "road, tree" in notes["never seen"]
     assert "stored as 0 and 255?" in notes["never seen"]
-    assert "stored as PNG palette, most as PNG grey" in notes["storage"]
+    assert "stored as PNG palette, most as PNG gray" in notes["storage"]
 
 
 def test_a_list_with_repeats_is_no_duplicate(own: Path) -> None:
@@ -121,7 +121,7 @@ def test_report(own: Path, write: Write) -> None:
     samples = inspection.examples(4)
     assert len(samples) == 4
     assert {label for sample in samples for label in np.unique(sample.labels).tolist()} == {0, 1, 2, 255}
-    sheet = contact_sheet(samples, inspection.classes, inspection.datasets[0].colours)
+    sheet = contact_sheet(samples, inspection.classes, inspection.datasets[0].colors)
     page = write_html(inspection, sheet)
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
@@ -155,7 +155,7 @@ class TestConvert:
         source = open_dataset(f"ade20k:{shared_data}/samples/ade20k?split=val")
         out = convert([source], tmp_path / "out")
         back = open_dataset(f"{out}?split=val")
-        assert (back.classes, back.colours, back.names) == (source.classes, source.colours, source.names)
+        assert (back.classes, back.colors, back.names) == (source.classes, source.colors, source.names)
         for ours, theirs in zip(back, source, strict=True):
             np.testing.assert_array_equal(ours.image, theirs.image)
             np.testing.assert_array_equal(ours.labels, theirs.labels)

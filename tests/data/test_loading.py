@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from atrous import AtrousError
 from atrous.data import open_dataset
 from atrous.data.loading import Augmented, bootstrap, collate
-from atrous.data.transforms import ColourJitter, Compose, RandomCrop, RandomFlip, RandomScale
+from atrous.data.transforms import ColorJitter, Compose, RandomCrop, RandomFlip, RandomScale
 
-TRANSFORM = Compose([RandomScale(), RandomCrop(16, 20), RandomFlip(), ColourJitter()])
+TRANSFORM = Compose([RandomScale(), RandomCrop(16, 20), RandomFlip(), ColorJitter()])
 
 
 def batches(data: Augmented, **options: object) -> list[torch.Tensor]:

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from atrous import AtrousError
 from atrous.data.transforms import (
-    ColourJitter,
+    ColorJitter,
     Compose,
     Pad,
     RandomBlur,
@@ -83,7 +83,7 @@ def test_image_and_labels_are_sampled_at_the_same_places(name: str, seed: int) -
         assert abs(difference.mean()) < (3.5 if half else 1.2)
 
 
-@pytest.mark.parametrize("transform", [*MOVING.values(), RandomBlur(), ColourJitter()])
+@pytest.mark.parametrize("transform", [*MOVING.values(), RandomBlur(), ColorJitter()])
 def test_the_generator_is_all_its_randomness(transform: Callable) -> None:
     rng = np.random.default_rng(0)
     image, labels = rng.integers(0, 255, (30, 30, 3), np.uint8), rng.integers(0, 3, (30, 30), np.uint8)
@@ -95,8 +95,8 @@ def test_the_generator_is_all_its_randomness(transform: Callable) -> None:
     np.testing.assert_array_equal(labels, before[1])
 
 
-@pytest.mark.parametrize("transform", [RandomBlur(probability=1.0), ColourJitter()])
-def test_labels_are_left_alone_where_only_colours_change(transform: Callable) -> None:
+@pytest.mark.parametrize("transform", [RandomBlur(probability=1.0), ColorJitter()])
+def test_labels_are_left_alone_where_only_colors_change(transform: Callable) -> None:
     rng = np.random.default_rng(1)
     image, labels = rng.integers(0, 255, (30, 31, 3), np.uint8), rng.integers(0, 3, (30, 31), np.uint8)
     changed, after = transform(image, labels, rng)
@@ -106,7 +106,7 @@ def test_labels_are_left_alone_where_only_colours_change(transform: Callable) ->
 
 def test_no_jitter_is_no_change() -> None:
     image = np.random.default_rng(1).integers(0, 255, (30, 31, 3), np.uint8)
-    changed, _ = ColourJitter(0, 0, 0, 0)(image, image[..., 0], np.random.default_rng(0))
+    changed, _ = ColorJitter(0, 0, 0, 0)(image, image[..., 0], np.random.default_rng(0))
     np.testing.assert_array_equal(changed, image)
 
 
@@ -187,8 +187,8 @@ def test_what_theirs_returns_is_checked() -> None:
         lambda: RandomScale(2.0, 0.5),
         lambda: RandomCrop(0, 5),
         lambda: RandomFlip(1.5),
-        lambda: ColourJitter(brightness=2),
-        lambda: ColourJitter(hue=0.6),
+        lambda: ColorJitter(brightness=2),
+        lambda: ColorJitter(hue=0.6),
         lambda: RandomBlur(0),
         lambda: RandomRotation(probability=-1),
     ],

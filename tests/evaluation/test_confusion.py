@@ -100,7 +100,7 @@ def _count_a_share(rank: int, store: str, out: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     matrix = ConfusionMatrix(2)
     matrix.update(np.array([rank] * (rank + 1)), np.array([rank] * (rank + 1)))
-    matrix.synchronise()
+    matrix.synchronize()
     np.save(f"{out}{rank}.npy", matrix.counts)
     torch.distributed.destroy_process_group()
 
@@ -141,7 +141,7 @@ def test_cityscapes_own_evaluator_agrees(shared_data: Path, tmp_path: Path) -> N
     from cityscapesscripts.helpers.labels import labels as official
     from PIL import Image
 
-    from atrous.data.cityscapes import LABEL_IDS
+    from atrous.data.datasets.cityscapes import LABEL_IDS
 
     path = next((shared_data / "cityscapes").glob("gtFine/val/*/*_labelIds.png"))
     ids = np.asarray(Image.open(path))

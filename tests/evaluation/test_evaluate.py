@@ -140,7 +140,7 @@ def test_reports(segmenter: Segmenter, tmp_path: Path) -> None:
     plot_trimap(found, tmp_path / "trimap.png")
     plot_confusion(found, data.classes, tmp_path / "confusion.png")
     rows = [(data[i].image, data[i].labels, found.kept[i]) for i in found.worst()]
-    draw_worst(rows, segmenter.card.colours, 255, tmp_path / "worst.png")
+    draw_worst(rows, segmenter.card.colors, 255, tmp_path / "worst.png")
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "trimap.png", "confusion.png", "worst.png"}
 
 

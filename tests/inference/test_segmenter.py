@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from atrous import AtrousError, Segmenter, create_model
-from atrous.inference.prepare import prepare
+from atrous.card import Card, Preprocessing
+from atrous.inference.preprocess import prepare
 from atrous.inference.segmenter import Segmentation
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
-from atrous.weights import Card, Preprocessing
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -34,7 +34,7 @@ def card(**how) -> Card:
     return Card(
         model="none",
         classes=("red", "green", "blue"),
-        colours=(RED, GREEN, BLUE),
+        colors=(RED, GREEN, BLUE),
         preprocessing=Preprocessing(mean=(0, 0, 0), std=(255, 255, 255), **how),
     )
 
@@ -150,7 +150,7 @@ def found() -> Segmentation:
 
 
 def test_shares_are_sorted_and_sum_to_one(found: Segmentation) -> None:
-    assert found.shares() == {"background": 0.5, "tree": 0.25, "sky": 0.25}
+    assert found.class_fractions() == {"background": 0.5, "tree": 0.25, "sky": 0.25}
 
 
 def test_saves_a_palette_png_and_an_overlay(found: Segmentation, tmp_path: Path) -> None:

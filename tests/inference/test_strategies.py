@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from atrous import AtrousError, Segmenter, create_model, list_models
-from atrous.inference.multiscale import PRESETS, TestTime, look, scaled_side, window_starts
+from atrous.card import Card, Preprocessing
+from atrous.inference.tta import PRESETS, TestTime, look, scaled_side, window_starts
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
-from atrous.weights import Card, Preprocessing
 
 
 class Pointwise(SegmentationModel):
@@ -36,7 +36,7 @@ def card(**how) -> Card:
     return Card(
         model="none",
         classes=("red", "green", "blue"),
-        colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)),
+        colors=((255, 0, 0), (0, 255, 0), (0, 0, 255)),
         preprocessing=Preprocessing(mean=(0, 0, 0), std=(255, 255, 255), **how),
     )
 
@@ -64,7 +64,7 @@ def test_the_scales_of_v3_are_those_of_513() -> None:
     assert sides == [257, 385, 513, 641, 769, 897]
 
 
-def test_probabilities_are_averaged_and_scores_maximised() -> None:
+def test_probabilities_are_averaged_and_scores_maximized() -> None:
     image = torch.rand(1, 3, 20, 20)
     segmenter = Segmenter(Pointwise(), card(), device="cpu", tta=TestTime((1.0,), flip=True))
     pixels = picture(20, 30)

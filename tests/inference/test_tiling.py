@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from atrous import AtrousError, Segmenter
+from atrous.card import Card, Preprocessing
 from atrous.inference import memory, segmenter
 from atrous.inference.tiling import Axis
 from atrous.models import SegmentationModel
-from atrous.weights import Card, Preprocessing
 
 SEEN_AROUND = 24
 """More than half the receptive field of `Small`, in pixels."""
@@ -45,7 +45,7 @@ def card(align_corners: bool, **how) -> Card:
     return Card(
         model="none",
         classes=tuple("abcde"),
-        colours=((0, 0, 0),) * 5,
+        colors=((0, 0, 0),) * 5,
         preprocessing=Preprocessing(mean=(127.5,) * 3, std=(60,) * 3, **how),
         align_corners=align_corners,
     )
@@ -146,7 +146,7 @@ def test_large_labels_lie_in_a_mapped_file(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(memory, "MAPPED_FROM", 1000)
     found = Segmenter(Small(True), card(True), device="cpu", tile=65)(noise(70, 80))
     assert isinstance(found.labels, np.memmap)
-    assert sum(found.shares().values()) == pytest.approx(1)
+    assert sum(found.class_fractions().values()) == pytest.approx(1)
 
 
 def test_an_image_that_would_not_fit_is_tiled_and_it_is_said(

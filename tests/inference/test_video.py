@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from atrous import AtrousError, Segmenter
-from atrous.inference.evidence import Evidence
+from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.video import Smoother, Video, segment_video
 from tests.inference.test_segmenter import Brightest, card, picture
 
@@ -47,8 +47,8 @@ def test_smoothing_keeps_a_share_of_the_past() -> None:
     smoother = Smoother(0.75)
     first, second = torch.randn(2, 3, 4, 5)
 
-    def frame(view: torch.Tensor) -> Evidence:
-        return Evidence((view,), (8, 10), (8, 10), (8, 10), align_corners=False)
+    def frame(view: torch.Tensor) -> CoarsePrediction:
+        return CoarsePrediction((view,), (8, 10), (8, 10), (8, 10), align_corners=False)
 
     before = smoother(frame(first))
     torch.testing.assert_close(before.views[0], first.softmax(0))
@@ -63,7 +63,7 @@ def test_flicker_of_one_frame_is_smoothed_away() -> None:
     smoother = Smoother(0.7)
     steady = torch.tensor([2.0, 0.0])[:, None, None].expand(2, 4, 4)
     for view in (steady, steady, steady.flip(0)):
-        found = smoother(Evidence((view,), (8, 8), (8, 8), (8, 8), align_corners=False)).labels()
+        found = smoother(CoarsePrediction((view,), (8, 8), (8, 8), (8, 8), align_corners=False)).labels()
     assert (found == 0).all()
 
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from atrous import AtrousError, create_model
+from atrous.layers.aspp import ASPP, ImagePooling
 from atrous.layers.conv import Conv2dSame, ConvNormAct, SeparableConv, make_divisible
 from atrous.layers.dilate import output_strides, set_output_stride
 from atrous.layers.norm import BatchNorm2d, freeze_batch_norm, unfreeze_batch_norm
-from atrous.layers.pyramid import ASPP, ImagePooling
 from atrous.layers.resize import resize
 
 

@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation, measured anew."""
+"""Statistics of batch normalization, measured anew."""
 
 from __future__ import annotations
 

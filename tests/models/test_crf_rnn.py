@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from atrous import create_model
+from atrous.card import Card, Preprocessing
 from atrous.models.crf_rnn import CRFRecurrent
-from atrous.weights import Card, Preprocessing, load, save
+from atrous.weights import load, save
 
 
 def test_five_iterations_in_training_and_ten_at_test() -> None:
@@ -35,9 +36,9 @@ def test_the_mean_cancels_and_the_std_is_undone() -> None:
     pixels = torch.randint(0, 256, (1, 3, 20, 20)).float()
     plain = CRFRecurrent(network).eval()
     std = (58.0, 57.0, 56.0)
-    normalised = CRFRecurrent(network, std=std).eval()
+    normalized = CRFRecurrent(network, std=std).eval()
     mean_and_std = (pixels - 120) / torch.tensor(std).view(3, 1, 1)
-    torch.testing.assert_close(plain(pixels), normalised(mean_and_std), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(plain(pixels), normalized(mean_and_std), rtol=1e-3, atol=1e-3)
 
 
 def test_it_is_saved_with_a_card_and_loaded(tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_it_is_saved_with_a_card_and_loaded(tmp_path: Path) -> None:
         model="crf_rnn.vgg16",
         arguments={"width": 0.03125, "std": (2.0, 2.0, 2.0)},
         classes=("no", "yes"),
-        colours=((0, 0, 0), (255, 255, 255)),
+        colors=((0, 0, 0), (255, 255, 255)),
         preprocessing=Preprocessing(),
     )
     loaded = load(save(model, tmp_path / "a.safetensors", card=card))

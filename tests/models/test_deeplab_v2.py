@@ -89,7 +89,7 @@ def test_three_scales_share_their_weights_and_the_largest_score_counts() -> None
         maps.append(resize(scores, (9, 13), align_corners=True))
     fused = torch.stack(maps).amax(0)
     torch.testing.assert_close(model.scores(image), fused)
-    (first, _), *others = supervised = model.supervised(image)
+    (first, _), *others = supervised = model.training_outputs(image)
     assert [weight for _, weight in supervised] == [1.0] * 4
     torch.testing.assert_close(first, model(image))
     torch.testing.assert_close(others[0][0], single(image))

@@ -40,7 +40,7 @@ def test_the_released_mobilenet_head_has_no_rates_and_the_classifier_starts_smal
 
 def test_torchvisions_auxiliary_head_weighs_half() -> None:
     model = create_model("deeplab_v3.resnet50", width=0.125, auxiliary=True)
-    assert [weight for _, weight in model.supervised(torch.randn(2, 3, 33, 33))] == [1.0, 0.5]
+    assert [weight for _, weight in model.training_outputs(torch.randn(2, 3, 33, 33))] == [1.0, 0.5]
 
 
 def test_bad_arguments() -> None:

@@ -30,8 +30,8 @@ def test_only_fixed_upsampling_and_scales_are_not_trained(name: str) -> None:
     fixed = {key for key, p in create_model(name, width=0.125).named_parameters() if not p.requires_grad}
     assert {key.split(".")[0] for key in fixed} <= {"upscore", "score_skips"}
     assert all(".weight" in key for key in fixed)
-    learnt = create_model(name, width=0.125, upsampling="learnt")
-    *intermediate, last = learnt.upscore
+    learned = create_model(name, width=0.125, upsampling="learned")
+    *intermediate, last = learned.upscore
     assert all(deconv.weight.requires_grad for deconv in intermediate)
     assert not last.weight.requires_grad  # "final layer deconvolutional filters are fixed", section 4.3
 
@@ -73,8 +73,8 @@ def test_skips_line_up_with_what_they_are_added_to() -> None:
     spot[..., 80, 80] = 100
     moved = (model(spot) - model(image)).abs().sum(1)[0]
     rows, columns = torch.meshgrid(torch.arange(160.0), torch.arange(160.0), indexing="ij")
-    centre = [(moved * axis).sum() / moved.sum() for axis in (rows, columns)]
-    assert all(abs(c - 80) < 8 for c in centre)
+    center = [(moved * axis).sum() / moved.sum() for axis in (rows, columns)]
+    assert all(abs(c - 80) < 8 for c in center)
 
 
 @torch.no_grad()
@@ -121,6 +121,6 @@ def test_bad_arguments_are_named() -> None:
 def test_the_head_on_resnet_supervises_the_stage_before_at_half_the_weight() -> None:
     model = create_model("fcn.resnet50", width=0.125, num_classes=3)
     assert model.output_stride == 8
-    assert [weight for _, weight in model.supervised(torch.randn(1, 3, 33, 40))] == [1.0, 0.5]
+    assert [weight for _, weight in model.training_outputs(torch.randn(1, 3, 33, 40))] == [1.0, 0.5]
     alone = create_model("fcn.resnet50", width=0.125, num_classes=3, auxiliary=False)
-    assert len(alone.supervised(torch.randn(1, 3, 33, 40))) == 1
+    assert len(alone.training_outputs(torch.randn(1, 3, 33, 40))) == 1

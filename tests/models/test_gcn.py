@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from atrous import AtrousError, create_model
+from atrous.analysis.counts import count_parameters
 from atrous.layers.refine import BoundaryRefinement, GlobalConvolution
 from atrous.models.gcn import stacked
-from atrous.models.summary import count_parameters
 
 NAME = "gcn.resnet50"
 
@@ -105,14 +105,14 @@ def test_variants_keep_the_size(options: dict, size: tuple[int, int]) -> None:
 
 @torch.no_grad()
 def test_deconvolutions_begin_as_interpolation() -> None:
-    learnt = create_model(NAME, width=0.125, num_classes=3).eval()
+    learned = create_model(NAME, width=0.125, num_classes=3).eval()
     fixed = create_model(NAME, width=0.125, num_classes=3, upsampling="bilinear").eval()
-    fixed.load_state_dict(learnt.state_dict(), strict=False)
+    fixed.load_state_dict(learned.state_dict(), strict=False)
     image = torch.randn(1, 3, 64, 64)
     inside = (slice(None), slice(None), slice(30, 34), slice(30, 34))
     scores = [torch.ones(1, 3, 4, 4)]
-    torch.testing.assert_close(learnt.upsample[0](scores[0], (8, 8))[..., 1:-1, 1:-1], torch.ones(1, 3, 6, 6))
-    assert learnt(image)[inside].shape == fixed(image)[inside].shape == (1, 3, 4, 4)
+    torch.testing.assert_close(learned.upsample[0](scores[0], (8, 8))[..., 1:-1, 1:-1], torch.ones(1, 3, 6, 6))
+    assert learned(image)[inside].shape == fixed(image)[inside].shape == (1, 3, 4, 4)
 
 
 @pytest.mark.parametrize("stride", [4, 2])

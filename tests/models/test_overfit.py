@@ -38,19 +38,20 @@ def crops(shared_data: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
-def test_two_crops_are_learnt_by_heart(name: str, crops: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_two_crops_are_learned_by_heart(name: str, crops: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, truth = crops
     model = create_model(name, width=WIDTH, num_classes=VOID).train()
-    optimiser = torch.optim.Adam(model.parameter_groups(1e-3))
+    optimizer = torch.optim.Adam(model.parameter_groups(1e-3))
     reached = 0.0
     for step in range(1, STEPS + 1):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses = [
-            weight * F.cross_entropy(logits, truth, ignore_index=VOID) for logits, weight in model.supervised(images)
+            weight * F.cross_entropy(logits, truth, ignore_index=VOID)
+            for logits, weight in model.training_outputs(images)
         ]
         torch.stack(losses).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         if step % EVERY == 0:
             reached = accuracy(model, images, truth)
             if reached >= GOAL:
@@ -60,7 +61,7 @@ def test_two_crops_are_learnt_by_heart(name: str, crops: tuple[torch.Tensor, tor
 
 
 def accuracy(model: torch.nn.Module, images: torch.Tensor, truth: torch.Tensor) -> float:
-    """The share of right pixels in evaluation mode, void left out, with fresh statistics of batch normalisation."""
+    """The share of right pixels in evaluation mode, void left out, with fresh statistics of batch normalization."""
     recalibrate_batch_norm(model, [images])
     model.eval()
     with torch.no_grad():

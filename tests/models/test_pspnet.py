@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from atrous import AtrousError, create_model
-from atrous.layers.pyramid import PyramidPooling
+from atrous.layers.aspp import PyramidPooling
 
 NAME = "pspnet.resnet50"
 
@@ -71,11 +71,11 @@ def test_pyramids_of_the_ablation(options: dict, channels: int) -> None:
 
 def test_the_auxiliary_loss_weighs_two_fifths_at_the_fourth_stage() -> None:
     model = create_model(NAME, width=0.125)
-    assert [weight for _, weight in model.supervised(torch.randn(2, 3, 33, 33))] == [1.0, 0.4]
+    assert [weight for _, weight in model.training_outputs(torch.randn(2, 3, 33, 33))] == [1.0, 0.4]
     with torch.device("meta"):
         assert create_model(NAME).auxiliary[0][0].weight.shape == (256, 1024, 3, 3)
     alone = create_model(NAME, width=0.125, auxiliary=False)
-    assert len(alone.supervised(torch.randn(2, 3, 33, 33))) == 1
+    assert len(alone.training_outputs(torch.randn(2, 3, 33, 33))) == 1
 
 
 def test_released_networks_dilate_whole_stages() -> None:

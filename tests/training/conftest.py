@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.data import camvid, cityscapes, voc
-from atrous.data.labels import save_labels
+from atrous.data.datasets import camvid, cityscapes, voc
+from atrous.imaging.labels import save_labels
 from atrous.training.recipe import Recipe, make_recipe
 
 
 def draw_pair(seed: int, classes: int, height: int = 60, width: int = 80) -> tuple[np.ndarray, np.ndarray]:
-    """An image and labels: a few rectangles whose colours tell their classes, with noise."""
+    """An image and labels: a few rectangles whose colors tell their classes, with noise."""
     rng = np.random.default_rng(seed)
     labels = np.zeros((height, width), np.uint8)
     for _ in range(4):
@@ -33,7 +33,7 @@ def write_pair(image: Path, mask: Path, pixels: np.ndarray, labels: np.ndarray) 
     for path in (image, mask):
         path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(image)
-    save_labels(labels, voc.COLOURS, mask)
+    save_labels(labels, voc.COLORS, mask)
 
 
 def write_camvid(root: Path, train: int = 6, val: int = 3) -> Path:

@@ -12,8 +12,8 @@ import yaml
 
 from atrous import AtrousError, create_model, list_models, load
 from atrous.data.catalog import Spec
-from atrous.training.recipe import FOLDER, DataEntry, Recipe, list_recipes, make_recipe, read_recipe
-from atrous.training.record import read_rows
+from atrous.training.logs import read_rows
+from atrous.training.recipe import FOLDER, DataConfig, Recipe, list_recipes, make_recipe, read_recipe
 
 EVERY_RECIPE = pytest.mark.parametrize("name", list_recipes())
 BASE = {"name": "x", "model": "m", "data": {"train": "voc2012:data"}, "steps": 10}
@@ -53,7 +53,7 @@ def test_two_steps_of_each_stage(name: str, official: Callable[[str], str], tmp_
 
 
 def _backbone(name: str, path: Path) -> Path:
-    """A backbone to start from, as weak as a trained one where it is not normalised: frozen random ones overflow."""
+    """A backbone to start from, as weak as a trained one where it is not normalized: frozen random ones overflow."""
     first = read_recipe(name).stages[0]
     if not first.backbone_weights:
         return path
@@ -88,8 +88,8 @@ def _tiny(name: str, official: Callable[[str], str], backbone: Path) -> Recipe:
 
 def test_deeplab_v3_is_trained_as_published() -> None:
     first, second = read_recipe("deeplab_v3_resnet101_voc").stages
-    assert (first.steps, first.batch, first.optimiser.lr, first.batch_norm) == (30000, 16, 0.007, "sync")
-    assert (second.steps, second.optimiser.lr, second.batch_norm) == (30000, 0.001, "frozen")
+    assert (first.steps, first.batch, first.optimizer.lr, first.batch_norm) == (30000, 16, 0.007, "sync")
+    assert (second.steps, second.optimizer.lr, second.batch_norm) == (30000, 0.001, "frozen")
     assert first.model.options["output_stride"] == 16
     assert second.model.options["output_stride"] == 8
     assert Spec.parse(first.data.train[0]).options == {"split": "trainaug"}
@@ -98,8 +98,8 @@ def test_deeplab_v3_is_trained_as_published() -> None:
 
 
 def test_overrides() -> None:
-    recipe = read_recipe("fcn_vgg16_voc", ["optimiser.lr=1e-3", "stages.fcn_16s.steps=7", "seed=3", "loss=lovasz"])
-    assert [stage.optimiser.lr for stage in recipe.stages] == [1e-3] * 3
+    recipe = read_recipe("fcn_vgg16_voc", ["optimizer.lr=1e-3", "stages.fcn_16s.steps=7", "seed=3", "loss=lovasz"])
+    assert [stage.optimizer.lr for stage in recipe.stages] == [1e-3] * 3
     assert [stage.steps for stage in recipe.stages] == [100000, 7, 100000]
     assert recipe.seed == 3
     assert recipe.stages[0].loss == {"lovasz": {}}
@@ -109,8 +109,8 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["optimizer.lr=1"], "there is no key 'optimizer'. Did you mean 'optimiser'"),
-        (["optimiser.learningrate=1"], "optimiser: there is no key 'learningrate'"),
+        (["optimiser.lr=1"], "there is no key 'optimiser'. Did you mean 'optimizer'"),
+        (["optimizer.learningrate=1"], "optimizer: there is no key 'learningrate'"),
         (["batchnorm=train"], "Did you mean 'batch_norm'"),
         (["loss=crossentropy"], "no loss 'crossentropy'. Did you mean 'cross_entropy'"),
         (["loss.cross_entropy.clas_weights=[1]"], "takes no 'clas_weights'. Did you mean 'class_weights'"),
@@ -118,7 +118,7 @@ def test_overrides() -> None:
         (["transforms=[{crop: {height: 3}}]"], "the transform 'crop' cannot be made"),
         (["transforms.0.crop=3"], "'transforms' holds no keys"),
         (["schedule.poly.powr=1"], "the schedule 'poly' takes no 'powr'. Did you mean 'power'"),
-        (["optimiser.lr=-1"], "optimiser.lr: Input should be greater than 0"),
+        (["optimizer.lr=-1"], "optimizer.lr: Input should be greater than 0"),
         (["steps=0"], "give either steps or epochs"),
         (["epochs=3"], "give either steps or epochs"),
         (["lr"], "an override is key=value"),
@@ -170,7 +170,7 @@ def test_stages_need_names_of_their_own() -> None:
 
 
 def test_data_in_another_place_and_other_data(official: Callable[[str], str]) -> None:
-    entry = DataEntry(train=("coco_voc:c?split=train2017", "voc2012:v?split=trainaug"), val="voc2012:v?split=val")
+    entry = DataConfig(train=("coco_voc:c?split=train2017", "voc2012:v?split=trainaug"), val="voc2012:v?split=val")
     moved = entry.at("voc2012:/mnt/voc?aug=extra")
     assert moved.train == ("coco_voc:c?split=train2017", "voc2012:/mnt/voc?split=trainaug&aug=extra")
     assert moved.val == "voc2012:/mnt/voc?split=val&aug=extra"

@@ -17,13 +17,13 @@ import torch
 import yaml
 
 from atrous import AtrousError, load
-from atrous.data import camvid
+from atrous.data.datasets import camvid
 from tests.training.conftest import draw_pair, small, write_camvid, write_folder, write_pair
 
 pytest.importorskip("lightning", reason="needs the extra 'train'")
 
 from atrous.training import train
-from atrous.training.record import read_rows
+from atrous.training.logs import read_rows
 from atrous.training.run import CHECKPOINT, Progress, read_checkpoint
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -93,7 +93,7 @@ def test_what_a_run_leaves(street: str, tmp_path: Path) -> None:
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(street: str, tmp_path: Path) -> None:
     """Kill -9 in mid-epoch, with dropout, augmentation and a moving average: all is the same to the last bit."""
-    stages = [{"name": "one", "steps": 3}, {"name": "two", "steps": 7, "optimiser": {"lr": 0.001}}]
+    stages = [{"name": "one", "steps": 3}, {"name": "two", "steps": 7, "optimizer": {"lr": 0.001}}]
     recipe = small(street, "ema=0.9", "model.options.dropout=0.5", "evaluate.images=1", stages=stages)
     path = tmp_path / "killed.yaml"
     path.write_text(recipe.to_yaml())
@@ -149,8 +149,8 @@ def assert_same_training(ours: Path, theirs: Path, rel: float) -> None:
     both, one = (read_checkpoint(folder) for folder in (ours, theirs))
     assert both is not None
     assert one is not None
-    assert both["optimiser"]["param_groups"] == one["optimiser"]["param_groups"]
-    torch.testing.assert_close(both["optimiser"]["state"], one["optimiser"]["state"], rtol=1e-5, atol=1e-6)
+    assert both["optimizer"]["param_groups"] == one["optimizer"]["param_groups"]
+    torch.testing.assert_close(both["optimizer"]["state"], one["optimizer"]["state"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(both["ema"], one["ema"], rtol=1e-5, atol=1e-6)
     both, one = (read_rows(folder / "evaluations.csv")[-1] for folder in (ours, theirs))
     assert float(both["pixel_accuracy"]) == pytest.approx(float(one["pixel_accuracy"]), abs=1e-3)
@@ -194,12 +194,12 @@ def test_networks_that_run_their_parts_themselves_can_be_shared_out(street: str,
 
 
 @pytest.mark.parametrize(
-    "optimiser", ["{name: sgd, lr: 0.01, momentum: 0}", "{name: sgd, lr: 0.01}", "{name: adamw, lr: 0.01}"]
+    "optimizer", ["{name: sgd, lr: 0.01, momentum: 0}", "{name: sgd, lr: 0.01}", "{name: adamw, lr: 0.01}"]
 )
-def test_a_checkpoint_leaves_the_optimiser_as_it_is(optimiser: str, street: str, tmp_path: Path) -> None:
+def test_a_checkpoint_leaves_the_optimizer_as_it_is(optimizer: str, street: str, tmp_path: Path) -> None:
     """One is written before the first step, and one after it is resumed."""
-    recipe = small(street, f"optimiser={optimiser}", "checkpoint_every=1", "model.options.dropout=0")
-    rare = small(street, f"optimiser={optimiser}", "checkpoint_every=100", "model.options.dropout=0")
+    recipe = small(street, f"optimizer={optimizer}", "checkpoint_every=1", "model.options.dropout=0")
+    rare = small(street, f"optimizer={optimizer}", "checkpoint_every=100", "model.options.dropout=0")
     train(rare, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "begun", on_progress=press_ctrl_c)
@@ -207,8 +207,8 @@ def test_a_checkpoint_leaves_the_optimiser_as_it_is(optimiser: str, street: str,
     assert losses(tmp_path / "begun") == losses(tmp_path / "whole")
     state = read_checkpoint(tmp_path / "begun")
     assert state is not None
-    steps = {float(entry["step"]) for entry in state["optimiser"]["state"].values() if "step" in entry}
-    assert steps == ({4.0} if "adamw" in optimiser else set())
+    steps = {float(entry["step"]) for entry in state["optimizer"]["state"].values() if "step" in entry}
+    assert steps == ({4.0} if "adamw" in optimizer else set())
 
 
 def test_one_process_shares_with_nobody(street: str, tmp_path: Path) -> None:
@@ -222,8 +222,8 @@ def test_one_process_shares_with_nobody(street: str, tmp_path: Path) -> None:
 
 def test_no_image_is_judged_twice(street: str) -> None:
     from atrous.data import open_dataset
-    from atrous.training.judge import judge
     from atrous.training.run import build
+    from atrous.training.validate import judge
 
     recipe = small(street)
     data = open_dataset(f"{street}?split=val")
@@ -237,7 +237,7 @@ def test_no_image_is_judged_twice(street: str) -> None:
 
 def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(street: str, tmp_path: Path) -> None:
     with pytest.raises(AtrousError, match=r"The loss is (nan|inf) in step \d of stage 'train', on train_\d"):
-        train(small(street, "optimiser.lr=1e30", "schedule=fixed"), tmp_path / "run")
+        train(small(street, "optimizer.lr=1e30", "schedule=fixed"), tmp_path / "run")
     state = read_checkpoint(tmp_path / "run")
     assert state is not None
     assert all(value.isfinite().all() for value in state["model"].values() if value.is_floating_point())

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from atrous import AtrousError, create_model
-from atrous.data import voc
+from atrous.card import Card, Preprocessing
+from atrous.data.datasets import voc
 from atrous.data.loading import bootstrap
 from atrous.layers.norm import BatchNorm2d
-from atrous.training.feed import Portions, join, open_training_data
-from atrous.training.recipe import DataEntry
-from atrous.training.start import class_axes, start_backbone, transfer
-from atrous.weights import Card, Preprocessing
+from atrous.models import build_from_card
+from atrous.training.initialize import class_axes, start_backbone, transfer
+from atrous.training.loader import StepBatchSampler, join, open_training_data
+from atrous.training.recipe import DataConfig
 from tests.training.conftest import small, write_camvid, write_sbd, write_voc
 
 pytest.importorskip("lightning", reason="needs the extra 'train'")
@@ -41,14 +42,14 @@ def card_of(classes: tuple[str, ...], model: str = MODEL) -> Card:
         model=model,
         arguments={"width": 0.125},
         classes=classes,
-        colours=voc.COLOURS[: len(classes)],
+        colors=voc.COLORS[: len(classes)],
         preprocessing=Preprocessing(),
     )
 
 
 def test_rates_and_decay_of_the_groups() -> None:
     """DeepLab v2: the classifier at ten times the rate, biases at twice theirs, without decay."""
-    task = task_of("optimiser={lr: 0.001, head: 10, bias: 2, decay_bias: false, weight_decay: 0.0005}")
+    task = task_of("optimizer={lr: 0.001, head: 10, bias: 2, decay_bias: false, weight_decay: 0.0005}")
     groups = task.configure_optimizers().param_groups
     rates = {id(p): (group["full_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     classifier = task.model.classifier
@@ -114,19 +115,19 @@ def test_moving_average() -> None:
 
 
 def test_every_image_comes_once_an_epoch_however_it_is_shared_out() -> None:
-    whole = list(Portions(images=10, batch=4, steps=5))
+    whole = list(StepBatchSampler(images=10, batch=4, steps=5))
     assert Counter(index for keys in whole for epoch, index in keys if epoch == 0) == Counter(range(10))
     assert Counter(index for keys in whole for epoch, index in keys if epoch == 1) == Counter(range(10))
-    assert list(Portions(images=10, batch=4, steps=5, start=3)) == whole[3:]
-    parts = [list(Portions(10, 4, 5, accumulate=2, rank=rank, processes=2)) for rank in range(2)]
+    assert list(StepBatchSampler(images=10, batch=4, steps=5, start=3)) == whole[3:]
+    parts = [list(StepBatchSampler(10, 4, 5, accumulate=2, rank=rank, processes=2)) for rank in range(2)]
     for step, keys in enumerate(whole):
         shared = [key for part in parts for portion in part[2 * step : 2 * step + 2] for key in portion]
         assert sorted(shared) == sorted(keys)
-    assert [len(keys) for keys in Portions(images=1, batch=3, steps=2)] == [3, 3]
+    assert [len(keys) for keys in StepBatchSampler(images=1, batch=3, steps=2)] == [3, 3]
 
 
 def test_bootstrapping_lists_hard_images_again(tmp_path: Path) -> None:
-    entry = DataEntry(train=(f"voc2012:{write_voc(tmp_path / 'voc')}?split=trainval",))
+    entry = DataConfig(train=(f"voc2012:{write_voc(tmp_path / 'voc')}?split=trainval",))
     plain = open_training_data(entry)
     hard = sum(bool(np.isin(plain.labels(i), [voc.CLASSES.index(n) for n in voc.HARD_CLASSES]).any()) for i in range(4))
     again = open_training_data(entry.model_copy(update={"bootstrap": voc.HARD_CLASSES, "times": 3}))
@@ -137,7 +138,7 @@ def test_bootstrapping_lists_hard_images_again(tmp_path: Path) -> None:
 
 def test_data_sets_join_by_their_classes(tmp_path: Path) -> None:
     pascal = f"voc2012:{write_voc(tmp_path / 'voc')}?split=train"
-    both = open_training_data(DataEntry(train=(pascal, f"sbd:{write_sbd(tmp_path / 'sbd')}?split=train")))
+    both = open_training_data(DataConfig(train=(pascal, f"sbd:{write_sbd(tmp_path / 'sbd')}?split=train")))
     assert len(both) == 4
     assert all(both.labels(index).shape == (60, 80) for index in range(4))
     from atrous.data import open_dataset
@@ -148,7 +149,7 @@ def test_data_sets_join_by_their_classes(tmp_path: Path) -> None:
 
 def test_fine_tuning_copies_all_but_the_last_layer_and_rows_of_the_same_name() -> None:
     theirs, ours = card_of(("sky", "road", "car")), card_of(("car", "dog", "sky", "cat"))
-    source, target = theirs.build(), ours.build()
+    source, target = build_from_card(theirs), build_from_card(ours)
     fresh = target.classifier.weight.detach().clone()
     started = transfer(target, ours, source.state_dict(), theirs, "a file")
     assert torch.equal(target.classifier.weight[0], source.classifier.weight[2])
@@ -163,7 +164,7 @@ def test_fine_tuning_copies_all_but_the_last_layer_and_rows_of_the_same_name() -
 def test_layers_between_classes_are_copied_on_both_sides() -> None:
     """GCN's boundary refinement goes from classes to classes."""
     theirs, ours = (card_of(names, "gcn.resnet50") for names in (("a", "b", "c"), ("c", "a")))
-    source, target = theirs.build(), ours.build()
+    source, target = build_from_card(theirs), build_from_card(ours)
     transfer(target, ours, source.state_dict(), theirs, "a file")
     key = next(key for key, axes in class_axes(ours).items() if axes == (0, 1) and key.endswith("weight"))
     assert torch.equal(target.state_dict()[key][1, 0], source.state_dict()[key][0, 2])
@@ -172,7 +173,7 @@ def test_layers_between_classes_are_copied_on_both_sides() -> None:
 def test_networks_with_nothing_in_common() -> None:
     ours, theirs = card_of(("a", "b")), card_of(("a", "b"), "unet.padded")
     with pytest.raises(AtrousError, match="no tensor in common"):
-        transfer(ours.build(), ours, {"x": torch.zeros(1)}, theirs, "a file")
+        transfer(build_from_card(ours), ours, {"x": torch.zeros(1)}, theirs, "a file")
 
 
 def test_a_backbone_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from atrous import create_model
-from atrous.data import voc
+from atrous.card import Card, Preprocessing
+from atrous.data.datasets import voc
 from atrous.models import SegmentationModel
-from atrous.weights import Card, Preprocessing
 
 
 @pytest.fixture
@@ -16,10 +16,10 @@ def card() -> Card:
         model="deeplab_v3.mobilenet_v2",
         arguments={"width": 0.125},
         classes=voc.CLASSES,
-        colours=voc.COLOURS,
+        colors=voc.COLORS,
         preprocessing=Preprocessing(resize="pad", size=(65, 65)),
         align_corners=True,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         trained_on="nothing",
     )
 

@@ -15,7 +15,7 @@ import atrous
 from atrous import AtrousError, Segmenter
 from atrous.weights import save
 
-FLOAT, QUANTISED = "deeplabv3_257_mv_gpu.tflite", "deeplabv3_mnv2_pascal_quant.tflite"
+FLOAT, QUANTIZED = "deeplabv3_257_mv_gpu.tflite", "deeplabv3_mnv2_pascal_quant.tflite"
 PHOTOGRAPHS = {"cat_720p.jpg": "cat", "parrot.jpg": "bird", "pets.jpg": "dog", "bird.bmp": "bird", "dog.bmp": "dog"}
 
 
@@ -64,26 +64,26 @@ def test_the_golden_mask(weights: Path, images: Path) -> None:
     assert (labels == golden).mean() >= 0.99
 
 
-@pytest.mark.parametrize("file", [FLOAT, QUANTISED])
+@pytest.mark.parametrize("file", [FLOAT, QUANTIZED])
 def test_what_is_in_the_photographs_is_found(weights: Path, images: Path, file: str) -> None:
     segmenter = Segmenter.load(weights / file, device="cpu")
     for name, animal in PHOTOGRAPHS.items():
-        shares = segmenter(images / name).shares()
+        shares = segmenter(images / name).class_fractions()
         shares.pop("background")
         assert max(shares, key=shares.__getitem__) == animal
         assert shares[animal] > 0.1
-    assert segmenter(images / "golden_input.jpg").shares()["person"] > 0.2
+    assert segmenter(images / "golden_input.jpg").class_fractions()["person"] > 0.2
 
 
-def test_the_quantised_graph_agrees_with_the_truth_about_the_bird(weights: Path, images: Path) -> None:
-    labels = Segmenter.load(weights / QUANTISED, device="cpu")(images / "bird.bmp").labels
+def test_the_quantized_graph_agrees_with_the_truth_about_the_bird(weights: Path, images: Path) -> None:
+    labels = Segmenter.load(weights / QUANTIZED, device="cpu")(images / "bird.bmp").labels
     truth = np.asarray(Image.open(images / "bird_mask.bmp")) > 0
     bird = labels == 3
     assert (bird & truth).sum() / (bird | truth).sum() > 0.9
 
 
 def test_geometry_is_read_from_the_graph(weights: Path) -> None:
-    small, large = atrous.load(weights / FLOAT), atrous.load(weights / QUANTISED)
+    small, large = atrous.load(weights / FLOAT), atrous.load(weights / QUANTIZED)
     assert (small.output_stride, large.output_stride) == (8, 16)
     assert small.aspp.pooling.window == large.aspp.pooling.window == (33, 33)
     assert small.card.preprocessing.size == (257, 257)

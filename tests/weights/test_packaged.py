@@ -10,7 +10,7 @@ from safetensors import safe_open
 from atrous import Segmenter, list_weights
 from atrous.cli.predict import DEFAULT_WEIGHTS
 from atrous.data import open_dataset
-from atrous.data.camvid import CLASSES
+from atrous.data.datasets.camvid import CLASSES
 from atrous.evaluation import ConfusionMatrix
 from atrous.weights.store import PACKAGED, SUFFIX, read_card
 
@@ -36,7 +36,7 @@ def test_files_are_small_and_their_cards_complete(path: Path) -> None:
     assert kinds <= {"F16", "I64"}
     card = read_card(path.name.removesuffix(SUFFIX))
     assert path.name.startswith(card.model)
-    assert card.licence != "unknown"
+    assert card.license != "unknown"
     assert "ImageNet" in card.source
     assert "camvid train, 367 images" in card.trained_on
     (miou,) = (figure for figure in card.measured if figure.name == "mIoU")

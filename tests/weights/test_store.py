@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 import atrous
 from atrous import AtrousError
+from atrous.card import Card
 from atrous.models import SegmentationModel
-from atrous.weights import Card, read_card, resolve, save
+from atrous.weights import read_card, resolve, save
 
 
 def test_what_is_saved_comes_back_with_its_card(model, card, image, tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_tensors_that_do_not_fit_are_named(saved: Path, card: Card, change, mess
     [
         ("model", "deeplab_v3.mobilenet_v3", "Did you mean 'deeplab_v3.mobilenet_v2'"),
         ("arguments", {"output_strid": 8}, "Did you mean 'output_stride'"),
-        ("classes", ["only"], "1 classes but 21 colours"),
+        ("classes", ["only"], "1 classes but 21 colors"),
         ("preprocessing", {"resize": "pad"}, "needs a size"),
         ("surprise", 1, "surprise"),
         ("version", 2, "version"),

@@ -1,6 +1,6 @@
 """MobileNetV2: Inverted Residuals and Linear Bottlenecks (Sandler, Howard, Zhu, Zhmoginov, Chen; CVPR 2018).
 
-Parameter names are torchvision's (`features.0.0`, `features.1.conv.0.0`, ...). The batch normalisation has TensorFlow's
+Parameter names are torchvision's (`features.0.0`, `features.1.conv.0.0`, ...). The batch normalization has TensorFlow's
 epsilon of 1e-3, which the released DeepLab weights were trained with. `divisor=1` switches off the rounding of channels
 to multiples of 8, as in the x0.5 DeepLab release.
 """

@@ -3,7 +3,7 @@ has it (section 3.2 and figure 4): Xception-41, -65 and -71.
 
 It differs from Chollet's in four ways: more layers (the entry flow keeps its structure, as in MSRA's "aligned"
 Xception); strided separable convolutions in the place of all max pooling, so that strides can be traded for dilations;
-batch normalisation and, in exit flow and heads, ReLU behind each 3x3 depthwise convolution, as MobileNet has it; and a
+batch normalization and, in exit flow and heads, ReLU behind each 3x3 depthwise convolution, as MobileNet has it; and a
 1x1 shortcut wherever shape changes. The stride is in the last of a block's three separable convolutions, so the finest
 map of a block is its second convolution's output: stages are tapped there, without activation, as in TensorFlow
 DeepLab (`entry_flow/block2/unit_1/xception_module/separable_conv2_pointwise` is its low-level feature).

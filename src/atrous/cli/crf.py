@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from atrous.card import Card
     from atrous.data.dataset import SegmentationDataset
-    from atrous.evaluation.tune import Sample
-    from atrous.weights import Card
+    from atrous.evaluation.crf_search import Sample
 
 
 PRESETS = ("v1", "v2", "v2_resnet", "crf_rnn", "krahenbuhl")
@@ -49,11 +49,11 @@ def refine(
     preset: Preset = "v2",
     w1: Annotated[float | None, typer.Option(help="Weight of the bilateral kernel, instead of the preset's.")] = None,
     sigma_alpha: Annotated[float | None, typer.Option(help="Its width in pixels.")] = None,
-    sigma_beta: Annotated[float | None, typer.Option(help="Its width in colour levels of 0..255.")] = None,
+    sigma_beta: Annotated[float | None, typer.Option(help="Its width in color levels of 0..255.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Mean-field updates, instead of the preset's.")] = None,
     prune: Annotated[float, typer.Option(help="Leave out classes that are nowhere more probable than this.")] = 0.0,
     weights: Annotated[
-        str | None, typer.Option("--weights", "-w", help="Whose names and colours of classes to use.")
+        str | None, typer.Option("--weights", "-w", help="Whose names and colors of classes to use.")
     ] = None,
     keep: Annotated[bool, typer.Option("--probabilities", help="Write the refined probabilities as well.")] = False,
 ) -> None:
@@ -70,8 +70,8 @@ def refine(
 
     from atrous.crf import Bilateral, dense_crf
     from atrous.crf import preset as paper
-    from atrous.data.images import read_image, save_picture
     from atrous.files import check_writable, writing
+    from atrous.imaging.io import read_image, save_picture
     from atrous.inference import Segmentation
     from atrous.weights import read_card
 
@@ -89,9 +89,9 @@ def refine(
         pixels, maps, gaussian=found.gaussian, bilateral=bilateral, prune=prune,
         iterations=found.iterations if iterations is None else iterations,
     )  # fmt: skip
-    classes, colours = _names_and_colours(len(maps), read_card(weights) if weights else None)
+    classes, colors = _names_and_colors(len(maps), read_card(weights) if weights else None)
     before, after = (
-        Segmentation(pixels, each.argmax(0).astype(np.uint8 if len(maps) <= 256 else np.uint16), classes, colours)
+        Segmentation(pixels, each.argmax(0).astype(np.uint8 if len(maps) <= 256 else np.uint16), classes, colors)
         for each in (maps, refined)
     )
     labels, overlay = after.save(out / f"{image.stem}.png")
@@ -129,8 +129,8 @@ def tune(
 
     from atrous.data.catalog import open_dataset
     from atrous.errors import did_you_mean
-    from atrous.evaluation.tune import RANGES, plot_search
-    from atrous.evaluation.tune import tune as search
+    from atrous.evaluation.crf_search import RANGES, plot_search
+    from atrous.evaluation.crf_search import tune as search
     from atrous.files import check_writable
 
     if ranges not in RANGES:
@@ -170,21 +170,21 @@ def _read_probabilities(path: Path) -> NDArray[np.floating]:
     return maps
 
 
-def _names_and_colours(count: int, card: Card | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
-    from atrous.data.labels import bit_colours
+def _names_and_colors(count: int, card: Card | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    from atrous.imaging.labels import bit_colors
 
     if card is None:
-        return tuple(f"class {index}" for index in range(count)), bit_colours(count)
+        return tuple(f"class {index}" for index in range(count)), bit_colors(count)
     if len(card.classes) != count:
         raise AtrousError(f"The probabilities are of {count} classes, the weights know {len(card.classes)}.")
-    return card.classes, card.colours
+    return card.classes, card.colors
 
 
 def _samples(dataset: SegmentationDataset, weights: str, folder: Path) -> list[Sample]:
     """The data set with the network's probabilities, which are computed once and kept as 16-bit floats."""
     import numpy as np
 
-    from atrous.evaluation.tune import Sample
+    from atrous.evaluation.crf_search import Sample
     from atrous.files import writing
     from atrous.inference import Segmenter
 

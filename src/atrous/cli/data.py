@@ -119,9 +119,9 @@ def voc_aug(
     """
     from rich.console import Console
 
-    from atrous.data.layout import descend
-    from atrous.data.sbd import build_trainaug
-    from atrous.data.voc import INNER
+    from atrous.data.datasets.layout import descend
+    from atrous.data.datasets.sbd import build_trainaug
+    from atrous.data.datasets.voc import INNER
     from atrous.files import check_writable
 
     target = out or descend(voc, *INNER, holding="JPEGImages")
@@ -142,7 +142,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A folder with images and m
     """
     from rich.console import Console
 
-    from atrous.data.folder import describe_folder
+    from atrous.data.datasets.folder import describe_folder
 
     path = describe_folder(folder)
     Console().print(f"{path}: name the classes in it, then `atrous inspect {folder}`", soft_wrap=True)

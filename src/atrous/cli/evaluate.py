@@ -171,7 +171,7 @@ def _draw(
         sample = data[index]
         kept = found.kept.get(index)
         rows.append((sample.image, sample.labels, predict(segmenter, sample.image, crf) if kept is None else kept))
-    draw_worst(rows, data.colours, data.ignore_index, out / "worst.png")
+    draw_worst(rows, data.colors, data.ignore_index, out / "worst.png")
     try:
         plot_trimap(found, out / "trimap.png")
         plot_confusion(found, data.classes, out / "confusion.png")
@@ -181,7 +181,8 @@ def _draw(
 
 def _enter(path: Path, found: Evaluation, data: str, command: str) -> None:
     """Figures of the same name, data and command are replaced, others stay."""
-    from atrous.weights import Measurement, read_card, rewrite_card
+    from atrous.card import Measurement
+    from atrous.weights import read_card, rewrite_card
 
     card = read_card(path)
     new = [

@@ -27,8 +27,8 @@ def explain(
     from rich.console import Console
     from rich.table import Table
 
-    from atrous.models.explain import explain as explained
-    from atrous.models.summary import count_text
+    from atrous.analysis.counts import count_text
+    from atrous.analysis.explain import explain as explained
 
     options = {} if output_stride is None else {"output_stride": output_stride}
     told = explained(model, _size(size), num_classes=num_classes, **options)

@@ -11,7 +11,7 @@ def info(
     weights: Annotated[str, typer.Argument(help="An id or a file of weights.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
-    """Show the card of weights: network, classes, preprocessing, source, licence, measured figures.
+    """Show the card of weights: network, classes, preprocessing, source, license, measured figures.
 
     Examples:
 
@@ -45,7 +45,7 @@ def info(
         "ignore index": str(card.ignore_index),
         "trained on": card.trained_on,
         "source": card.source,
-        "licence": card.licence,
+        "license": card.license,
     }
     for key, value in rows.items():
         if value:

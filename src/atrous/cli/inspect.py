@@ -63,14 +63,14 @@ def inspect(
 
 
 def _write(inspection: Inspection, out: Path) -> list[Path]:
-    from atrous.data.images import save_picture
-    from atrous.data.pictures import contact_sheet
     from atrous.data.report import write_html
     from atrous.files import writing
+    from atrous.imaging.draw import contact_sheet
+    from atrous.imaging.io import save_picture
 
     paths = []
     samples = inspection.examples()
-    sheet = contact_sheet(samples, inspection.classes, inspection.datasets[0].colours) if samples else None
+    sheet = contact_sheet(samples, inspection.classes, inspection.datasets[0].colors) if samples else None
     if sheet is not None:
         paths.append(out / "samples.png")
         save_picture(sheet, paths[-1])
@@ -95,14 +95,14 @@ def report(console: Console, inspection: Inspection) -> None:
     table = Table("label", "class", "pixels", "share", "images", f"frequency ({content['weights_from']})", "weight")
     for column in (0, 2, 3, 4, 5, 6):
         table.columns[column].justify = "right"
-    labelled = max(1, sum(entry["pixels"] for entry in content["classes"]))
+    labeled = max(1, sum(entry["pixels"] for entry in content["classes"]))
     for entry in content["classes"]:
         known = entry["median_frequency_weight"] is not None
         table.add_row(
             str(entry["label"]),
             escape(entry["name"]),
             f"{entry['pixels']:,}",
-            f"{entry['pixels'] / labelled:.2%}",
+            f"{entry['pixels'] / labeled:.2%}",
             f"{entry['images']:,}",
             f"{entry['frequency']:.4f}" if known else "",
             f"{entry['median_frequency_weight']:.4f}" if known else "",

@@ -30,9 +30,9 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
+    from atrous.analysis.counts import count_parameters, count_text, multiply_adds
     from atrous.errors import AtrousError
     from atrous.models import MODELS, list_models
-    from atrous.models.summary import count_parameters, count_text, multiply_adds
 
     names = list_models(pattern)
     if not names:

@@ -15,7 +15,7 @@ from atrous.errors import AtrousError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from atrous.data.images import Pixels
+    from atrous.imaging.io import Pixels
     from atrous.inference import Segmentation, Segmenter
 
 PRUNE = 0.01
@@ -111,7 +111,7 @@ def _segment_images(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from atrous.inference.pipeline import Behind, ahead
+    from atrous.inference.prefetch import BackgroundWorker, ahead
 
     console, notes = Console(), Console(stderr=True)
     failures: list[AtrousError] = []
@@ -131,7 +131,7 @@ def _segment_images(
         if alone:
             segmenter.progress = lambda count, total: progress.update(task, completed=count, total=total)
         try:
-            with Behind() as behind:
+            with BackgroundWorker() as behind:
                 for source, target, pixels in ahead((source, target, _read(source)) for source, target in jobs):
                     if isinstance(pixels, AtrousError):
                         failures.append(pixels)
@@ -173,7 +173,7 @@ def _refined(segmenter: Segmenter, pixels: Pixels, preset: str) -> Segmentation:
 
 
 def _read(source: Path) -> Pixels | AtrousError:
-    from atrous.data.images import read_image
+    from atrous.imaging.io import read_image
 
     try:
         return read_image(source)
@@ -210,7 +210,7 @@ def _expand(given: str) -> list[tuple[Path, Path]]:
     """Image files, each with its path relative to what was given."""
     import glob
 
-    from atrous.data.images import SUFFIXES
+    from atrous.imaging.io import SUFFIXES
 
     path = Path(given)
     if path.is_dir():
@@ -271,7 +271,7 @@ def _written(source: Path, target: Path, found: Segmentation, seconds: float) ->
         "width": width,
         "height": height,
         "seconds": round(seconds, 3),
-        "classes": {name: round(share, 4) for name, share in found.shares().items()},
+        "classes": {name: round(share, 4) for name, share in found.class_fractions().items()},
     }
 
 

@@ -112,7 +112,7 @@ def _recipe(words: list[str], model: str, data: list[str]) -> Recipe:
             {"crop": {"height": 513, "width": 513}},
             "flip",
         ],
-        "optimiser": {"lr": 0.01},
+        "optimizer": {"lr": 0.01},
     }
     if not any(word.startswith(("steps=", "epochs=")) for word in overrides):
         tree["epochs"] = 50
@@ -138,7 +138,7 @@ def _check_extra() -> None:
 
 def _check_and_plan(console: Console, recipe: Recipe, *, check: bool) -> None:
     from atrous.data import open_dataset
-    from atrous.training.feed import open_training_data
+    from atrous.training.loader import open_training_data
 
     checked: set[str] = set()
     for stage in recipe.stages:
@@ -171,7 +171,7 @@ def _check(console: Console, datasets: list[SegmentationDataset]) -> None:
         raise AtrousError(f"{len(wrong)} things are wrong with the data; nothing was trained:\n{listed}{more}")
     leaks = [finding for finding in found.serious if finding.kind == "leak"]
     if leaks:
-        text = f"{len(leaks)} images are both learnt and judged, so the figures say little: {leaks[0].message}"
+        text = f"{len(leaks)} images are both learned and judged, so the figures say little: {leaks[0].message}"
         console.print(f"[yellow]note[/]: {text}", soft_wrap=True, highlight=False)
     for finding in [finding for finding in found.findings if not finding.serious][:SHOWN]:
         console.print(f"[yellow]note[/]: {finding.message}", soft_wrap=True, highlight=False)

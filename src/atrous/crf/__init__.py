@@ -9,27 +9,12 @@ this package loads neither numba nor torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_WHERE = {
-    "CRFRNN": "rnn",
-    "Bilateral": "parameters",
-    "DenseCRF": "mean_field",
-    "Features": "parameters",
-    "Gaussian": "parameters",
-    "InferenceOptions": "mean_field",
-    "Lattice": "lattice",
-    "Normalization": "lattice",
-    "PRESETS": "parameters",
-    "Preset": "parameters",
-    "TorchLattice": "lattice_torch",
-    "dense_crf": "mean_field",
-    "dense_crf_labels": "mean_field",
-    "permutohedral_filter": "lattice_torch",
-    "preset": "parameters",
-    "probabilities_from_labels": "unary",
-}
+from atrous.crf.dense_crf import DenseCRF, InferenceOptions, dense_crf, dense_crf_labels
+from atrous.crf.kernels import PRESETS, Bilateral, Features, Gaussian, Preset, preset
+from atrous.crf.numba_backend.lattice import Lattice, Normalization
+from atrous.lazy import lazy_names
 
 __all__ = [
     "CRFRNN", "PRESETS", "Bilateral", "DenseCRF", "Features", "Gaussian", "InferenceOptions", "Lattice",
@@ -38,19 +23,17 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from atrous.crf.lattice import Lattice, Normalization
-    from atrous.crf.lattice_torch import TorchLattice, permutohedral_filter
-    from atrous.crf.mean_field import DenseCRF, InferenceOptions, dense_crf, dense_crf_labels
-    from atrous.crf.parameters import PRESETS, Bilateral, Features, Gaussian, Preset, preset
-    from atrous.crf.rnn import CRFRNN
+    from atrous.crf.crf_rnn import CRFRNN
+    from atrous.crf.torch_backend.lattice import TorchLattice, permutohedral_filter
     from atrous.crf.unary import probabilities_from_labels
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'atrous.crf' has no attribute '{name}'")
-    return getattr(import_module(f"atrous.crf.{_WHERE[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "CRFRNN": ".crf_rnn",
+        "TorchLattice": ".torch_backend.lattice",
+        "permutohedral_filter": ".torch_backend.lattice",
+        "probabilities_from_labels": ".unary",
+    },
+)

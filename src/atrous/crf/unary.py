@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from atrous.crf.inputs import as_numpy
-from atrous.crf.lattice import Array
+from atrous.crf.numba_backend.lattice import Array
+from atrous.crf.validation import as_numpy
 from atrous.errors import AtrousError
 
 

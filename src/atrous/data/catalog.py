@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
 
-from atrous.data import (  # noqa: F401  (they register themselves)
+from atrous.data.dataset import DATASETS, SegmentationDataset
+from atrous.data.datasets import (  # noqa: F401  (they register themselves)
     ade20k,
     camvid,
     cityscapes,
@@ -23,7 +24,6 @@ from atrous.data import (  # noqa: F401  (they register themselves)
     sbd,
     voc,
 )
-from atrous.data.dataset import DATASETS, SegmentationDataset
 from atrous.errors import AtrousError, did_you_mean
 
 list_datasets = DATASETS.names

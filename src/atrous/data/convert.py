@@ -11,11 +11,11 @@ import yaml
 from PIL import ExifTags
 
 from atrous.data.dataset import Item, SegmentationDataset, describe_mismatch
-from atrous.data.folder import FILE
-from atrous.data.images import opened
-from atrous.data.labels import save_labels
+from atrous.data.datasets.folder import FILE
 from atrous.errors import AtrousError
 from atrous.files import writing
+from atrous.imaging.io import opened
+from atrous.imaging.labels import save_labels
 
 OnProgress = Callable[[int, int], None]
 
@@ -37,7 +37,7 @@ def convert(
         item = dataset.items[index]
         mask = out / "masks" / f"{item.name}.png"
         if not mask.exists():
-            save_labels(dataset.labels(index), dataset.colours, mask)
+            save_labels(dataset.labels(index), dataset.colors, mask)
         _bring(item.image, out / "images" / f"{item.name}{item.image.suffix}")
     for dataset in datasets:
         with writing(out / f"{dataset.split}.txt") as temporary:
@@ -45,7 +45,7 @@ def convert(
     first = datasets[0]
     description = {
         "classes": [
-            {"name": name, "colour": list(colour)} for name, colour in zip(first.classes, first.colours, strict=True)
+            {"name": name, "color": list(color)} for name, color in zip(first.classes, first.colors, strict=True)
         ],
         "ignore": [first.ignore_index],
         "ignore_index": first.ignore_index,

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from atrous.data.images import Pixels, read_image
-from atrous.data.labels import Colour, Labels, label_type
 from atrous.errors import AtrousError
+from atrous.imaging.io import Pixels, read_image
+from atrous.imaging.labels import Color, Labels, label_type
 from atrous.registry import Registry
 
 
@@ -54,7 +54,7 @@ class SegmentationDataset:
     split: str
     items: tuple[Item, ...]
     classes: tuple[str, ...]
-    colours: tuple[Colour, ...]
+    colors: tuple[Color, ...]
     reader: Reader
     ignore_index: int = 255
     splits: tuple[str, ...] = ()
@@ -63,8 +63,8 @@ class SegmentationDataset:
     """What was wrong with the listing: images without a mask, masks without an image; these are not among the items."""
 
     def __post_init__(self) -> None:
-        if len(self.colours) != len(self.classes):
-            raise AtrousError(f"{self.name}: {len(self.classes)} classes but {len(self.colours)} colours.")
+        if len(self.colors) != len(self.classes):
+            raise AtrousError(f"{self.name}: {len(self.classes)} classes but {len(self.colors)} colors.")
         if 0 <= self.ignore_index < len(self.classes):
             raise AtrousError(
                 f"{self.name}: the ignore index {self.ignore_index} is that of '{self.classes[self.ignore_index]}'."
@@ -77,7 +77,7 @@ class SegmentationDataset:
         """Raises: `AtrousError` for files that are missing, damaged, of unequal sizes, or with values of no class."""
         item = self.items[index]
         image = read_image(item.image)
-        labels = self.labels(index) if item.mask is not None else self.unlabelled(image)
+        labels = self.labels(index) if item.mask is not None else self.unlabeled(image)
         if labels.shape != image.shape[:2]:
             raise AtrousError(describe_mismatch(item, image.shape[:2], labels.shape[:2]))
         return Sample(image, labels, item.name, item.image, item.mask)
@@ -92,7 +92,7 @@ class SegmentationDataset:
             raise AtrousError(f"{item.image}: the split '{self.split}' of {self.name} has no labels.")
         return self.reader(item)
 
-    def unlabelled(self, image: Pixels) -> Labels:
+    def unlabeled(self, image: Pixels) -> Labels:
         """A label map for an image without labels: all is ignored."""
         dtype = label_type(len(self.classes), self.ignore_index)
         return np.full(image.shape[:2], self.ignore_index, dtype)

@@ -1,6 +1,6 @@
 """A look at every image and mask of a data set before anything is trained on it.
 
-Most first trainings that fail, fail on masks: 0 and 255 for two classes, colours for indices, a class that never
+Most first trainings that fail, fail on masks: 0 and 255 for two classes, colors for indices, a class that never
 occurs, a mask of another size. Each is found here, with the file it is in.
 """
 
@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 
 from atrous.data.catalog import Spec, open_dataset
 from atrous.data.dataset import Item, Sample, SegmentationDataset, describe_mismatch
-from atrous.data.images import opened, read_image
-from atrous.data.labels import Labels, count_labels
 from atrous.errors import AtrousError
+from atrous.imaging.io import opened, read_image
+from atrous.imaging.labels import Labels, count_labels
 
 _MODES = {
     "1": "1-bit",
-    "L": "grey",
-    "LA": "grey with alpha",
+    "L": "gray",
+    "LA": "gray with alpha",
     "P": "palette",
-    "I;16": "16-bit grey",
-    "RGB": "colour",
-    "RGBA": "colour with alpha",
+    "I;16": "16-bit gray",
+    "RGB": "color",
+    "RGBA": "color with alpha",
 }
 OnProgress = Callable[[int, int], None]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from atrous.data.dataset import Sample, SegmentationDataset
+from atrous.data.datasets.voc import HARD_CLASSES
 from atrous.data.transforms import Transform, adapt
-from atrous.data.voc import HARD_CLASSES
 from atrous.errors import AtrousError, did_you_mean
 
 
@@ -90,7 +90,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples, as a `DataLoader`'s `collate_fn`. Pixels stay bytes: normalising is the model's card's.
+    """Stack samples, as a `DataLoader`'s `collate_fn`. Pixels stay bytes: normalizing is the model's card's.
 
     Raises: `AtrousError` for samples of different sizes.
     """

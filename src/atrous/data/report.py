@@ -9,8 +9,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from atrous.data.images import Pixels
 from atrous.data.inspect import Inspection
+from atrous.imaging.io import Pixels
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -75,10 +75,10 @@ def _class_rows(inspection: Inspection) -> list[str]:
     total, first = inspection.totals(), inspection.totals(inspection.weighed)
     shares = total.pixels / max(1, int(total.pixels.sum()))
     rows = []
-    for label, (name, colour) in enumerate(zip(inspection.classes, inspection.datasets[0].colours, strict=True)):
+    for label, (name, color) in enumerate(zip(inspection.classes, inspection.datasets[0].colors, strict=True)):
         frequency, weight = first.frequencies()[label], first.median_frequency_weights()[label]
         numbers = ("", "") if np.isnan(weight) else (f"{frequency:.4f}", f"{weight:.4f}")
-        paint = f"background:rgb{colour}"
+        paint = f"background:rgb{color}"
         rows.append(
             f'<tr><td class="n">{label}<td><span class="patch" style="{paint}"></span> {escape(name)}'
             f'<td class="n">{total.pixels[label]:,}'

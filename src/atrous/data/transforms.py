@@ -18,13 +18,13 @@ from typing import Any, Protocol, TypeAlias
 import cv2
 import numpy as np
 
-from atrous.data.images import Pixels
-from atrous.data.labels import Labels, count_labels
 from atrous.errors import AtrousError
+from atrous.imaging.io import Pixels
+from atrous.imaging.labels import Labels, count_labels
 
 Pair: TypeAlias = tuple[Pixels, Labels]
 MEAN = (124, 116, 104)
-"""What fills the outside of an image: the mean colour of ImageNet, as 8 bits."""
+"""What fills the outside of an image: the mean color of ImageNet, as 8 bits."""
 
 
 class Transform(Protocol):
@@ -115,12 +115,12 @@ class RandomCrop:
         image, labels = pad_pair(image, labels, self.height, self.width, mean=self.mean, ignore_index=self.ignore_index)
         room = (labels.shape[0] - self.height, labels.shape[1] - self.width)
         aware = rng.random() < self.class_aware
-        centre = self._pixel_of_a_class(labels, rng) if aware and max(room) > 0 else None
+        center = self._pixel_of_a_class(labels, rng) if aware and max(room) > 0 else None
         top, left = (
             int(rng.integers(0, space + 1))
-            if centre is None
+            if center is None
             else int(np.clip(middle - rng.integers(0, size), 0, space))
-            for space, size, middle in zip(room, (self.height, self.width), centre or (0, 0), strict=True)
+            for space, size, middle in zip(room, (self.height, self.width), center or (0, 0), strict=True)
         )
         window = np.s_[top : top + self.height, left : left + self.width]
         return np.ascontiguousarray(image[window]), np.ascontiguousarray(labels[window])
@@ -170,7 +170,7 @@ class RandomBlur:
 
 
 @dataclass(frozen=True)
-class ColourJitter:
+class ColorJitter:
     """Brightness, contrast, saturation by factors in 1 +- the number given, hue turned by up to `hue` of a circle."""
 
     brightness: float = 0.4
@@ -192,10 +192,10 @@ class ColourJitter:
         table = np.arange(256) * (brightness * contrast) + middle * (1 - contrast)
         image = np.asarray(cv2.LUT(image, np.clip(table.round(), 0, 255).astype(np.uint8)), np.uint8)
         if self.saturation or self.hue:
-            hue, colour, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
+            hue, color, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
             hue = cv2.LUT(hue, ((np.arange(256) + round(turn * 256)) % 256).astype(np.uint8))
-            colour = cv2.LUT(colour, np.clip((np.arange(256) * saturation).round(), 0, 255).astype(np.uint8))
-            image = np.asarray(cv2.cvtColor(cv2.merge([hue, colour, value]), cv2.COLOR_HSV2RGB_FULL), np.uint8)
+            color = cv2.LUT(color, np.clip((np.arange(256) * saturation).round(), 0, 255).astype(np.uint8))
+            image = np.asarray(cv2.cvtColor(cv2.merge([hue, color, value]), cv2.COLOR_HSV2RGB_FULL), np.uint8)
         return image, labels
 
 
@@ -224,7 +224,7 @@ class Resize:
 
 
 def resize_pair(image: Pixels, labels: Labels, height: int, width: int) -> Pair:
-    """The image bilinear, the labels nearest; both by the centres of pixels, which OpenCV's plain "nearest" is not."""
+    """The image bilinear, the labels nearest; both by the centers of pixels, which OpenCV's plain "nearest" is not."""
     if labels.shape == (height, width):
         return image, labels
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -268,7 +268,7 @@ class FromAlbumentations:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.shape[:2] != mask.shape:
             raise AtrousError(
                 f"{self.function!r} returned an image {image.dtype} {image.shape} and a mask {mask.shape}; uint8 "
-                "(H, W, 3) and (H, W) are expected. Leave normalising and tensors to what comes after."
+                "(H, W, 3) and (H, W) are expected. Leave normalizing and tensors to what comes after."
             )
         return image, mask.astype(labels.dtype, copy=False)
 

@@ -12,9 +12,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.data.labels import Labels
 from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix, mean, ratio
+from atrous.imaging.labels import Labels
 
 WIDEST = 40
 """The widest band of the papers' trimap curves, in pixels."""
@@ -23,7 +23,7 @@ WIDEST = 40
 class TrimapCurve:
     """Figures in bands around the boundaries of the truth, as a function of how wide the bands are.
 
-    A pixel is in the band of width d if it is at most d pixels (Euclidean, between centres) from a boundary: from a
+    A pixel is in the band of width d if it is at most d pixels (Euclidean, between centers) from a boundary: from a
     pixel of another class beside it, or from an ignored one, with which PASCAL VOC draws its boundaries.
 
     Shape: `counts` (widest, K, K): of the pixels at a distance in (d - 1, d], for d = 1 ... `widest`.
@@ -159,7 +159,7 @@ def _within_outline(labels: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
     """Pixels at most `width` steps from one of another class, or from beyond the image.
 
     The last pixel before another class is found from the nearest pixel that has an unequal one among its eight
-    neighbours, whichever class it is of: none is nearer than the last pixel of one's own.
+    neighbors, whichever class it is of: none is nearer than the last pixel of one's own.
 
     Shape: (H, W) -> (H, W).
     """
@@ -177,7 +177,7 @@ def _within_outline(labels: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a mask that have a neighbour (of four) outside it; the image's border is no neighbour."""
+    """The pixels of a mask that have a neighbor (of four) outside it; the image's border is no neighbor."""
     outside = np.zeros(mask.shape, bool)
     outside[1:] |= ~mask[:-1]
     outside[:-1] |= ~mask[1:]

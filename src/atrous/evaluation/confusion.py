@@ -24,7 +24,7 @@ class ConfusionMatrix:
     """How often a pixel of one class was taken for another: `counts[truth, prediction]`, int64.
 
     Pixels whose truth is `ignore_index` do not count. Matrices of parts of a data set, counted in other processes or on
-    other days, add up: `a + b`, or `a.synchronise()` within a `torch.distributed` group.
+    other days, add up: `a + b`, or `a.synchronize()` within a `torch.distributed` group.
 
     Definitions (with n the counts, t_i the pixels of class i, p_i those predicted as i):
     IoU_i = n_ii / (t_i + p_i - n_ii), which is NaN for a class that is in neither truth nor prediction and 0 for one
@@ -75,7 +75,7 @@ class ConfusionMatrix:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def synchronise(self) -> None:
+    def synchronize(self) -> None:
         """Add up the matrices of all processes of the default `torch.distributed` group; all have the sum then."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"

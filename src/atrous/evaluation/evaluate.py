@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from atrous.crf import dense_crf_labels
-from atrous.data.images import Pixels
-from atrous.data.labels import Labels
 from atrous.errors import AtrousError
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
 from atrous.evaluation.confusion import ConfusionMatrix, mean
 from atrous.files import writing
+from atrous.imaging.io import Pixels
+from atrous.imaging.labels import Labels
 from atrous.inference import Segmenter
-from atrous.inference.pipeline import Behind, ahead
+from atrous.inference.prefetch import BackgroundWorker, ahead
 
 SAVE_EVERY = 30.0
 """Seconds between two writings of what is done."""
@@ -30,7 +30,7 @@ WORST = 8
 """How many of the worst images are kept to be looked at."""
 
 
-class LabelledImage(Protocol):
+class LabeledImage(Protocol):
     """An image and its truth: (H, W, 3) uint8 and (H, W) integers."""
 
     @property
@@ -41,7 +41,7 @@ class LabelledImage(Protocol):
     def name(self) -> str: ...
 
 
-class LabelledImages(Protocol):
+class LabeledImages(Protocol):
     """What is asked of a data set; `atrous.data.SegmentationDataset` is one."""
 
     @property
@@ -49,7 +49,7 @@ class LabelledImages(Protocol):
     @property
     def ignore_index(self) -> int: ...
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> LabelledImage: ...
+    def __getitem__(self, index: int, /) -> LabeledImage: ...
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Evaluation:
 
 def evaluate(
     segmenter: Segmenter,
-    data: LabelledImages,
+    data: LabeledImages,
     *,
     crf: str | None = None,
     boundaries: bool = True,
@@ -177,7 +177,7 @@ def evaluate(
     network_before = segmenter.network_seconds - done.network_seconds
     saved = time.perf_counter()
 
-    def count(index: int, sample: LabelledImage, labels: Labels) -> None:
+    def count(index: int, sample: LabeledImage, labels: Labels) -> None:
         nonlocal saved
         done.add(index, sample.labels, labels, sample.name)
         done.seconds = time.perf_counter() - begun
@@ -186,12 +186,12 @@ def evaluate(
             done.save(keep)
             saved = time.perf_counter()
 
-    def samples() -> Iterator[tuple[int, LabelledImage]]:
+    def samples() -> Iterator[tuple[int, LabeledImage]]:
         for index in todo:
             yield index, data[index]
 
     try:
-        with Behind() as behind:
+        with BackgroundWorker() as behind:
             for number, (index, sample) in enumerate(ahead(samples()), len(data) - len(todo) + 1):
                 behind.do(count, index, sample, predict(segmenter, sample.image, crf))
                 if progress is not None:
@@ -215,7 +215,7 @@ def predict(segmenter: Segmenter, image: Pixels, crf: str | None = None) -> Labe
     return np.asarray(dense_crf_labels(image, probabilities, preset=crf))
 
 
-def check_classes(segmenter: Segmenter, data: LabelledImages) -> None:
+def check_classes(segmenter: Segmenter, data: LabeledImages) -> None:
     """Raises: `AtrousError` where a network and a data set do not speak of the same classes, or there is no image."""
     if len(data) == 0:
         raise AtrousError("The data set holds no image.")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atrous.data.images import Pixels, resize_image, save_picture
-from atrous.data.labels import Colour, Labels
 from atrous.errors import AtrousError
 from atrous.evaluation.evaluate import Evaluation
 from atrous.files import writing
+from atrous.imaging.io import Pixels, resize_image, save_picture
+from atrous.imaging.labels import Color, Labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,14 +95,14 @@ def plot_confusion(found: Evaluation, classes: Sequence[str], path: Path) -> Non
 
 
 def draw_worst(
-    rows: Iterable[tuple[Pixels, Labels, Labels]], colours: Sequence[Colour], ignore_index: int, path: Path
+    rows: Iterable[tuple[Pixels, Labels, Labels]], colors: Sequence[Color], ignore_index: int, path: Path
 ) -> None:
     """Image, truth and prediction side by side, one row each; ignored pixels are white.
 
     Raises: `AtrousError` for a place that cannot be written.
     """
-    palette = np.full((max(ignore_index, len(colours)) + 1, 3), 255, np.uint8)
-    palette[: len(colours)] = colours
+    palette = np.full((max(ignore_index, len(colors)) + 1, 3), 255, np.uint8)
+    palette[: len(colors)] = colors
     strips = []
     for image, truth, prediction in rows:
         width = max(1, round(image.shape[1] * ROW_HEIGHT / image.shape[0]))

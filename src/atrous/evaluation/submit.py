@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from atrous.data import cityscapes, voc
-from atrous.data.labels import Labels, save_labels
+from atrous.data.datasets import cityscapes, voc
 from atrous.errors import AtrousError
 from atrous.files import writing
+from atrous.imaging.labels import Labels, save_labels
 
 
 def write_voc(
@@ -32,7 +32,7 @@ def write_voc(
     inside = Path("results") / "VOC2012" / "Segmentation" / f"{competition}_{split}_cls"
     for name, labels in predictions:
         _check(name, labels, len(voc.CLASSES))
-        save_labels(labels, voc.COLOURS, folder / inside / f"{Path(name).name}.png")
+        save_labels(labels, voc.COLORS, folder / inside / f"{Path(name).name}.png")
     archive = folder / "results.tgz"
     with writing(archive) as temporary, tarfile.open(temporary, "w:gz") as tar:
         tar.add(folder / "results", arcname="results")
@@ -40,7 +40,7 @@ def write_voc(
 
 
 def write_cityscapes(predictions: Iterable[tuple[str, Labels]], folder: Path) -> list[Path]:
-    """Grey PNGs of the data set's own label ids, from predictions of its 19 training classes.
+    """Gray PNGs of the data set's own label ids, from predictions of its 19 training classes.
 
     The server and `cityscapesscripts` know an image by `CITY_SEQUENCE_FRAME`, with which the names here begin:
     `berlin_000000_000019_pred_labelIds.png`.

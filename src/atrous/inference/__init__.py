@@ -1,6 +1,6 @@
 """Images in, segmentations out."""
 
-from atrous.data.images import read_image
+from atrous.imaging.io import read_image
 from atrous.inference.segmenter import Segmentation, Segmenter
 
 __all__ = ["Segmentation", "Segmenter", "read_image"]

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from atrous.data.labels import label_type
-from atrous.inference.multiscale import Scores
+from atrous.imaging.labels import label_type
+from atrous.inference.tta import Scores
 
 PROBE = 129
 """The side of the square image whose activations are measured."""

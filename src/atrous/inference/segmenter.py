@@ -14,17 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.data.images import ImageLike, Pixels, read_image, resize_image
-from atrous.data.labels import count_labels, label_type
+from atrous.card import Card
 from atrous.errors import AtrousError
-from atrous.inference.evidence import Evidence
+from atrous.imaging.io import ImageLike, Pixels, read_image, resize_image
+from atrous.imaging.labels import count_labels, label_type
 from atrous.inference.memory import SPARE, available, bytes_per_pixel, is_out_of_memory, label_array
-from atrous.inference.multiscale import TestTime, look, look_in_crops, look_once, test_time
-from atrous.inference.pipeline import ahead
-from atrous.inference.prepare import prepare, prepared_size
-from atrous.inference.tiling import Axis, Progress, TiledEvidence
+from atrous.inference.prediction import CoarsePrediction
+from atrous.inference.prefetch import ahead
+from atrous.inference.preprocess import prepare, prepared_size
+from atrous.inference.tiling import Axis, Progress, TiledPrediction
+from atrous.inference.tta import TestTime, look, run_crops, run_views_fused, test_time
 from atrous.models import SegmentationModel
-from atrous.weights import Card, load
+from atrous.weights import load
 
 log = logging.getLogger("atrous")
 
@@ -49,10 +50,10 @@ class Segmentation:
     image: Pixels
     labels: NDArray[np.integer]
     classes: tuple[str, ...]
-    colours: tuple[tuple[int, int, int], ...]
+    colors: tuple[tuple[int, int, int], ...]
     probabilities: NDArray[np.float32] | None = None
 
-    def shares(self) -> dict[str, float]:
+    def class_fractions(self) -> dict[str, float]:
         """The classes that occur and their shares of the image, the largest first."""
         counts = count_labels(self.labels)[: len(self.classes)]
         order = np.argsort(-counts, kind="stable")
@@ -72,14 +73,14 @@ class Segmentation:
         Returns: both paths.
         Raises: `AtrousError` for a name that is no PNG's, or a place that cannot be written.
         """
-        from atrous.data.images import save_picture
-        from atrous.data.labels import save_labels
+        from atrous.imaging.io import save_picture
+        from atrous.imaging.labels import save_labels
 
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise AtrousError(f"{path}: labels are saved as PNG, for other formats would blur them; name it *.png.")
         overlay = path.with_name(f"{path.stem}_overlay.png")
-        save_labels(self.labels, self.colours, path)
+        save_labels(self.labels, self.colors, path)
         save_picture(self._shrunk(LARGEST_OVERLAY).overlay(), overlay)
         return path, overlay
 
@@ -189,7 +190,7 @@ class Segmenter:
         return self.evidence(pixels).logits()
 
     @torch.inference_mode()
-    def evidence(self, pixels: Pixels) -> Evidence | TiledEvidence:
+    def evidence(self, pixels: Pixels) -> CoarsePrediction | TiledPrediction:
         """What the network says of a picture, before it is resized; labels and probabilities are made from it.
 
         Shape: (H, W, 3) uint8.
@@ -209,25 +210,27 @@ class Segmenter:
         return self._fall_back(pixels, "memory ran out for")
 
     @torch.inference_mode()
-    def _segmentation(self, pixels: Pixels, evidence: Evidence | TiledEvidence, probabilities: bool) -> Segmentation:
+    def _segmentation(
+        self, pixels: Pixels, evidence: CoarsePrediction | TiledPrediction, probabilities: bool
+    ) -> Segmentation:
         if probabilities:
             soft = evidence.probabilities()
             labels = soft.argmax(0).numpy(force=True).astype(label_type(soft.shape[0], 0))
-            return Segmentation(pixels, labels, self.card.classes, self.card.colours, soft.numpy(force=True))
+            return Segmentation(pixels, labels, self.card.classes, self.card.colors, soft.numpy(force=True))
         room = label_array((pixels.shape[0], pixels.shape[1]), len(self.card.classes))
-        return Segmentation(pixels, evidence.labels(room), self.card.classes, self.card.colours)
+        return Segmentation(pixels, evidence.labels(room), self.card.classes, self.card.colors)
 
     def _scores(self, image: Tensor) -> Tensor:
         """The network's scores, on the clock; its logits where it does more to them than to resize them."""
         start = time.perf_counter()
-        scores = self.model.scores(image) if self.model.only_resizes else self.model(image)
+        scores = self.model.scores(image) if self.model.output_is_resized_scores else self.model(image)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.network_seconds += time.perf_counter() - start
         return scores
 
     @torch.inference_mode()
-    def _together(self, images: list[Pixels]) -> list[Evidence]:
+    def _together(self, images: list[Pixels]) -> list[CoarsePrediction]:
         """Pictures whose inputs have one size, whole, in one pass."""
         prepared = [prepare(pixels, self.card.preprocessing) for pixels in images]
         batch = torch.stack([tensor for tensor, _ in prepared]).to(self.device)
@@ -235,7 +238,7 @@ class Segmenter:
         frame = batch.shape[-2], batch.shape[-1]
         averaged = len(views) > 1 and self.tta.merge == "probabilities"
         return [
-            Evidence(
+            CoarsePrediction(
                 tuple(view[index] for view in views),
                 frame,
                 content,
@@ -246,19 +249,19 @@ class Segmenter:
             for index, (pixels, (_, content)) in enumerate(zip(images, prepared, strict=True))
         ]
 
-    def _in_crops(self, pixels: Pixels) -> Evidence:
+    def _in_crops(self, pixels: Pixels) -> CoarsePrediction:
         size = pixels.shape[0], pixels.shape[1]
         corners, how = self.model.align_corners, self.card.preprocessing
-        views = look_in_crops(self._scores, pixels, self.tta, how, align_corners=corners, device=self.device)
-        return Evidence(tuple(views), size, size, size, align_corners=False, kind="probabilities")
+        views = run_crops(self._scores, pixels, self.tta, how, align_corners=corners, device=self.device)
+        return CoarsePrediction(tuple(views), size, size, size, align_corners=False, kind="probabilities")
 
-    def _tiled(self, pixels: Pixels, tile: int) -> TiledEvidence:
+    def _tiled(self, pixels: Pixels, tile: int) -> TiledPrediction:
         corners = self.model.align_corners
 
         def network(windows: Tensor) -> Tensor:
-            return look_once(self._scores, windows, self.tta, align_corners=corners)
+            return run_views_fused(self._scores, windows, self.tta, align_corners=corners)
 
-        return TiledEvidence(
+        return TiledPrediction(
             network,
             pixels,
             self.card.preprocessing,
@@ -270,7 +273,7 @@ class Segmenter:
             progress=self.progress,
         )
 
-    def _fall_back(self, pixels: Pixels, why: str) -> TiledEvidence:
+    def _fall_back(self, pixels: Pixels, why: str) -> TiledPrediction:
         height, width = self._input_size(pixels)
         if self.card.preprocessing.resize != "keep":
             raise AtrousError(f"{why} a network input of {width} x {height}: free some, or take another device.")

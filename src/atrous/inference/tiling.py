@@ -21,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.data.images import Pixels
-from atrous.data.labels import label_type
+from atrous.card import Preprocessing
 from atrous.errors import AtrousError
-from atrous.inference.argmax import Taps, argmax_between, bands, resized_rows
-from atrous.inference.prepare import normalised
+from atrous.imaging.io import Pixels
+from atrous.imaging.labels import label_type
+from atrous.inference.preprocess import normalized
+from atrous.inference.upsampled_argmax import Taps, argmax_between, bands, resized_rows
 from atrous.layers.resize import resize
-from atrous.weights.card import Preprocessing
 
 GRID = 32
 """The coarsest stride of any network here; windows are placed by it."""
@@ -102,7 +102,7 @@ def _ramp(count: int, overlap: int) -> NDArray[np.float64]:
 
 
 @dataclass
-class TiledEvidence:
+class TiledPrediction:
     """What a network says of an image, window by window; the network runs when labels or probabilities are asked for.
 
     `network` gives a window's scores, (N, 3, t, t) -> (N, K, u, v). `progress` is told of each window.
@@ -221,7 +221,7 @@ class TiledEvidence:
         for first in range(0, len(lefts), self.batch):
             part = lefts[first : first + self.batch]
             windows = [
-                normalised(self.pixels[top : top + size[0], left : left + size[1]], self.how, size) for left in part
+                normalized(self.pixels[top : top + size[0], left : left + size[1]], self.how, size) for left in part
             ]
             scores = self.network(torch.stack(windows).to(self.device))
             if self.progress is not None:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atrous.data.images import Pixels
 from atrous.errors import AtrousError
 from atrous.files import writing
-from atrous.inference.evidence import Evidence
-from atrous.inference.pipeline import Behind, ahead
+from atrous.imaging.io import Pixels
+from atrous.inference.prediction import CoarsePrediction
+from atrous.inference.prefetch import BackgroundWorker, ahead
 from atrous.inference.segmenter import Segmentation, Segmenter
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
@@ -61,7 +61,7 @@ class Smoother:
         self.strength = strength
         self._past: tuple[Tensor, ...] = ()
 
-    def __call__(self, evidence: Evidence) -> Evidence:
+    def __call__(self, evidence: CoarsePrediction) -> CoarsePrediction:
         """The evidence of a frame, given that of those before."""
         if self.strength == 0:
             return evidence
@@ -175,7 +175,7 @@ def segment_video(
     with writing(target) as temporary:
         writer = Writer(temporary, video.rate)
         try:
-            with Behind() as behind:
+            with BackgroundWorker() as behind:
                 for frame in ahead(video):
                     behind.do(draw, _segment(segmenter, frame, smoother, timing))
                     timing.frames += 1
@@ -197,8 +197,8 @@ def segment_video(
 def _segment(segmenter: Segmenter, frame: Pixels, smoother: Smoother, timing: Timing) -> Segmentation:
     begun = time.perf_counter()
     evidence = segmenter.evidence(frame)
-    if isinstance(evidence, Evidence):
+    if isinstance(evidence, CoarsePrediction):
         evidence = smoother(evidence)
     labels = evidence.labels()
     timing.stages["labels"] += time.perf_counter() - begun
-    return Segmentation(frame, labels, segmenter.card.classes, segmenter.card.colours)
+    return Segmentation(frame, labels, segmenter.card.classes, segmenter.card.colors)

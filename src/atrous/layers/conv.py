@@ -1,4 +1,4 @@
-"""Convolutions as segmentation networks use them: with normalisation and activation, separable, TensorFlow-padded."""
+"""Convolutions as segmentation networks use them: with normalization and activation, separable, TensorFlow-padded."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, normalisation, activation; children `0`, `1`, `2`, as torchvision names them.
+    """Convolution, normalization, activation; children `0`, `1`, `2`, as torchvision names them.
 
-    The padding keeps the size (divided by the stride). The convolution has a bias where there is no normalisation, or
+    The padding keeps the size (divided by the stride). The convolution has a bias where there is no normalization, or
     where `bias` says so: Caffe's networks have both.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)) for odd kernels.
@@ -101,7 +101,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """Depthwise 3x3 then pointwise 1x1, each with its own batch normalisation.
+    """Depthwise 3x3 then pointwise 1x1, each with its own batch normalization.
 
     `between` and `after` are the activations behind the two: both in ASPP and decoder, neither inside Xception's
     entry and middle flow.
@@ -146,9 +146,9 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 
 
 def init_convs(module: nn.Module, *, mode: Literal["fan_out", "fan_in"] = "fan_out") -> None:
-    """He initialisation of every convolution; biases zero. Classifiers set their own afterwards.
+    """He initialization of every convolution; biases zero. Classifiers set their own afterwards.
 
-    Fan out is torchvision's; fan in, the paper's and Caffe's, is for networks without batch normalisation, whose
+    Fan out is torchvision's; fan in, the paper's and Caffe's, is for networks without batch normalization, whose
     signals it keeps from fading on their way forward.
     """
     for layer in module.modules():

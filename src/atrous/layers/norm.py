@@ -1,4 +1,4 @@
-"""Batch normalisation that copes with single values, can be frozen for good, span processes, and be measured anew."""
+"""Batch normalization that copes with single values, can be frozen for good, span processes, and be measured anew."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ class BatchNorm2d(nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d`, its keys and numbers, with three differences.
 
     In training, a map with one value per channel (image pooling at batch 1, a tiny image at a coarse stride) has no
-    variance; it is normalised by the running statistics, which it leaves alone, where torch raises an error.
+    variance; it is normalized by the running statistics, which it leaves alone, where torch raises an error.
 
     A frozen layer (see `freeze_batch_norm`) stays in evaluation mode through any call of `train()`.
 
-    A synchronised layer (see `synchronise_batch_norm`) takes its statistics from the batches of all processes of the
+    A synchronized layer (see `synchronize_batch_norm`) takes its statistics from the batches of all processes of the
     default `torch.distributed` group, on any device.
     """
 
     frozen = False
-    synchronised = False
+    synchronized = False
 
     def train(self, mode: bool = True) -> BatchNorm2d:
         super().train(mode and not self.frozen)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.synchronised and _is_distributed():
+        if self.training and self.synchronized and _is_distributed():
             return self._over_processes(x)
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             return nn.functional.batch_norm(
@@ -46,16 +46,16 @@ class BatchNorm2d(nn.BatchNorm2d):
         values = x if x.dtype == torch.float64 else x.float()
         count = _sum(values.new_tensor(float(x.numel() // x.shape[1])))
         mean = _sum(values.sum((0, 2, 3))) / count
-        centred = values - mean[:, None, None]
-        variance = _sum(centred.square().sum((0, 2, 3))) / count
+        centered = values - mean[:, None, None]
+        variance = _sum(centered.square().sum((0, 2, 3))) / count
         if count > 1:
             self._remember(mean.detach(), variance.detach() * count / (count - 1))
         else:
             assert self.running_mean is not None
             assert self.running_var is not None
-            centred, variance = values - self.running_mean[:, None, None], self.running_var
-        normalised = centred * (variance + self.eps).rsqrt()[:, None, None]
-        return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+            centered, variance = values - self.running_mean[:, None, None], self.running_var
+        normalized = centered * (variance + self.eps).rsqrt()[:, None, None]
+        return (normalized * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
@@ -92,7 +92,7 @@ def _is_distributed() -> bool:
 
 
 def freeze_batch_norm(model: M, *, affine: bool = False) -> M:
-    """Fix the statistics of every batch normalisation at what they are; with `affine`, scale and shift as well.
+    """Fix the statistics of every batch normalization at what they are; with `affine`, scale and shift as well.
 
     Source: DeepLab v3 section 4 (second phase at output stride 8), DeepLab v2 (all of training).
     """
@@ -104,14 +104,14 @@ def unfreeze_batch_norm(model: M) -> M:
     return _set_frozen(model, False, affine=True)
 
 
-def synchronise_batch_norm(model: M, synchronised: bool = True) -> M:
-    """Let every batch normalisation that trains take its statistics over all processes, or undo it.
+def synchronize_batch_norm(model: M, synchronized: bool = True) -> M:
+    """Let every batch normalization that trains take its statistics over all processes, or undo it.
 
     Source: PSPNet section 5.1; torch's `SyncBatchNorm` does the same, on CUDA alone.
     """
     for layer in model.modules():
         if isinstance(layer, BatchNorm2d):
-            layer.synchronised = synchronised
+            layer.synchronized = synchronized
     return model
 
 
@@ -128,11 +128,11 @@ def _set_frozen(model: M, frozen: bool, *, affine: bool) -> M:
 
 @torch.no_grad()
 def recalibrate_batch_norm(model: M, batches: Iterable[Tensor]) -> M:
-    """Measure the statistics of every batch normalisation on these images, with the weights as they are now.
+    """Measure the statistics of every batch normalization on these images, with the weights as they are now.
 
     Training leaves a moving average over ever older weights. Here each layer gets the mean over all batches of their
     means and of their unbiased variances, m / (m - 1) times the biased ones, a batch counting by its number of pixels.
-    Normalisation runs as in training, everything else (dropout) as in evaluation; frozen layers stay as they are.
+    Normalization runs as in training, everything else (dropout) as in evaluation; frozen layers stay as they are.
 
     Shape: `batches` of (N, in_channels, H, W), what `model` takes.
     Source: Batch Normalization (Ioffe, Szegedy; 2015) algorithm 2; SegNet's `compute_bn_statistics.py`.

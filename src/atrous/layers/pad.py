@@ -48,7 +48,7 @@ def crop(x: Tensor, size: Sequence[int], *, top: int, left: int) -> Tensor:
     return x.index_select(2, rows + top).index_select(3, columns + left)
 
 
-def crop_centre(x: Tensor, size: Sequence[int]) -> Tensor:
+def crop_center(x: Tensor, size: Sequence[int]) -> Tensor:
     """The middle of the map, of `size` (height, width); where it cannot be, half a pixel before.
 
     Shape: (N, C, H, W) -> (N, C, *size).

@@ -20,7 +20,7 @@ def conv3x3(in_channels: int, out_channels: int, *, bias: bool = False) -> nn.Co
 
 
 class ResidualConvUnit(nn.Module):
-    """x + two 3x3 convolutions, a ReLU before each and no normalisation; only the first has a bias.
+    """x + two 3x3 convolutions, a ReLU before each and no normalization; only the first has a bias.
 
     Shape: (N, channels, H, W) -> the same.
     Source: RefineNet figure 3b; the biases are those of the released networks.

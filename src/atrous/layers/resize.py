@@ -22,7 +22,7 @@ def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
 class BilinearDeconv(nn.ConvTranspose2d):
     """A transposed convolution of stride s and kernel 2s that begins as bilinear interpolation, each class by itself.
 
-    By default it stays so (the released networks give it a learning rate of 0); `learnt=True` trains it. `full` has a
+    By default it stays so (the released networks give it a learning rate of 0); `learned=True` trains it. `full` has a
     kernel for every pair of classes, as released FCN has, all zero but for equal ones; else there is one per class.
     Without padding, output pixel s/2 is the first that belongs to the map; what lies before fades to zero.
 
@@ -36,13 +36,13 @@ class BilinearDeconv(nn.ConvTranspose2d):
         stride: int,
         *,
         padding: int = 0,
-        learnt: bool = False,
+        learned: bool = False,
         full: bool = True,
         bias: bool = False,
     ) -> None:
         groups = 1 if full else channels
         super().__init__(channels, channels, 2 * stride, stride, padding, groups=groups, bias=bias)
-        self.weight.requires_grad_(learnt)
+        self.weight.requires_grad_(learned)
 
     def reset_parameters(self) -> None:
         size = self.kernel_size[0]

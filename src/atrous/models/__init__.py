@@ -14,9 +14,9 @@ from atrous.models import (  # noqa: F401  (they register themselves)
     segnet,
     unet,
 )
-from atrous.models.base import MODELS, SegmentationModel
+from atrous.models.base import MODELS, SegmentationModel, build_from_card
 
 create_model = MODELS.create
 list_models = MODELS.names
 
-__all__ = ["MODELS", "SegmentationModel", "create_model", "list_models"]
+__all__ = ["MODELS", "SegmentationModel", "build_from_card", "create_model", "list_models"]

@@ -6,17 +6,15 @@ import functools
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from atrous.backbones import Backbone, create_backbone
+from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.layers.resize import resize
 from atrous.registry import Paper, Registry
-
-if TYPE_CHECKING:
-    from atrous.weights import Card
 
 
 class SegmentationModel(nn.Module):
@@ -45,12 +43,12 @@ class SegmentationModel(nn.Module):
         return self._to_size_of(image, self.scores(image))
 
     @property
-    def only_resizes(self) -> bool:
+    def output_is_resized_scores(self) -> bool:
         """Whether `model(image)` is no more than `scores`, resized as `align_corners` says."""
         own, base = type(self), SegmentationModel
         return own.forward is base.forward and own._to_size_of is base._to_size_of
 
-    def supervised(self, image: Tensor) -> list[tuple[Tensor, float]]:
+    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
         """What the training loss looks at: logits at image size and their weights in the loss.
 
         The first are `model(image)`; auxiliary heads and the branches of several scales follow.
@@ -99,10 +97,10 @@ class SegmentationModel(nn.Module):
         decay_norm: bool = True,
         decay_depthwise: bool = True,
     ) -> list[dict[str, Any]]:
-        """Parameters in groups for an optimiser, with the multipliers the papers use.
+        """Parameters in groups for an optimizer, with the multipliers the papers use.
 
         `head` and `bias` multiply the learning rate (DeepLab v2: 10 and 2); the `decay_` switches free the biases of
-        convolutions, the scale and shift of normalisation, and depthwise kernels (DeepLab v3+) from weight decay.
+        convolutions, the scale and shift of normalization, and depthwise kernels (DeepLab v3+) from weight decay.
         Parameters that need no gradient are left out.
         """
         in_head = {id(p) for part in self.head() for p in part.parameters()}
@@ -134,6 +132,18 @@ def scaled(channels: int, width: float) -> int:
 
 MODELS: Registry[SegmentationModel] = Registry("model")
 register_model = MODELS.register
+
+
+def build_from_card(card: Card) -> SegmentationModel:
+    """Build the network that a card describes, with fresh parameters.
+
+    Raises: `AtrousError` where the registry has no such network, or it takes no such arguments.
+    """
+    arguments = dict(card.arguments)
+    if card.align_corners and "align_corners" in MODELS.entry(card.model).arguments():
+        arguments["align_corners"] = True  # DeepLab v1 and v2 align corners by their paper and take no such argument
+    return MODELS.create(card.model, num_classes=len(card.classes), **arguments)
+
 
 Trunk = Callable[..., Backbone]
 """What makes the backbone of a family: `trunk()`, or `trunk(**arguments)` of its own."""

@@ -2,8 +2,8 @@
 Huang, Torr; ICCV 2015).
 
 The mean field of the fully connected CRF, unrolled as the last layer of FCN-8s and trained with it: each iteration
-filters the class probabilities over position and colour, weighs both results per class, mixes the classes by a learnt
-compatibility, adds the unaries and normalises. Five iterations in training, ten at test. The layer itself is
+filters the class probabilities over position and color, weighs both results per class, mixes the classes by a learned
+compatibility, adds the unaries and normalizes. Five iterations in training, ten at test. The layer itself is
 `atrous.crf.CRFRNN`.
 
 What differs: the released layer stores the per-class weights as matrices that start diagonal, here they are the vectors
@@ -33,7 +33,7 @@ PAPER = Paper(
 class CRFRecurrent(SegmentationModel):
     """Any network of this package, refined by a CRF that is trained with it.
 
-    The CRF looks at colours in steps of an 8-bit pixel. Of the preprocessing it needs to know the `std` only (in units
+    The CRF looks at colors in steps of an 8-bit pixel. Of the preprocessing it needs to know the `std` only (in units
     of the pixel, 1 for Caffe's, which divides by nothing): the mean cancels in differences. Images of other than three
     channels show it their first three, the only one thrice.
 
@@ -66,8 +66,8 @@ class CRFRecurrent(SegmentationModel):
         return self.network.scores(image)
 
     def forward(self, image: Tensor) -> Tensor:
-        colours = image[:, :3] if image.shape[1] >= 3 else image[:, :1].expand(-1, 3, -1, -1)
-        return self.crf(self.network(image), colours * image.new_tensor(self.std).view(3, 1, 1))
+        colors = image[:, :3] if image.shape[1] >= 3 else image[:, :1].expand(-1, 3, -1, -1)
+        return self.crf(self.network(image), colors * image.new_tensor(self.std).view(3, 1, 1))
 
 
 @register_model("crf_rnn.vgg16", PAPER)
@@ -81,10 +81,10 @@ def crf_rnn(
     training_iterations: int = 5,
     iterations: int = 10,
 ) -> CRFRecurrent:
-    """On FCN-8s, whose upsampling but for the last is learnt; `width` scales all channels of its backbone."""
+    """On FCN-8s, whose upsampling but for the last is learned; `width` scales all channels of its backbone."""
     network = fcn_vgg16(
         finest=8,
-        upsampling="learnt",
+        upsampling="learned",
         upsampling_bias=True,
         num_classes=num_classes,
         width=width,

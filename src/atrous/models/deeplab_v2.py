@@ -8,7 +8,7 @@ scales of the image at once.
 
 As released, and by default: on VGG-16 the pooling of v1, without its average; on ResNet-101 the strides are on the
 first convolution of a stage, so that every 3x3 of a dilated stage is dilated, the first one too, and that is exact, for
-it was a 1x1 that lost its stride. Batch normalisation is frozen in training (`layers.norm.freeze_batch_norm`).
+it was a 1x1 that lost its stride. Batch normalization is frozen in training (`layers.norm.freeze_batch_norm`).
 
 What differs: images are filled up with zeros (the mean) to 8 k + 1 pixels a side, 32 k + 1 for three scales, which 321
 and 513 are already; Caffe's rounding of pool1 then is everybody's.
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from atrous.backbones import Backbone, create_backbone
 from atrous.backbones.vgg import FullyConnected
+from atrous.layers.aspp import SumASPP
 from atrous.layers.conv import init_convs
 from atrous.layers.pad import fill_to_grid
-from atrous.layers.pyramid import SumASPP
 from atrous.models.base import SegmentationModel, register_model, scaled
 from atrous.models.deeplab_v1 import DeepLab, init_gaussian
 from atrous.models.multiscale import MultiScale

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from atrous.backbones import Backbone
 from atrous.backbones.resnet import ResNet
 from atrous.errors import AtrousError
+from atrous.layers.aspp import ASPP
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
-from atrous.layers.pyramid import ASPP
 from atrous.models.base import SegmentationModel, Trunk, register_family, scaled
 from atrous.registry import Paper
 
@@ -94,9 +94,9 @@ class DeepLabV3(SegmentationModel):
     def scores(self, image: Tensor) -> Tensor:
         return self._classify(self.backbone(image))
 
-    def supervised(self, image: Tensor) -> list[tuple[Tensor, float]]:
+    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
         if self.auxiliary is None:
-            return super().supervised(image)
+            return super().training_outputs(image)
         maps = self.backbone(image)
         return [
             (self._to_size_of(image, self._classify(maps)), 1.0),
@@ -146,7 +146,7 @@ class DeepLabV3Cascade(SegmentationModel):
 
 
 def score_layer(channels: int, num_classes: int) -> nn.Conv2d:
-    """The 1x1 classifier, initialised as TensorFlow DeepLab initialises it."""
+    """The 1x1 classifier, initialized as TensorFlow DeepLab initializes it."""
     layer = nn.Conv2d(channels, num_classes, 1)
     init_convs(layer)
     nn.init.trunc_normal_(layer.weight, std=0.01)

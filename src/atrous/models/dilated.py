@@ -164,7 +164,7 @@ class Dilated(SegmentationModel):
         if self.upsample is not None:
             return crop(self.upsample(scores), image.shape[2:], top=0, left=0)
         height, width = (n * self.output_stride + 1 for n in scores.shape[2:])
-        beyond = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # the last score has no neighbour to interpolate with
+        beyond = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # the last score has no neighbor to interpolate with
         return crop(resize(beyond, (height, width), align_corners=True), image.shape[2:], top=0, left=0)
 
 

@@ -6,7 +6,7 @@ well.
 
 As released: the image is padded by 100 pixels, so that even the smallest one leaves fc6 something to look at; the
 surplus is cropped at fixed offsets. The transposed convolutions are fixed to bilinear interpolation ("fixed"); the
-paper also learns all but the last ("learnt"). "At once" trains all skips together, with the skipped features scaled
+paper also learns all but the last ("learned"). "At once" trains all skips together, with the skipped features scaled
 down by fixed factors.
 
 What differs, by name: `upsampling="resize"` is the network as it would be written today, with neither pad nor
@@ -41,7 +41,7 @@ PAPER = Paper(
     arxiv="1411.4038",
 )
 
-Upsampling = Literal["fixed", "learnt", "resize"]
+Upsampling = Literal["fixed", "learned", "resize"]
 
 PAD = 100
 """Padding of the first convolution in pixels, one of which is the convolution's own."""
@@ -90,8 +90,8 @@ class FCN(SegmentationModel):
         super().__init__()
         if finest not in FINEST:
             raise AtrousError(f"finest {finest}: FCN is 32s, 16s or 8s.")
-        if upsampling not in ("fixed", "learnt", "resize"):
-            raise AtrousError(f"upsampling '{upsampling}': FCN knows 'fixed', 'learnt' and 'resize'.")
+        if upsampling not in ("fixed", "learned", "resize"):
+            raise AtrousError(f"upsampling '{upsampling}': FCN knows 'fixed', 'learned' and 'resize'.")
         self.num_classes = num_classes
         self.released = upsampling != "resize"
         self.offsets = FINEST[finest]
@@ -105,9 +105,9 @@ class FCN(SegmentationModel):
         )
         self.upscore = nn.ModuleList()
         if self.released:
-            learnt = upsampling == "learnt"
+            learned = upsampling == "learned"
             self.upscore.extend(
-                BilinearDeconv(num_classes, 2, learnt=learnt, bias=upsampling_bias and index == 0)
+                BilinearDeconv(num_classes, 2, learned=learned, bias=upsampling_bias and index == 0)
                 for index in range(len(skips))
             )
             self.upscore.append(BilinearDeconv(num_classes, finest))
@@ -192,9 +192,9 @@ class DilatedFCN(SegmentationModel):
     def scores(self, image: Tensor) -> Tensor:
         return self.classifier(self.backbone(image)[-1])
 
-    def supervised(self, image: Tensor) -> list[tuple[Tensor, float]]:
+    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
         if self.auxiliary is None:
-            return super().supervised(image)
+            return super().training_outputs(image)
         maps = self.backbone(image)
         outputs = ((self.classifier(maps[-1]), 1.0), (self.auxiliary(maps[-2]), 0.5))
         return [(self._to_size_of(image, scores), weight) for scores, weight in outputs]

@@ -1,7 +1,7 @@
 """GCN: Large Kernel Matters, Improve Semantic Segmentation by Global Convolutional Network (Peng, Zhang, Yu, Luo, Sun;
 CVPR 2017).
 
-A classifier should see densely connected, large regions; a localiser should be convolutional. So the score maps come
+A classifier should see densely connected, large regions; a localizer should be convolutional. So the score maps come
 from convolutions whose kernels reach across most of the map, affordable because they are factored (figure 3), at every
 stage of a ResNet; and residual units on the score maps align the boundaries (figure 2).
 
@@ -13,7 +13,7 @@ What the ablations vary is an argument:
   the stack nonlinearities, as the parameters in these tables tell.
 - `refine_boundaries=False` leaves out the residual units (table 5).
 
-The paper enlarges score maps with learnt deconvolutions, which start as bilinear interpolation here; public ports
+The paper enlarges score maps with learned deconvolutions, which start as bilinear interpolation here; public ports
 interpolate (`upsampling="bilinear"`). Denser output strides leave no resolution to gain between some stages: there the
 deconvolution is passed by.
 """
@@ -47,14 +47,14 @@ Upsampling = Literal["deconvolution", "bilinear"]
 
 
 class Double(nn.Module):
-    """Twice the resolution, cropped to the size asked for: a learnt deconvolution.
+    """Twice the resolution, cropped to the size asked for: a learned deconvolution.
 
     Shape: `x` (N, channels, h, w) and a size of up to (2h, 2w) -> (N, channels, *size).
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.deconv = BilinearDeconv(channels, 2, padding=1, learnt=True)
+        self.deconv = BilinearDeconv(channels, 2, padding=1, learned=True)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         x = self.deconv(x)
@@ -62,7 +62,7 @@ class Double(nn.Module):
 
 
 class Interpolate(nn.Module):
-    """The same without anything learnt."""
+    """The same without anything learned."""
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         return resize(x, (size[0], size[1]), align_corners=False)

@@ -25,7 +25,7 @@ class MultiScale(SegmentationModel):
     def scores(self, image: Tensor) -> Tensor:
         return reduce(torch.maximum, self._at_scales(image))
 
-    def supervised(self, image: Tensor) -> list[tuple[Tensor, float]]:
+    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
         maps = self._at_scales(image)
         return [(self._to_size_of(image, scores), 1.0) for scores in (reduce(torch.maximum, maps), *maps)]
 

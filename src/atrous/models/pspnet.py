@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from atrous.backbones import Backbone
 from atrous.backbones.resnet import Stem
+from atrous.layers.aspp import Pool, PyramidPooling
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
-from atrous.layers.pyramid import Pool, PyramidPooling
 from atrous.models.base import SegmentationModel, Trunk, register_family, scaled
 from atrous.registry import Paper
 
@@ -88,9 +88,9 @@ class PSPNet(SegmentationModel):
     def scores(self, image: Tensor) -> Tensor:
         return self.classifier(self.pyramid(self.backbone(image)[-1]))
 
-    def supervised(self, image: Tensor) -> list[tuple[Tensor, float]]:
+    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
         if self.auxiliary is None:
-            return super().supervised(image)
+            return super().training_outputs(image)
         *_, early, last = self.backbone(image)
         return [
             (self._to_size_of(image, self.classifier(self.pyramid(last))), 1.0),

@@ -5,10 +5,10 @@ The decoder undoes the encoder's poolings one by one: each value goes back to th
 convolutions fill in the rest. Only those positions are kept from the encoder, no features.
 
 `segnet.vgg16` has the thirteen convolutions of VGG-16 and their mirror image, `segnet.basic` four 7x7 convolutions on
-either side, with no ReLU in the decoder and the released network's local response normalisation of the image. The
+either side, with no ReLU in the decoder and the released network's local response normalization of the image. The
 Bayesian variants have dropout around the bottleneck, which `monte_carlo` keeps active to draw samples of the posterior.
 
-What differs: nothing in the networks. The released scripts measure the statistics of batch normalisation anew after
+What differs: nothing in the networks. The released scripts measure the statistics of batch normalization anew after
 training and fold them into the weights; here the first is `layers.norm.recalibrate_batch_norm`, the second is left to
 export.
 """
@@ -48,7 +48,7 @@ BAYESIAN_PAPER = Paper(
 
 
 class BasicEncoder(Backbone):
-    """Four 7x7 convolutions of 64 channels, each with batch normalisation, ReLU and pooling, behind the LRN.
+    """Four 7x7 convolutions of 64 channels, each with batch normalization, ReLU and pooling, behind the LRN.
 
     Shape: (N, in_channels, H, W) -> maps of 64 channels at strides 2, 4, 8, 16 (x width).
     Source: SegNet section 3.1; `segnet_basic_train.prototxt`.
@@ -193,7 +193,7 @@ def segnet(
     in_channels: int = 3,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> SegNet:
-    """SegNet on VGG-16 with batch normalisation; dropout around `bayesian` of its five poolings."""
+    """SegNet on VGG-16 with batch normalization; dropout around `bayesian` of its five poolings."""
     trunk = VGG16(batch_norm=True, width=width, in_channels=in_channels, **(backbone_options or {}))
     decoder = []
     for stage, (_, count) in reversed(list(enumerate(STAGES))):

@@ -4,9 +4,9 @@ A contracting path of five levels and an expansive one that mirrors it; each lev
 comes up from below, the features of its counterpart.
 
 `unet.valid` is the paper's: convolutions without padding, so that the map of scores is smaller than the image by 184
-pixels, skips cropped to fit, no batch normalisation. The image is continued by its mirror image for what the
+pixels, skips cropped to fit, no batch normalization. The image is continued by its mirror image for what the
 convolutions use up, as the paper does at its borders (overlap-tile), and to a size whose poolings are all even.
-`unet.padded` is the network everyone means today: convolutions that keep the size, and batch normalisation.
+`unet.padded` is the network everyone means today: convolutions that keep the size, and batch normalization.
 
 What differs: the paper's loss weights the pixels between touching cells, and it trains on elastic deformations; both
 belong to training, and are not here.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.norm import BatchNorm2d
-from atrous.layers.pad import crop, crop_centre, mirror_pad
+from atrous.layers.pad import crop, crop_center, mirror_pad
 from atrous.models.base import SegmentationModel, register_model, scaled
 from atrous.registry import Paper
 
@@ -41,7 +41,7 @@ class UNet(SegmentationModel):
     """Two 3x3 convolutions at each of the levels, down and up again.
 
     `channels` are those of the levels, the last one the bottom. With `conv_bias=None` convolutions have a bias where
-    they have no batch normalisation. Dropout follows the two deepest levels of the contracting path.
+    they have no batch normalization. Dropout follows the two deepest levels of the contracting path.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` reach beyond the image at the bottom and on the
     right, to 16 b - 60 pixels in the valid network, to 16 b in the padded one.
@@ -112,7 +112,7 @@ class UNet(SegmentationModel):
         skips.pop()
         for up, convs in zip(self.up, self.expand, strict=True):
             x = up(x)
-            x = convs(torch.cat([crop_centre(skips.pop(), x.shape[2:]), x], 1))
+            x = convs(torch.cat([crop_center(skips.pop(), x.shape[2:]), x], 1))
         return self.classifier(x)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_WHERE = {
-    "Recipe": "atrous.training.recipe",
-    "Stage": "atrous.training.stage",
-    "read_recipe": "atrous.training.recipe",
-    "list_recipes": "atrous.training.recipe",
-    "SegmentationTask": "atrous.training.task",
-    "train": "atrous.training.run",
-}
+from atrous.lazy import lazy_names
+
 __all__ = ["Recipe", "SegmentationTask", "Stage", "list_recipes", "read_recipe", "train"]
 
 if TYPE_CHECKING:
@@ -22,7 +15,14 @@ if TYPE_CHECKING:
     from atrous.training.task import SegmentationTask
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'atrous.training' has no attribute '{name}'")
-    return getattr(import_module(_WHERE[name]), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Recipe": ".recipe",
+        "SegmentationTask": ".task",
+        "Stage": ".stage",
+        "list_recipes": ".recipe",
+        "read_recipe": ".recipe",
+        "train": ".run",
+    },
+)

@@ -6,17 +6,17 @@ import math
 
 import torch
 
+from atrous.card import Card
 from atrous.data.dataset import SegmentationDataset
-from atrous.models import SegmentationModel
+from atrous.models import SegmentationModel, build_from_card
 from atrous.training.recipe import Recipe
 from atrous.training.stage import Stage
-from atrous.weights import Card
 
 _NAMES = {"imagenet": "ImageNet"}
 
 
 def count_steps(stage: Stage, images: int) -> int:
-    """Steps of the optimiser in a stage; an epoch that is begun is counted in part."""
+    """Steps of the optimizer in a stage; an epoch that is begun is counted in part."""
     return stage.steps or max(1, math.ceil(stage.epochs * images / stage.batch))
 
 
@@ -26,11 +26,11 @@ def make_card(recipe: Recipe, stage: Stage, data: SegmentationDataset, model_cor
         model=stage.model.id,
         arguments=stage.model.options,
         classes=data.classes,
-        colours=data.colours,
+        colors=data.colors,
         preprocessing=stage.preprocessing,
         align_corners=model_corners,
         ignore_index=data.ignore_index,
-        licence=recipe.licence,
+        license=recipe.license,
         source=f"trained by atrous, recipe {recipe.name}, stage {stage.name}{_origin(recipe.stages[0])}",
         trained_on=f"{data.name} {data.split}, {len(set(data.items))} images",
     )
@@ -47,6 +47,6 @@ def _origin(first: Stage) -> str:
 def build(recipe: Recipe, stage: Stage, data: SegmentationDataset) -> SegmentationModel:
     """The network of a stage with fresh parameters, the same for the same seed, and its card."""
     torch.manual_seed(recipe.seed)
-    model = make_card(recipe, stage, data).build()
+    model = build_from_card(make_card(recipe, stage, data))
     model.card = make_card(recipe, stage, data, model.align_corners)
     return model

@@ -12,15 +12,16 @@ from typing import Any
 import lightning as L
 import torch
 
+from atrous.card import Card, Measurement
 from atrous.data.loading import Batch
 from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix
-from atrous.training.folder import RECIPE, write_checkpoint
-from atrous.training.judge import judge
-from atrous.training.record import Log, draw_samples, figures
-from atrous.training.sharding import load_optimiser, optimiser_state, whole_state
+from atrous.training.fsdp import load_optimizer, optimizer_state, whole_state
+from atrous.training.logs import Log, draw_samples, figures
+from atrous.training.run_dir import RECIPE, write_checkpoint
 from atrous.training.stage_run import OnMessage, StageRun
-from atrous.weights import Card, Measurement, save
+from atrous.training.validate import judge
+from atrous.weights import save
 
 MEASURED = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 """The figures that a card tells, and what it calls them."""
@@ -62,7 +63,7 @@ class Keeper(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         run = self.run
         if run.state is not None:
-            load_optimiser(run.model, run.task.optimiser, run.state["optimiser"])
+            load_optimizer(run.model, run.task.optimizer, run.state["optimizer"])
             trainer.precision_plugin.load_state_dict(run.state["precision"])
         if trainer.is_global_zero:
             names = [stage.name for stage in run.recipe.stages]
@@ -119,7 +120,7 @@ class Keeper(L.Callback):
         mean = torch.stack(task.losses).mean()
         task.losses.clear()
         loss = float(trainer.strategy.reduce(mean, reduce_op="mean"))
-        lr = run.stage.optimiser.lr * task.schedule(step - 1, run.steps)
+        lr = run.stage.optimizer.lr * task.schedule(step - 1, run.steps)
         now = time.perf_counter()
         seconds, waited = now - self.began, self.waited
         self.began, self.waited = now, 0.0
@@ -189,7 +190,7 @@ class Keeper(L.Callback):
     def _checkpoint(self, trainer: L.Trainer) -> None:
         """Write all that resuming needs, unless the network is beyond repair."""
         run, task = self.run, self.run.task
-        model, optimiser = whole_state(run.model), optimiser_state(run.model, task.optimiser)
+        model, optimizer = whole_state(run.model), optimizer_state(run.model, task.optimizer)
         average = task.ema.state_dict() if task.ema is not None else {}
         if self.records is None:
             return
@@ -197,13 +198,13 @@ class Keeper(L.Callback):
             if value.is_floating_point() and not value.isfinite().all():
                 raise AtrousError(
                     f"After step {task.step} of stage '{run.stage.name}' {name} is not finite. The last checkpoint is "
-                    "from before: lower the learning rate (optimiser.lr) or clip gradients (clip=1)."
+                    "from before: lower the learning rate (optimizer.lr) or clip gradients (clip=1)."
                 )
         state = {
             "stage": run.number,
             "step": task.step,
             "model": model,
-            "optimiser": optimiser,
+            "optimizer": optimizer,
             "precision": trainer.precision_plugin.state_dict(),
             "ema": average,
             "judged": self.judged,

@@ -1,4 +1,4 @@
-"""What training minimises: functions of logits and labels that leave the ignore index out.
+"""What training minimizes: functions of logits and labels that leave the ignore index out.
 
 All are means over valid pixels (or classes), so that a crop that is half padding counts as much as a full one. In a
 `torch.distributed` group the mean is over the pixels of all processes: the gradients, which are averaged over
@@ -22,7 +22,7 @@ class Loss(Protocol):
     """What all losses are."""
 
     def __call__(self, logits: Tensor, labels: Tensor, step: int = 0) -> Tensor:
-        """`step` counts the optimiser's steps from 0, for losses that change in time.
+        """`step` counts the optimizer's steps from 0, for losses that change in time.
 
         Shape: (N, K, H, W) float and (N, H, W) int64 -> ().
         """
@@ -34,7 +34,7 @@ class CrossEntropy:
 
     `class_weights` multiply the pixels of each class; the mean is over the number of valid pixels, not over the sum of
     their weights, as in Caffe (torch divides by the weights, which undoes much of them in an image of few classes).
-    `reduction="sum"` does not divide at all: FCN's "un-normalised" loss. `label_smoothing` gives that share of the
+    `reduction="sum"` does not divide at all: FCN's "un-normalized" loss. `label_smoothing` gives that share of the
     truth to all classes evenly.
 
     Source: FCN's released solvers (sum), SegNet section 3.1 (weights), Szegedy et al., arXiv 1512.00567, section 7.
@@ -183,7 +183,7 @@ LOSSES: Mapping[str, type[Loss]] = {
 
 
 def supervise(outputs: Sequence[tuple[Tensor, float]], labels: Tensor, loss: Loss, *, step: int = 0) -> Tensor:
-    """The loss of all that `model.supervised` gave, by weight: the output, the auxiliary heads, the scales."""
+    """The loss of all that `model.training_outputs` gave, by weight: the output, the auxiliary heads, the scales."""
     whole = ((logits.float() if logits.dtype.itemsize < 4 else logits, weight) for logits, weight in outputs)
     return torch.stack([loss(logits, labels, step) * weight for logits, weight in whole]).sum()
 

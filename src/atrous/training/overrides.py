@@ -64,7 +64,7 @@ def _check_stage_names(given: Sequence[Override], names: Sequence[str]) -> None:
 def _parse(text: str) -> Override:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise AtrousError(f"'{text}': an override is key=value, such as optimiser.lr=0.01.")
+        raise AtrousError(f"'{text}': an override is key=value, such as optimizer.lr=0.01.")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:

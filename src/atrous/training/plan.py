@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atrous.analysis.counts import count_parameters
 from atrous.data.dataset import SegmentationDataset
-from atrous.models.summary import count_parameters
 from atrous.training.build import build, count_steps
 from atrous.training.recipe import Recipe
 from atrous.training.stage import Stage
 from atrous.training.task import freeze
 
-OPTIMISER_COPIES = {"sgd": 1, "adam": 2, "adamw": 2}
-"""Tensors of a parameter's size that an optimiser keeps."""
+OPTIMIZER_COPIES = {"sgd": 1, "adam": 2, "adamw": 2}
+"""Tensors of a parameter's size that an optimizer keeps."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def make_plan(
     activations = portion * saved_bytes(model, height, width)
     if stage.precision != "32-true":
         activations //= 2
-    copies = 1 + OPTIMISER_COPIES[stage.optimiser.name] + bool(stage.ema)
+    copies = 1 + OPTIMIZER_COPIES[stage.optimizer.name] + bool(stage.ema)
     return Plan(
         stage,
         count_parameters(model),
@@ -95,7 +95,7 @@ def saved_bytes(model: nn.Module, height: int, width: int) -> int:
     alive: list[Tensor] = []
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.supervised(torch.empty(1, 3, height, width, device="meta"))  # type: ignore[operator]
+        model.training_outputs(torch.empty(1, 3, height, width, device="meta"))  # type: ignore[operator]
     return sum(seen.values())
 
 
@@ -112,14 +112,14 @@ def ordinal(number: int) -> str:
 
 def settings(stage: Stage) -> Mapping[str, str]:
     """The settings of a stage that matter most, as they are printed."""
-    how = stage.optimiser
+    how = stage.optimizer
     ((schedule, _),) = stage.schedule.items()
     rates = [f"{how.lr:g} {schedule}"]
     rates += [f"head x{how.head:g}"] if how.head != 1 else []
     rates += [f"biases x{how.bias:g}"] if how.bias != 1 else []
     return {
-        "optimiser": f"{how.name}, lr {', '.join(rates)}, decay {how.weight_decay:g}",
+        "optimizer": f"{how.name}, lr {', '.join(rates)}, decay {how.weight_decay:g}",
         "loss": " + ".join(stage.loss)
         + (f", every {ordinal(stage.loss_stride)} pixel" if stage.loss_stride > 1 else ""),
-        "batch normalisation": stage.batch_norm,
+        "batch normalization": stage.batch_norm,
     }

@@ -17,11 +17,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from atrous.errors import AtrousError, did_you_mean
 from atrous.models import list_models
+from atrous.training.config import DataConfig, Part, own_data
 from atrous.training.overrides import lay_out, name_of
-from atrous.training.parts import DataEntry, Part, own_data
 from atrous.training.stage import Stage
 
-__all__ = ["FOLDER", "DataEntry", "Recipe", "Stage", "list_recipes", "make_recipe", "own_data", "read_recipe"]
+__all__ = ["FOLDER", "DataConfig", "Recipe", "Stage", "list_recipes", "make_recipe", "own_data", "read_recipe"]
 FOLDER = Path(__file__).parents[3] / "recipes"
 
 
@@ -30,7 +30,7 @@ class Recipe(Part):
 
     name: str = Field(pattern=r"^[\w.+-]+$")
     about: str = ""
-    licence: str = "unknown"
+    license: str = "unknown"
     """Of the weights that come out; the data's terms often decide it."""
     seed: int = Field(default=0, ge=0)
     deterministic: bool = False
@@ -44,7 +44,7 @@ class Recipe(Part):
         return self
 
     def at(self, data: Iterable[str]) -> Recipe:
-        """The recipe on data sets in other places, or on others: see `DataEntry.at`."""
+        """The recipe on data sets in other places, or on others: see `DataConfig.at`."""
         stages = list(self.stages)
         for given in data:
             stages = [stage.model_copy(update={"data": stage.data.at(given)}) for stage in stages]

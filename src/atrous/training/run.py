@@ -26,14 +26,14 @@ from typing import Any
 
 import torch
 
+from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.models import SegmentationModel
 from atrous.training.build import build, count_steps, make_card
-from atrous.training.folder import CHECKPOINT, RECIPE, prepare_folder, read_checkpoint
 from atrous.training.keeper import Keeper, OnProgress, Progress, StoppedError
 from atrous.training.recipe import Recipe
+from atrous.training.run_dir import CHECKPOINT, RECIPE, prepare_folder, read_checkpoint
 from atrous.training.stage_run import OnMessage, StageRun
-from atrous.weights import Card
 
 __all__ = [
     "CHECKPOINT",

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from atrous.card import Preprocessing
 from atrous.data.transforms import (
-    ColourJitter,
+    ColorJitter,
     Compose,
     Pad,
     RandomBlur,
@@ -21,10 +22,9 @@ from atrous.data.transforms import (
     Transform,
 )
 from atrous.errors import AtrousError, did_you_mean
+from atrous.training.config import DataConfig, Evaluation, ModelConfig, Optimizer, Part, WarmUpConfig
 from atrous.training.losses import LOSSES, Loss, Weighted
-from atrous.training.parts import DataEntry, Evaluation, ModelEntry, Optimiser, Part, WarmUpEntry
-from atrous.training.schedule import SCHEDULES, Schedule, WarmUp
-from atrous.weights import Preprocessing
+from atrous.training.schedules import SCHEDULES, Schedule, WarmUp
 
 T = TypeVar("T")
 Entries = dict[str, dict[str, Any]]
@@ -36,7 +36,7 @@ TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
     "crop": RandomCrop,
     "flip": RandomFlip,
     "blur": RandomBlur,
-    "colour": ColourJitter,
+    "color": ColorJitter,
     "pad": Pad,
     "resize": Resize,
 }
@@ -63,13 +63,13 @@ def _listed(given: Any) -> Any:
     return given
 
 
-LossEntry = Annotated[
+LossConfig = Annotated[
     Entries, _named("a name, or names with their arguments, such as loss: {cross_entropy: {}, lovasz: {}}")
 ]
-ScheduleEntry = Annotated[
+ScheduleConfig = Annotated[
     Entries, _named("a name, or a name with its arguments, such as schedule: {poly: {power: 0.9}}")
 ]
-TransformEntry = Annotated[
+TransformConfig = Annotated[
     Entries, _named("a name, or a name with its arguments, such as crop: {height: 321, width: 321}")
 ]
 
@@ -78,16 +78,16 @@ class Stage(Part):
     """One training from its start to its last step."""
 
     name: str = Field(default="train", pattern=r"^[\w.+-]+$")
-    model: ModelEntry
+    model: ModelConfig
     weights: str = ""
     """A segmentation network that the first stage starts from, an id or a file; later ones start where one ended."""
     backbone_weights: str = ""
     """Else, an ImageNet classifier for its backbone: a file, or "imagenet" for the one known for this backbone."""
-    data: DataEntry
-    transforms: Annotated[tuple[TransformEntry, ...], BeforeValidator(_listed)] = ()
+    data: DataConfig
+    transforms: Annotated[tuple[TransformConfig, ...], BeforeValidator(_listed)] = ()
     preprocessing: Preprocessing = Preprocessing()
     steps: int = Field(default=0, ge=0)
-    """Of the optimiser; or give epochs."""
+    """Of the optimizer; or give epochs."""
     epochs: float = Field(default=0, ge=0)
     batch: int = Field(default=16, ge=1)
     """Images in a step, those of all processes together."""
@@ -95,10 +95,10 @@ class Stage(Part):
     """In how many portions a process takes its images of a step, to save memory; Caffe's iter_size."""
     workers: int = Field(default=4, ge=0)
     """Processes that load images; no more than there are cores."""
-    optimiser: Optimiser = Optimiser()
-    schedule: ScheduleEntry = Field(default={"poly": {}}, min_length=1, max_length=1)
-    warm_up: WarmUpEntry | None = None
-    loss: LossEntry = Field(default={"cross_entropy": {}}, min_length=1)
+    optimizer: Optimizer = Optimizer()
+    schedule: ScheduleConfig = Field(default={"poly": {}}, min_length=1, max_length=1)
+    warm_up: WarmUpConfig | None = None
+    loss: LossConfig = Field(default={"cross_entropy": {}}, min_length=1)
     """One or more by name; `weight` among the arguments of one is its share in the sum."""
     loss_stride: int = Field(default=1, ge=1)
     """Compare every so-manieth pixel only: labels shrunk to the network's output, as DeepLab v1 and v2 did."""

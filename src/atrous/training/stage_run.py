@@ -14,15 +14,15 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
+from atrous.card import Card
 from atrous.data.catalog import open_dataset
 from atrous.errors import AtrousError
 from atrous.models import SegmentationModel
 from atrous.training.build import build, count_steps
-from atrous.training.feed import make_loader, open_training_data
+from atrous.training.initialize import LoadReport, start_backbone, start_from, transfer
+from atrous.training.loader import make_loader, open_training_data
 from atrous.training.recipe import Recipe
-from atrous.training.start import Started, start_backbone, start_from, transfer
 from atrous.training.task import MovingAverage, SegmentationTask, batch_norm_warning
-from atrous.weights import Card
 
 SHARDED_PRECISIONS = ("32-true", "bf16-mixed")
 OnMessage = Callable[[str], None]
@@ -91,7 +91,7 @@ class StageRun:
         if warning := batch_norm_warning(self.model, stage, self.trainer.world_size):
             on_message(f"{stage.name}: {warning}")
 
-    def _start(self, before: tuple[SegmentationModel, Card] | None) -> list[Started]:
+    def _start(self, before: tuple[SegmentationModel, Card] | None) -> list[LoadReport]:
         """Fill the fresh network: the backbone, then a whole network, then what the stage before ended with."""
         stage, started = self.stage, []
         if stage.backbone_weights and before is None and not stage.weights:

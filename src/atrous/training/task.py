@@ -1,4 +1,4 @@
-"""A stage of a recipe as a Lightning module: the loss, the optimiser, the learning rate, the moving average."""
+"""A stage of a recipe as a Lightning module: the loss, the optimizer, the learning rate, the moving average."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from atrous.data.loading import Batch
 from atrous.errors import AtrousError, did_you_mean
-from atrous.layers.norm import BatchNorm2d, freeze_batch_norm, synchronise_batch_norm, unfreeze_batch_norm
-from atrous.models import SegmentationModel
+from atrous.layers.norm import BatchNorm2d, freeze_batch_norm, synchronize_batch_norm, unfreeze_batch_norm
+from atrous.models import SegmentationModel, build_from_card
+from atrous.training.config import Optimizer
+from atrous.training.fsdp import is_sharded, like, shard, whole, whole_state
 from atrous.training.losses import every, supervise
-from atrous.training.parts import Optimiser
-from atrous.training.sharding import is_sharded, like, shard, whole, whole_state
 from atrous.training.stage import Stage
 
 FEW = 8
-"""Images per group of batch normalisation below which its statistics are too rough: DeepLab v3, table 9."""
+"""Images per group of batch normalization below which its statistics are too rough: DeepLab v3, table 9."""
 
 Supervised = Callable[[Tensor], list[tuple[Tensor, float]]]
 
-_OPTIMISERS: dict[str, Callable[[list[dict[str, Any]], Optimiser], torch.optim.Optimizer]] = {
+_OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Optimizer], torch.optim.Optimizer]] = {
     "sgd": lambda groups, how: torch.optim.SGD(groups, lr=how.lr, momentum=how.momentum, nesterov=how.nesterov),
     "adam": lambda groups, how: torch.optim.Adam(groups, lr=how.lr, betas=(how.momentum, 0.999)),
     "adamw": lambda groups, how: torch.optim.AdamW(groups, lr=how.lr, betas=(how.momentum, 0.999)),
@@ -70,7 +70,7 @@ class SegmentationTask(L.LightningModule):
         freeze(model, stage.freeze)
         if stage.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._supervised: Supervised = model.supervised
+        self._supervised: Supervised = model.training_outputs
         self.losses: list[Tensor] = []
         """Of the portions of the current step."""
 
@@ -80,11 +80,11 @@ class SegmentationTask(L.LightningModule):
         return self.start + self.trainer.global_step
 
     @property
-    def optimiser(self) -> torch.optim.Optimizer:
+    def optimizer(self) -> torch.optim.Optimizer:
         """The one there is, once the trainer has made it."""
-        optimiser = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimiser, torch.optim.Optimizer)
-        return optimiser
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return optimizer
 
     def train(self, mode: bool = True) -> SegmentationTask:
         super().train(mode)
@@ -92,7 +92,7 @@ class SegmentationTask(L.LightningModule):
         return self
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        how = self.stage.optimiser
+        how = self.stage.optimizer
         groups = self.model.parameter_groups(
             how.lr,
             weight_decay=how.weight_decay,
@@ -106,13 +106,13 @@ class SegmentationTask(L.LightningModule):
             raise AtrousError(f"stage '{self.stage.name}': freeze {list(self.stage.freeze)} leaves nothing to learn.")
         for group in groups:
             group["full_lr"] = group["lr"]
-        return _OPTIMISERS[how.name](groups, how)
+        return _OPTIMIZERS[how.name](groups, how)
 
     def configure_model(self) -> None:
         if self.sharded:
             assert self.device_mesh is not None
             shard(self.model, self.device_mesh["data_parallel"])
-        supervised = self.model.supervised
+        supervised = self.model.training_outputs
         self._supervised = torch.compile(supervised) if self.stage.compile else supervised
 
     def on_train_start(self) -> None:
@@ -123,7 +123,7 @@ class SegmentationTask(L.LightningModule):
         portion = batch_idx % self.stage.accumulate
         torch.manual_seed(_seed_of(self.seed, self.step, portion, self.global_rank))
         factor = self.schedule(self.step, self.steps)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["full_lr"] * factor
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -138,7 +138,7 @@ class SegmentationTask(L.LightningModule):
             raise AtrousError(
                 f"The loss is {loss.item()} in step {self.step + 1} of stage '{self.stage.name}', on "
                 f"{', '.join(batch.names)}. The last checkpoint is from before: look at these images, or lower the "
-                "learning rate (optimiser.lr), warm it up (warm_up.steps), or clip gradients (clip=1), and start anew."
+                "learning rate (optimizer.lr), warm it up (warm_up.steps), or clip gradients (clip=1), and start anew."
             )
         self.losses.append(loss.detach())
         return loss
@@ -179,7 +179,7 @@ class SegmentationTask(L.LightningModule):
     def _put_together(self) -> SegmentationModel:
         """A whole network of what is shared out, with averaged weights where there is an average."""
         assert self.model.card is not None
-        network = self.model.card.build().to(self.device)
+        network = build_from_card(self.model.card).to(self.device)
         averages = {} if self.ema is None else {name: whole(value) for name, value in self.ema.values.items()}
         network.load_state_dict({**whole_state(self.model), **averages})
         network.card = self.model.card
@@ -187,7 +187,7 @@ class SegmentationTask(L.LightningModule):
 
 
 class MovingAverage:
-    """An exponential moving average of all parameters; statistics of batch normalisation are the newest.
+    """An exponential moving average of all parameters; statistics of batch normalization are the newest.
 
     In the beginning the decay is (1 + n) / (10 + n) after n updates, where that is less, to forget the start sooner.
     Source: `tf.train.ExponentialMovingAverage`.
@@ -236,12 +236,12 @@ class MovingAverage:
 
 
 def set_batch_norm(model: SegmentationModel, stage: Stage) -> None:
-    """Give batch normalisation the state a stage asks for; it lasts through any call of `train()`."""
+    """Give batch normalization the state a stage asks for; it lasts through any call of `train()`."""
     if stage.batch_norm.startswith("frozen"):
         freeze_batch_norm(model, affine=stage.batch_norm == "frozen_affine")
     else:
         unfreeze_batch_norm(model)
-    synchronise_batch_norm(model, stage.batch_norm == "sync")
+    synchronize_batch_norm(model, stage.batch_norm == "sync")
     if stage.batch_norm_momentum is not None:
         for layer in model.modules():
             if isinstance(layer, BatchNorm2d):
@@ -249,13 +249,13 @@ def set_batch_norm(model: SegmentationModel, stage: Stage) -> None:
 
 
 def batch_norm_warning(model: nn.Module, stage: Stage, processes: int) -> str:
-    """What to say of batch normalisation that learns from too few images; nothing where all is well."""
+    """What to say of batch normalization that learns from too few images; nothing where all is well."""
     learning = any(isinstance(layer, BatchNorm2d) and not layer.frozen for layer in model.modules())
     group = stage.batch // stage.accumulate // (1 if stage.batch_norm == "sync" else processes)
     if not learning or group >= FEW:
         return ""
     return (
-        f"Batch normalisation takes statistics from {group} image{'s' * (group > 1)} at a time; below {FEW} they are "
+        f"Batch normalization takes statistics from {group} image{'s' * (group > 1)} at a time; below {FEW} they are "
         "rough (DeepLab v3, table 9: 64.4 mIoU at 4, 77.2 at 16). Freeze it (batch_norm=frozen) or enlarge the batch."
     )
 
@@ -276,7 +276,7 @@ def freeze(model: SegmentationModel, parts: tuple[str, ...]) -> None:
 
 
 def _quiet_dropout(model: nn.Module, frozen: tuple[str, ...]) -> None:
-    """A frozen part runs as in evaluation, its dropout and batch normalisation included."""
+    """A frozen part runs as in evaluation, its dropout and batch normalization included."""
     for part in frozen:
         for name, module in model.named_modules():
             if name == part:

@@ -42,7 +42,7 @@ RELEASES = {
             f"{_CORAL}/deeplabv3_mnv2_pascal_quant.tflite",
             "350af47fd346ea6d74b58833a351f583ba860e9806ec5bd292ff8d8f1f249398",
             2.2,
-            "Coral's DeepLab v3, VOC, trained with 8-bit quantisation, 513x513",
+            "Coral's DeepLab v3, VOC, trained with 8-bit quantization, 513x513",
         ),
         Release(
             "deeplab_v3.resnet50.coco_with_voc_labels",

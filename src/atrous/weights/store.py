@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from atrous.card import Card
 from atrous.errors import AtrousError, did_you_mean
 from atrous.files import writing
-from atrous.models import SegmentationModel
+from atrous.models import SegmentationModel, build_from_card
 from atrous.registry import matching
-from atrous.weights.card import Card
 from atrous.weights.catalog import RELEASES, Release
 from atrous.weights.download import check_sha256, download
 from atrous.weights.fill import damaged, fill
@@ -193,7 +193,7 @@ def _fetch(release: Release) -> Path:
 def _read(path: Path) -> tuple[SegmentationModel, Card]:
     tensors, card = _verified(path)
     with torch.device("meta"):
-        model = card.build()
+        model = build_from_card(card)
     fill(model, tensors, str(path))
     return model, card
 

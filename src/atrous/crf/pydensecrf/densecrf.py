@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from atrous.crf.engine import Inference, MeanField, Unary
-from atrous.crf.lattice import Array, Normalization, checked_features
-from atrous.crf.parameters import position_features
+from atrous.crf.kernels import position_features
+from atrous.crf.numba_backend.lattice import Array, Normalization, checked_features
+from atrous.crf.numba_backend.mean_field import Inference, MeanField, Unary
 from atrous.errors import AtrousError
 
 # ruff: noqa: N802 (the names of the original)
@@ -162,7 +162,7 @@ class DenseCRF2D(DenseCRF):
         kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add a term on position and colour of `rgbim` (h, w, 3) uint8; `srgb` is a number or one per channel."""
+        """Add a term on position and color of `rgbim` (h, w, 3) uint8; `srgb` is a number or one per channel."""
         found = np.asarray(rgbim)
         if found.dtype != np.uint8:
             raise AtrousError(f"rgbim is {found.dtype}, expected uint8")

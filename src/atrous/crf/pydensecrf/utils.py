@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from atrous.crf.lattice import Array
+from atrous.crf.numba_backend.lattice import Array
 from atrous.errors import AtrousError
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.models import SegmentationModel
-from atrous.weights.card import Card
 
 _BY_SUFFIX = {
     ".tflite": "atrous.weights.importers.tflite",

@@ -1,4 +1,4 @@
-"""TensorFlow Lite graphs of DeepLab v3 on MobileNetV2, of floats or quantised to 8 bits.
+"""TensorFlow Lite graphs of DeepLab v3 on MobileNetV2, of floats or quantized to 8 bits.
 
 The head, its pooling window and its resizes are read from the graph as the trunk is, see `tflite_mobilenet`.
 
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from atrous.backbones.mobilenet_v2 import MobileNetV2
-from atrous.data import voc
-from atrous.data.labels import bit_colours
-from atrous.models import SegmentationModel
-from atrous.weights.card import Card
+from atrous.card import Card
+from atrous.data.datasets import voc
+from atrous.imaging.labels import bit_colors
+from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.fill import fill
 from atrous.weights.importers.tflite_graph import Graph
 from atrous.weights.importers.tflite_mobilenet import (
@@ -35,11 +35,11 @@ VOC_CROP = 513
 """Side of the crop that the networks for VOC were trained on; images are padded to graphs of this size."""
 
 EPS_OF_HEAD = 1e-5
-"""Of the batch normalisation in our ASPP."""
+"""Of the batch normalization in our ASPP."""
 
 
 def read(path: Path) -> tuple[SegmentationModel, Card]:
-    """The network of a TensorFlow Lite file, quantised weights as the floats they stand for.
+    """The network of a TensorFlow Lite file, quantized weights as the floats they stand for.
 
     Raises: `AtrousError` for a damaged file, or a graph that is not of this kind, naming the operator.
     """
@@ -48,7 +48,7 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     head = _head(reader)
     card = _card(reader.graph, trunk, head)
     with torch.device("meta"):
-        model = card.build()
+        model = build_from_card(card)
     fill(model, _tensors(trunk, head), str(path))
     assert isinstance(model.backbone, MobileNetV2)
     check_geometry(path, model.backbone, trunk)
@@ -117,10 +117,10 @@ def _card(graph: Graph, trunk: Trunk, head: Head) -> Card:
         model="deeplab_v3.mobilenet_v2_x0.5" if half else "deeplab_v3.mobilenet_v2",
         arguments=arguments,
         classes=voc.CLASSES if of_voc else tuple(f"class {index}" for index in range(classes)),
-        colours=bit_colours(classes),
+        colors=bit_colors(classes),
         preprocessing=preprocessing(graph, padded_from=VOC_CROP),
         align_corners=head.align_corners,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         source=f"TensorFlow DeepLab, {graph.path.name}",
         trained_on="PASCAL VOC 2012 (trainaug or trainval), COCO and ImageNet" if of_voc else "",
     )

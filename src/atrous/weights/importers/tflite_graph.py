@@ -1,4 +1,4 @@
-"""TensorFlow Lite files as a list of operators with dequantised constants, without TensorFlow.
+"""TensorFlow Lite files as a list of operators with dequantized constants, without TensorFlow.
 
 Source: the schema of TensorFlow Lite (`schema.fbs`), through the flatbuffers classes of the `tflite` package.
 """
@@ -107,8 +107,8 @@ class Graph:
     def shape(self, tensor: int) -> tuple[int, ...]:
         return self._tensors[tensor].shape
 
-    def quantisation(self, tensor: int) -> tuple[float, int] | None:
-        """Scale and zero point of a tensor that is quantised as a whole; None for one of floats."""
+    def quantization(self, tensor: int) -> tuple[float, int] | None:
+        """Scale and zero point of a tensor that is quantized as a whole; None for one of floats."""
         found = self._tensors[tensor]
         return (float(found.scale[0]), int(found.zero[0])) if len(found.scale) == 1 else None
 

@@ -1,9 +1,9 @@
-"""MobileNetV2 in TensorFlow Lite graphs, of floats or quantised to 8 bits: the trunk of DeepLab, or a whole classifier.
+"""MobileNetV2 in TensorFlow Lite graphs, of floats or quantized to 8 bits: the trunk of DeepLab, or a whole classifier.
 
 Nothing is taken on trust: channels, strides, dilations, paddings and residual connections are read from the graph and
 compared with the network they lead to; an operator that does not belong is an error.
 
-The batch normalisation has been folded into the convolutions of such files. Ours become identities (scale 1, mean 0)
+The batch normalization has been folded into the convolutions of such files. Ours become identities (scale 1, mean 0)
 that hold the bias, so that the network can be fine-tuned, best with them frozen.
 
 Source: TensorFlow Lite's schema; MobileNetV2 table 2.
@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from atrous.backbones.mobilenet_v2 import BOTTLENECKS, InvertedResidual, MobileNetV2
+from atrous.card import Preprocessing
 from atrous.errors import AtrousError
-from atrous.weights.card import Preprocessing
 from atrous.weights.fill import fill
 from atrous.weights.importers.tflite_graph import Graph, Operator
 
 UNITS = sum(repeats for _, _, repeats, _ in BOTTLENECKS)
 EPS = 1e-3
-"""Of MobileNetV2's batch normalisation."""
+"""Of MobileNetV2's batch normalization."""
 
 
 def read_classifier(path: Path) -> tuple[MobileNetV2, Preprocessing]:
@@ -179,13 +179,13 @@ class Reader:
 
 
 def preprocessing(graph: Graph, padded_from: int | None = None) -> Preprocessing:
-    """Pixels to [-1, 1], by the input's own quantisation where it has one, squeezed to its size.
+    """Pixels to [-1, 1], by the input's own quantization where it has one, squeezed to its size.
 
     Images are padded instead to graphs of at least `padded_from` pixels.
     """
     _, height, width, _ = graph.shape(graph.input)
-    quantised = graph.quantisation(graph.input)
-    mean, std = (127.5, 127.5) if quantised is None else (quantised[1], 1 / quantised[0])
+    quantized = graph.quantization(graph.input)
+    mean, std = (127.5, 127.5) if quantized is None else (quantized[1], 1 / quantized[0])
     padded = padded_from is not None and min(height, width) >= padded_from
     return Preprocessing(resize="pad" if padded else "squeeze", size=(height, width), mean=(mean,) * 3, std=(std,) * 3)
 
@@ -204,7 +204,7 @@ def multiplier(graph: Graph, trunk: Trunk) -> tuple[float, int]:
 
 
 def folded(conv_name: str, norm_name: str, conv: Conv, eps: float) -> dict[str, Tensor]:
-    """A convolution into which its normalisation was folded; ours becomes an identity that adds the bias."""
+    """A convolution into which its normalization was folded; ours becomes an identity that adds the bias."""
     channels = conv.bias.shape[0]
     return {
         f"{conv_name}.weight": conv.weight,

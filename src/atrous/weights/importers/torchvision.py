@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from atrous.data import voc
-from atrous.data.labels import bit_colours
+from atrous.card import Card, Measurement, Preprocessing
+from atrous.data.datasets import voc
 from atrous.errors import AtrousError
-from atrous.models import SegmentationModel
-from atrous.weights.card import Card, Measurement, Preprocessing
+from atrous.imaging.labels import bit_colors
+from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.fill import damaged, fill
 
 AUXILIARY = (
@@ -84,7 +84,7 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     auxiliary = any(key.startswith("aux_classifier.") for key in state)
     card = _card(f"{architecture}.resnet{DEPTHS[units]}", classes, auxiliary=auxiliary)
     with torch.device("meta"):
-        model = card.build()
+        model = build_from_card(card)
     fill(model, {_renamed(key, renamed): value for key, value in state.items()}, str(path))
     return model, card
 
@@ -122,9 +122,9 @@ def _card(model: str, classes: int, *, auxiliary: bool) -> Card:
         model=model,
         arguments={"output_stride": 8, "auxiliary": auxiliary, **(REFINED if model.startswith("deeplab") else {})},
         classes=voc.CLASSES if of_voc else tuple(f"class {index}" for index in range(classes)),
-        colours=bit_colours(classes),
+        colors=bit_colors(classes),
         preprocessing=Preprocessing(resize="shorter_side", size=(520, 520)),
-        licence="BSD-3-Clause" if of_voc else "unknown",
+        license="BSD-3-Clause" if of_voc else "unknown",
         source="torchvision" if of_voc else "",
         trained_on="COCO train2017, images with VOC classes" if of_voc else "",
         measured=(

@@ -1,0 +1,1 @@
+"""Analyze networks: stages, receptive fields, parameters and multiply-adds."""

@@ -1,0 +1,1 @@
+"""The CRF in torch: batched, on any device, differentiable."""

@@ -1,0 +1,45 @@
+"""PASCAL-Person-Part: the bodies in VOC 2010 in six parts, 1,716 train and 1,817 val images.
+
+Source: Chen, Mottaghi, Liu, Fidler, Urtasun, Yuille: Detect What You Can: Detecting and Representing Objects using
+Holistic Models and Body Parts, CVPR 2014; merged to six parts by Chen et al., Attention to Scale, CVPR 2016.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atrous.data.dataset import DATASETS, SegmentationDataset
+from atrous.data.datasets.layout import descend, first_of, listed_or_all
+from atrous.imaging.labels import MaskReader, bit_colors
+from atrous.registry import Paper
+
+CLASSES = ("background", "head", "torso", "upper arms", "lower arms", "upper legs", "lower legs")
+COLORS = bit_colors(len(CLASSES))
+PAPER = Paper(
+    title="Detect What You Can: Detecting and Representing Objects using Holistic Models and Body Parts",
+    authors="Chen, Mottaghi, Liu, Fidler, Urtasun, Yuille",
+    year=2014,
+    arxiv="1406.2031",
+)
+LISTS = ("pascal_person_part_trainval_list", "ImageSets/Person_Part", ".")
+
+
+@DATASETS.register("person_part", PAPER)
+def person_part(*, root: Path, split: str = "train", images: str = "", masks: str = "") -> SegmentationDataset:
+    """Person-Part beside VOC 2010: masks of `pascal_person_part_gt/`, lists of `pascal_person_part_trainval_list/`.
+
+    `split=all` takes every mask there is, without a list. `images` and `masks` name other folders.
+    """
+    folder = descend(root, "VOC2010", "VOCdevkit/VOC2010", "pascal_person_part", holding=images or "JPEGImages")
+    pictures = folder / (images or "JPEGImages")
+    where = first_of(folder, *((masks,) if masks else ("pascal_person_part_gt", "SegmentationPart")))
+    items, splits = listed_or_all("person_part", split, folder, LISTS, pictures, where)
+    return SegmentationDataset(
+        name="person_part",
+        split=split,
+        items=tuple(items),
+        classes=CLASSES,
+        colors=COLORS,
+        reader=MaskReader(CLASSES),
+        splits=splits,
+    )

@@ -1,0 +1,1 @@
+"""Read, resize, draw and save images and label maps."""

@@ -1,0 +1,111 @@
+"""Labels to look at: outlines, legends, and a sheet of samples with their classes painted over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from atrous.data.dataset import Sample
+from atrous.imaging.io import Pixels, resize_image
+from atrous.imaging.labels import Color, Labels
+
+BACKGROUND = (24, 24, 27)
+FOREGROUND = (235, 235, 235)
+IGNORED = (255, 255, 255)
+"""What hatches the pixels that are ignored."""
+PHOTO = 240
+"""The longer side of a photograph on a sheet."""
+COLUMNS = 3
+
+
+def find_outlines(labels: Labels, thickness: int) -> NDArray[np.bool_]:
+    """Where one class meets another.
+
+    Shape: (H, W) -> (H, W).
+    """
+    edge = np.zeros(labels.shape, np.uint8)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= labels[1:] != labels[:-1]
+    return cv2.dilate(edge, np.ones((thickness, thickness), np.uint8)).astype(bool)
+
+
+def draw_legend(entries: Sequence[tuple[str, Color]], width: int, *, most: int = 32) -> Pixels:
+    """A strip of color patches with a text beside each, in as many lines as it needs.
+
+    Letters grow with the width, up to `most` pixels.
+
+    Shape: -> (H, `width`, 3) uint8.
+    """
+    size = int(np.clip(width / 40, 11, most))
+    font = ImageFont.load_default(size)
+    gap = size // 2
+    placed: list[tuple[int, int, str, Color]] = []
+    x, line = gap, 0
+    for text, color in entries:
+        needed = size + gap + round(font.getlength(text)) + 2 * gap
+        if x > gap and x + needed > width:
+            x, line = gap, line + 1
+        placed.append((x, line, text, color))
+        x += needed
+    pitch = round(1.6 * size)
+    strip = Image.new("RGB", (width, pitch * (line + 1) + gap), BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    for x, line, text, color in placed:
+        top = gap // 2 + line * pitch + (pitch - size) // 2
+        draw.rectangle((x, top, x + size - 1, top + size - 1), fill=color, outline=(160, 160, 160))
+        draw.text((x + size + gap // 2, top + size / 2), text, font=font, fill=FOREGROUND, anchor="lm")
+    return np.asarray(strip)
+
+
+def paint(image: Pixels, labels: Labels, colors: Sequence[Color], *, opacity: float = 0.6) -> Pixels:
+    """Every class in its color over the image; what has no class is hatched in white.
+
+    Shape: (H, W, 3) uint8 and (H, W) -> (H, W, 3) uint8.
+    """
+    table = np.zeros((int(labels.max(initial=0)) + 1, 3), np.float32)
+    table[: len(colors)] = np.array(colors, np.float32)[: len(table)]
+    mixed = image * (1 - opacity) + table[labels] * opacity
+    rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
+    ignored = labels >= len(colors)
+    mixed[ignored] = image[ignored]
+    mixed[ignored & ((rows + columns) % 8 < 2)] = IGNORED
+    mixed[find_outlines(labels, 1)] = 255
+    return mixed.round().astype(np.uint8)
+
+
+def contact_sheet(samples: Sequence[Sample], classes: Sequence[str], colors: Sequence[Color]) -> Pixels:
+    """Samples in rows of three, each the image and the image painted, with its name; a legend of what occurs below.
+
+    Shape: -> (H, W, 3) uint8.
+    """
+    tiles = [_tile(sample, colors) for sample in samples]
+    columns = min(COLUMNS, len(tiles))
+    width = columns * tiles[0].shape[1]
+    rows = []
+    for first in range(0, len(tiles), columns):
+        row = tiles[first : first + columns]
+        rows.append(np.full((max(tile.shape[0] for tile in row), width, 3), BACKGROUND, np.uint8))
+        for number, tile in enumerate(row):
+            rows[-1][: tile.shape[0], number * tile.shape[1] : (number + 1) * tile.shape[1]] = tile
+    seen = sorted({label for sample in samples for label in np.unique(sample.labels).tolist() if label < len(classes)})
+    return np.vstack([*rows, draw_legend([(classes[label], colors[label]) for label in seen], width, most=18)])
+
+
+def _tile(sample: Sample, colors: Sequence[Color]) -> Pixels:
+    margin, caption = 8, 20
+    scale = PHOTO / max(sample.labels.shape)
+    height, width = (max(1, round(side * scale)) for side in sample.labels.shape)
+    image = resize_image(sample.image, height, width)
+    labels = cv2.resize(sample.labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    tile = Image.new("RGB", (2 * PHOTO + 3 * margin, height + caption + 2 * margin), BACKGROUND)
+    for number, picture in enumerate((image, paint(image, np.asarray(labels, sample.labels.dtype), colors))):
+        left = margin + number * (PHOTO + margin) + (PHOTO - width) // 2
+        tile.paste(Image.fromarray(picture), (left, margin))
+    name = sample.name if len(sample.name) <= 60 else f"...{sample.name[-57:]}"
+    font = ImageFont.load_default(13)
+    ImageDraw.Draw(tile).text((margin, height + margin + 4), name, font=font, fill=FOREGROUND)
+    return np.asarray(tile)

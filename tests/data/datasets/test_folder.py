@@ -1,0 +1,208 @@
+"""Own data: any names, any depth, three ways to split, and what is said when it does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atrous import AtrousError
+from atrous.data import open_dataset
+from atrous.data.datasets.folder import describe_folder, draw_fractions
+from tests.data_fixtures import Write, photograph
+
+
+def masks_of(value: int) -> np.ndarray:
+    return np.full((24, 32), value, np.uint8)
+
+
+def test_lists(own: Path) -> None:
+    assert open_dataset(own).names == ("0", "1", "2", "3")
+    assert open_dataset(f"{own}?split=val").names == ("4", "5")
+    assert len(open_dataset(f"folder:{own}?split=all")) == 6
+    assert set(np.unique(open_dataset(own)[2].labels)) == {1, 2, 255}
+
+
+def test_lists_are_found_without_being_named(own: Path, write: Write) -> None:
+    write(own / "classes.yaml", "classes: [background, road, tree]")
+    assert open_dataset(own).splits == ("train", "val")
+
+
+def test_nested_folders_are_splits(tmp_path: Path, write: Write) -> None:
+    for place in ("train/a/x", "train/b/x", "val/a/x"):
+        write(tmp_path / f"imgs/{place}.PNG", photograph(0))
+        write(tmp_path / f"gt/{place}.png", masks_of(0))
+    write(tmp_path / "classes.yaml", "classes: [background, road]")
+    assert open_dataset(tmp_path).names == ("train/a/x", "train/b/x")
+    assert open_dataset(f"{tmp_path}?split=val").names == ("val/a/x",)
+    write(tmp_path / "classes.yaml", "classes: [background, road]\nsplits: {first: train/a, second: train/b/}")
+    assert open_dataset(f"{tmp_path}?split=second").names == ("train/b/x",)
+
+
+def test_splits_above_images_and_masks(tmp_path: Path, write: Write) -> None:
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}/pictures/a.jpg", photograph(0))
+        write(tmp_path / f"{split}/truth/a.png", masks_of(1))
+    write(
+        tmp_path / "classes.yaml", "classes: [background, road]\nimages: '{split}/pictures'\nmasks: '{split}/truth'\n"
+    )
+    dataset = open_dataset(f"{tmp_path}?split=val")
+    assert dataset.names == ("val/a",)
+    assert dataset.splits == ("train", "val")
+    assert dataset[0].image_path == tmp_path / "val/pictures/a.jpg"
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_label", "_L"])
+def test_endings_are_found(tmp_path: Path, write: Write, ending: str) -> None:
+    for name in ("a b", "c.d"):
+        write(tmp_path / f"images/{name}.jpg", photograph(0))
+        write(tmp_path / f"masks/{name}{ending}.png", masks_of(1))
+    write(tmp_path / "classes.yaml", "classes: [background, road]")
+    dataset = open_dataset(tmp_path)
+    assert dataset.names == ("a b", "c.d")
+    assert not dataset.faults
+
+
+def test_endings_that_are_given(tmp_path: Path, write: Write) -> None:
+    write(tmp_path / "images/a_rgb.jpg", photograph(0))
+    write(tmp_path / "masks/a-truth.png", masks_of(1))
+    write(tmp_path / "classes.yaml", "classes: [background, road]\nimage_ending: _rgb\nmask_ending: -truth\n")
+    assert open_dataset(tmp_path).names == ("a",)
+
+
+def test_fractions(own: Path, write: Write) -> None:
+    write(own / "classes.yaml", "classes: [a, b, c]\nsplits: {train: 0.5, val: 0.34}\nseed: 3\n")
+    train, val = open_dataset(own), open_dataset(f"{own}?split=val")
+    assert (len(train), len(val)) == (3, 2)
+    assert not set(train.names) & set(val.names)
+    assert open_dataset(own).names == train.names
+    write(own / "classes.yaml", "classes: [a, b, c]\nsplits: {val: val.txt, train: 1.0}\n")
+    assert open_dataset(own).names == ("0", "1", "2", "3")  # the rest
+
+
+@given(
+    count=st.integers(0, 60),
+    fractions=st.lists(st.floats(0, 0.33), min_size=1, max_size=3),
+    seed=st.integers(0, 9),
+)
+def test_fractions_share_nothing_and_keep_their_size(count: int, fractions: list[float], seed: int) -> None:
+    names = [f"image {number}" for number in range(count)]
+    drawn = draw_fractions(names, {str(n): fraction for n, fraction in enumerate(fractions)}, seed)
+    dealt = [name for split in drawn.values() for name in split]
+    assert len(dealt) == len(set(dealt))
+    for split, fraction in zip(drawn.values(), fractions, strict=True):
+        assert abs(len(split) - fraction * count) <= 1
+        assert list(split) == sorted(split, key=names.index)
+
+
+class TestCodings:
+    def test_black_and_white(self, tmp_path: Path, write: Write) -> None:
+        for number in range(3):
+            write(tmp_path / f"images/{number}.jpg", photograph(number))
+            write(tmp_path / f"masks/{number}.png", masks_of(255 * (number % 2)))
+        write(tmp_path / "classes.yaml", "classes: [background, crack]")
+        assert [int(sample.labels[0, 0]) for sample in open_dataset(tmp_path)] == [0, 1, 0]
+        write(tmp_path / "masks/2.png", masks_of(1))  # 255 is what is ignored, then
+        assert [int(sample.labels[0, 0]) for sample in open_dataset(tmp_path)] == [0, 255, 1]
+
+    def test_values_and_ignored_ones(self, own: Path, write: Write) -> None:
+        write(
+            own / "classes.yaml",
+            "classes:\n  - {name: ground, values: [0, 1]}\n  - {name: tree, values: [2], color: '#00ff7f'}\n",
+        )
+        dataset = open_dataset(f"{own}?split=all")
+        assert dataset.colors[1] == (0, 255, 127)
+        assert set(np.unique(dataset[2].labels)) == {0, 1, 255}
+
+    def test_colors(self, tmp_path: Path, write: Write) -> None:
+        write(tmp_path / "images/a.jpg", photograph(0, (1, 3)))
+        write(tmp_path / "masks/a.png", np.array([[[255, 0, 0], [0, 0, 0], [255, 255, 255]]], np.uint8))
+        write(
+            tmp_path / "classes.yaml",
+            "classes:\n  - {name: ground, color: [0, 0, 0]}\n  - {name: roof, color: '#ff0000'}\n"
+            "ignore: ['#ffffff', 255]\n",
+        )
+        assert open_dataset(tmp_path)[0].labels.tolist() == [[1, 0, 255]]
+
+    def test_a_value_of_no_class_says_where_to_put_it(self, own: Path, write: Write) -> None:
+        write(own / "masks/1.png", masks_of(128))
+        with pytest.raises(AtrousError, match=r"1\.png: value 128 .*Give it to a class in classes\.yaml"):
+            open_dataset(own)[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: [a]", "at least 2"),
+        ("classes: [a, a]", "'a' is named twice"),
+        ("classes: [a, yes]", "classes.1"),
+        ("clases: [a, b]", "classes"),
+        ("classes: [a, b]\nmask: masks", "Did you mean 'masks'"),
+        ("classes: [a, {name: b, values: [0]}]", "the value 0 is that of 'a' and of 'b'"),
+        ("classes: [a, {name: b, values: [70000]}]", "65535"),
+        ("classes: [a, {name: b, color: red}]", "color"),
+        ("classes: [a, b, c]\ncoding: color", "needs a color for every class"),
+        ("classes: [a, b, c]\nsplits: {train: 0.8, val: 0.3}", "make 1 at most"),
+        ("classes: [a, b, c]\nimages: photos", "expected photos in it"),
+        ("classes: [a, b", "cannot be read as YAML"),
+        ("7", "the whole"),
+    ],
+)
+def test_descriptions_that_are_wrong(own: Path, write: Write, text: str, message: str) -> None:
+    write(own / "classes.yaml", text)
+    with pytest.raises(AtrousError) as caught:
+        open_dataset(own)
+    assert message in str(caught.value)
+
+
+def test_no_description(own: Path) -> None:
+    (own / "classes.yaml").unlink()
+    with pytest.raises(AtrousError, match=r"names the classes of the masks.*atrous data init"):
+        open_dataset(own)
+
+
+def test_partners_that_are_missing_are_faults(own: Path, write: Write) -> None:
+    (own / "masks/0.png").unlink()
+    write(own / "masks/x.png", masks_of(0))
+    write(own / "images/5.png", photograph(9))
+    dataset = open_dataset(f"{own}?split=all")
+    assert len(dataset) == 5
+    for part in ("0.jpg: the image has no mask", "x.png: the mask has no image", "5.png: its name without suffix"):
+        assert any(part in fault for fault in dataset.faults)
+    assert any("train.txt: '0' is listed, but is no pair" in fault for fault in dataset.faults)
+
+
+class TestInit:
+    def test_values(self, own: Path) -> None:
+        (own / "classes.yaml").unlink()
+        path = describe_folder(own)
+        dataset = open_dataset(own)
+        assert dataset.classes == ("class_0", "class_1", "class_2")
+        with pytest.raises(AtrousError, match="is there already"):
+            describe_folder(own)
+        assert path == own / "classes.yaml"
+
+    def test_a_fifth_is_drawn_to_be_judged_where_nothing_says_what_is(self, tmp_path: Path, write: Write) -> None:
+        for number in range(10):
+            write(tmp_path / f"images/{number}.jpg", photograph(number))
+            write(tmp_path / f"masks/{number}.png", np.full((2, 3), number % 3, np.uint8))
+        path = describe_folder(tmp_path)
+        assert [len(open_dataset(f"{tmp_path}?split={split}")) for split in ("train", "val")] == [8, 2]
+        path.unlink()
+        for split, names in (("train", "0 1 2 3"), ("val", "4")):
+            (tmp_path / f"{split}.txt").write_text("\n".join(names.split()))
+        describe_folder(tmp_path)
+        assert [len(open_dataset(f"{tmp_path}?split={split}")) for split in ("train", "val")] == [4, 1]
+
+    def test_black_and_white_and_colors(self, tmp_path: Path, write: Write) -> None:
+        write(tmp_path / "images/a.jpg", photograph(0, (1, 2)))
+        write(tmp_path / "masks/a.png", np.array([[0, 255]], np.uint8))
+        describe_folder(tmp_path)
+        assert open_dataset(tmp_path)[0].labels.tolist() == [[0, 1]]
+        (tmp_path / "classes.yaml").unlink()
+        write(tmp_path / "masks/a.png", np.array([[[9, 0, 0], [0, 7, 0]]], np.uint8))
+        describe_folder(tmp_path)
+        assert open_dataset(tmp_path)[0].labels.tolist() == [[1, 0]]

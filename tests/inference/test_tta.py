@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atrous import AtrousError, Segmenter
+from atrous.card import Card, Preprocessing
+from atrous.inference.tta import PRESETS, TestTime, run_views_fused, scaled_side, window_starts
+from atrous.models import SegmentationModel
+
+
+class Convolution(SegmentationModel):
+    """Strided, with weights of its own for left and right, so that scales and mirrors differ."""
+
+    def __init__(self, align_corners: bool = True, classes: int = 4) -> None:
+        super().__init__()
+        self.num_classes = classes
+        self.align_corners = align_corners
+        self.conv = nn.Conv2d(3, classes, 3, 4, 1)
+        self.seen: list[tuple[int, int]] = []
+
+    @property
+    def output_stride(self) -> int:
+        return 4
+
+    def scores(self, image: Tensor) -> Tensor:
+        self.seen.append((image.shape[-2], image.shape[-1]))
+        return self.conv(image)
+
+
+def card(align_corners: bool = True, **how) -> Card:
+    names = ("a", "b", "c", "d")
+    return Card(
+        model="none",
+        classes=names,
+        colors=((0, 0, 0),) * len(names),
+        preprocessing=Preprocessing(mean=(127.5,) * 3, std=(30,) * 3, **how),
+        align_corners=align_corners,
+    )
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8)
+
+
+def by_hand(model: Convolution, image: Tensor, how: TestTime) -> Tensor:
+    """Mean soft-max over scales and mirrors, every map made in full."""
+
+    def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=model.align_corners)
+
+    size = image.shape[-2:]
+    looks = []
+    for scale in how.scales:
+        sides = [scaled_side(side, scale, align_corners=model.align_corners) for side in size]
+        for mirrored in (False, True)[: 1 + how.flip]:
+            sized = resize(image, sides)
+            scores = model.conv(sized.flip(-1) if mirrored else sized)
+            full = resize(scores, size)
+            looks.append(full.flip(-1) if mirrored else full)
+    if how.merge == "scores":
+        return torch.stack(looks).mean(0).softmax(1)
+    return torch.stack([look.softmax(1) for look in looks]).mean(0)
+
+
+@pytest.mark.parametrize("preset", ["none", "flip", "v3", "v3_plus", "cityscapes", "refinenet"])
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("how", [{}, {"resize": "pad", "size": (65, 65)}, {"resize": "squeeze", "size": (33, 33)}])
+def test_presets_by_hand(preset: str, align_corners: bool, how: dict, pixels: np.ndarray) -> None:
+    from atrous.inference.preprocess import prepare
+
+    model = Convolution(align_corners)
+    segmenter = Segmenter(model, card(align_corners, **how), device="cpu", tta=preset)
+    image, content = prepare(pixels, segmenter.card.preprocessing)
+    with torch.no_grad():
+        expected = by_hand(model, image[None], PRESETS[preset])[..., : content[0], : content[1]]
+        if content == (45, 61):
+            torch.testing.assert_close(segmenter.probabilities(pixels), expected[0], rtol=1e-4, atol=1e-5)
+    found = segmenter(pixels, probabilities=True)
+    best = np.sort(found.probabilities, 0)
+    sure = best[-1] - best[-2] > 1e-4
+    np.testing.assert_array_equal(segmenter(pixels).labels[sure], found.labels[sure])
+    np.testing.assert_allclose(
+        torch.from_numpy(found.probabilities).numpy(), segmenter.logits(pixels).softmax(0).numpy(), atol=1e-5
+    )
+
+
+def test_v2_takes_the_largest_score_on_the_grid_of_scale_1(pixels: np.ndarray) -> None:
+    model = Convolution()
+    segmenter = Segmenter(model, card(), device="cpu", tta="v2")
+    (view,) = segmenter.evidence(pixels).views
+    image = torch.from_numpy((pixels.astype(np.float32) - 127.5) / 30).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        maps = []
+        for scale in (1, 0.75, 0.5):
+            size = [int((side - 1) * scale + 1) for side in (45, 61)]
+            maps.append(model.conv(F.interpolate(image, size=size, mode="bilinear", align_corners=True)))
+        grid = maps[0].shape[-2:]
+        resized = [F.interpolate(m, size=grid, mode="bilinear", align_corners=True) for m in maps]
+    torch.testing.assert_close(view, torch.stack(resized).amax(0)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_sizes_of_the_papers() -> None:
+    sides = [scaled_side(513, scale, align_corners=True) for scale in PRESETS["v3"].scales]
+    assert sides == [257, 385, 513, 641, 769, 897]
+    assert PRESETS["v3"].looks == 12
+
+
+def test_crops_of_pspnet_cover_the_image_two_thirds_apart() -> None:
+    assert window_starts(473, 473) == [0]
+    assert window_starts(512, 473) == [0, 39]
+    assert window_starts(1000, 473) == [0, 316, 527]
+    for length in range(473, 2000, 37):
+        starts = window_starts(length, 473)
+        assert starts[-1] + 473 == length
+        assert all(0 < b - a <= 316 for a, b in itertools.pairwise(starts))
+
+
+def test_pspnet_divides_by_visits_and_resizes_probabilities(pixels: np.ndarray) -> None:
+    model = Convolution()
+    how = TestTime((1.0,), flip=False, crop=33, long_side=61)
+    segmenter = Segmenter(model, card(), device="cpu", tta=how)
+    found = segmenter(pixels, probabilities=True)
+    np.testing.assert_allclose(found.probabilities.sum(0), 1, atol=1e-5)
+    image = torch.from_numpy((pixels.astype(np.float32) - 127.5) / 30).permute(2, 0, 1)
+    summed, visits = torch.zeros(4, 45, 61), torch.zeros(45, 61)
+    with torch.no_grad():
+        for top in (0, 12):
+            for left in (0, 22, 28):
+                seen = model.conv(image[None, :, top : top + 33, left : left + 33])
+                seen = F.interpolate(seen, size=(33, 33), mode="bilinear", align_corners=True).softmax(1)[0]
+                summed[:, top : top + 33, left : left + 33] += seen
+                visits[top : top + 33, left : left + 33] += 1
+    np.testing.assert_allclose(found.probabilities, (summed / visits).numpy(), atol=1e-5)
+    assert set(model.seen) == {(33, 33)}
+
+
+def test_looks_fused_on_the_grid_are_the_mean(pixels: np.ndarray) -> None:
+    model = Convolution()
+    image = torch.randn(2, 3, 33, 33)
+    with torch.no_grad():
+        fused = run_views_fused(model.scores, image, PRESETS["flip"], align_corners=True)
+        mean = (model.conv(image).softmax(1) + model.conv(image.flip(-1)).flip(-1).softmax(1)) / 2
+    torch.testing.assert_close(fused.exp(), mean)
+
+
+def test_what_cannot_be_is_named() -> None:
+    with pytest.raises(AtrousError, match=r"no test-time preset 'v3plus'\. Did you mean 'v3_plus'"):
+        Segmenter(Convolution(), card(), device="cpu", tta="v3plus")
+    with pytest.raises(AtrousError, match="all positive"):
+        TestTime((0.0, 1.0))
+    with pytest.raises(AtrousError, match="give both"):
+        TestTime(crop=473)
+    with pytest.raises(AtrousError, match="cuts its own windows"):
+        Segmenter(Convolution(), card(), device="cpu", tta="pspnet", tile=64)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atrous.inference.upsampled_argmax import _in_bands, resize_taps, resized_rows, upsampled_argmax
+
+SIDES = st.integers(1, 40)
+
+
+def reference(scores: torch.Tensor, size: tuple[int, int], align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of interpolating all classes, and where the two best differ by more than rounding."""
+    full = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=align_corners)[0]
+    if len(full) == 1:
+        return full.argmax(0).numpy(), np.ones(size, bool)
+    best = full.topk(2, 0).values
+    return full.argmax(0).numpy(), (best[0] - best[1] > 1e-5 * scores.abs().max()).numpy()
+
+
+@given(
+    classes=st.integers(1, 30),
+    height=SIDES,
+    width=SIDES,
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    align_corners=st.booleans(),
+    smooth=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_equals_interpolate_then_argmax(
+    classes: int, height: int, width: int, size: tuple[int, int], align_corners: bool, smooth: bool, seed: int
+) -> None:
+    scores = torch.randn(classes, height, width, generator=torch.Generator().manual_seed(seed))
+    if smooth:
+        scores = F.avg_pool2d(scores, 5, 1, 2) * 10
+    expected, sure = reference(scores, size, align_corners)
+    found = upsampled_argmax(scores, size, align_corners=align_corners)
+    assert found.shape == size
+    np.testing.assert_array_equal(found[sure], expected[sure])
+    banded = np.empty(size, np.uint8)
+    _in_bands(scores, *resize_taps(scores, size, align_corners=align_corners), banded)
+    np.testing.assert_array_equal(banded[sure], expected[sure])
+
+
+@given(height=SIDES, width=SIDES, size=st.tuples(st.integers(1, 90), st.integers(1, 90)), align_corners=st.booleans())
+def test_rows_are_those_of_interpolate(height: int, width: int, size: tuple[int, int], align_corners: bool) -> None:
+    scores = torch.randn(3, height, width)
+    expected = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=align_corners)[0]
+    rows, columns = resize_taps(scores, size, align_corners=align_corners)
+    torch.testing.assert_close(resized_rows(scores, rows, columns), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("side", "target"), [(33, 513), (129, 1025)])
+def test_at_the_papers_sizes(side: int, target: int, align_corners: bool) -> None:
+    scores = torch.randn(21, side, side)
+    expected, sure = reference(scores, (target, target), align_corners)
+    found = upsampled_argmax(scores, (target, target), align_corners=align_corners)
+    np.testing.assert_array_equal(found[sure], expected[sure])
+
+
+def test_ties_go_to_the_smaller_label() -> None:
+    scores = torch.zeros(3, 4, 4)
+    scores[1:] = 1.0
+    assert (upsampled_argmax(scores, (16, 16), align_corners=False) == 1).all()
+
+
+def test_crop_and_a_given_place() -> None:
+    scores = torch.randn(5, 9, 9)
+    whole = upsampled_argmax(scores, (65, 65), align_corners=True)
+    out = np.zeros((40, 50), np.uint8)
+    assert upsampled_argmax(scores, (65, 65), align_corners=True, crop=(40, 50), out=out) is out
+    np.testing.assert_array_equal(out, whole[:40, :50])
+
+
+def test_more_than_256_classes() -> None:
+    scores = torch.zeros(300, 3, 3)
+    scores[299] = 1
+    found = upsampled_argmax(scores, (7, 7), align_corners=False)
+    assert found.dtype == np.uint16
+    assert (found == 299).all()
+
+
+def test_the_number_of_threads_stays_as_it_was_set() -> None:
+    """Numba's OpenMP pool is as large as the machine, and would be so for torch too. In a process of its own to see."""
+    script = """
+import torch
+from atrous.inference.upsampled_argmax import upsampled_argmax
+upsampled_argmax(torch.randn(3, 9, 9), (33, 33), align_corners=False)
+print(torch.get_num_threads())
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["1"]
