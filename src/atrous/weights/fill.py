@@ -26,7 +26,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
             raise AtrousError(f"{where}: {key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}.")
         if value.is_floating_point() and not value.isfinite().all():
             raise AtrousError(f"{where}: {key} holds values that are not finite; the file is damaged.")
-        converted[key] = value.to(expected[key].dtype)
+        converted[key] = value.to(expected[key].dtype, copy=True)  # aligned, unlike views of a mapped file
     model.load_state_dict(converted, assign=True)
 
 
