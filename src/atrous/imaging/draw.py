@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from atrous.data.dataset import Sample
+from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels, resize_image
-from atrous.imaging.labels import Color, Labels
+from atrous.imaging.labels import Color, Labels, class_fractions
 
 BACKGROUND = (24, 24, 27)
 FOREGROUND = (235, 235, 235)
@@ -20,6 +21,8 @@ IGNORED = (255, 255, 255)
 PHOTO = 240
 """The longer side of a photograph on a sheet."""
 COLUMNS = 3
+UNPAINTED = ("background", "void", "unlabeled", "other")
+"""Class names that an overlay leaves as they are in the image."""
 
 
 def find_outlines(labels: Labels, thickness: int) -> NDArray[np.bool_]:
@@ -59,6 +62,41 @@ def draw_legend(entries: Sequence[tuple[str, Color]], width: int, *, most: int =
         draw.rectangle((x, top, x + size - 1, top + size - 1), fill=color, outline=(160, 160, 160))
         draw.text((x + size + gap // 2, top + size / 2), text, font=font, fill=FOREGROUND, anchor="lm")
     return np.asarray(strip)
+
+
+def draw_overlay(
+    image: Pixels,
+    labels: Labels,
+    class_names: Sequence[str],
+    colors: Sequence[Color],
+    *,
+    opacity: float = 0.55,
+    legend: bool = True,
+) -> Pixels:
+    """Paint the classes over an image, outlined in white, with a legend of the classes and their fractions below.
+
+    Background classes (`UNPAINTED`) are not painted.
+
+    Shape: (H, W, 3) uint8 and (H, W) -> (H, W, 3) uint8, or (H + legend, W, 3).
+    Raises: `AtrousError` for an opacity outside [0, 1].
+    """
+    if not 0 <= opacity <= 1:
+        raise AtrousError(f"opacity {opacity}: a number from 0 to 1 is expected.")
+    palette = np.array(colors, np.float32)
+    weight = np.full(len(class_names), opacity, np.float32)
+    weight[[index for index, name in enumerate(class_names) if name.lower() in UNPAINTED]] = 0
+    mixed = np.empty_like(image)
+    for rows in np.array_split(np.arange(image.shape[0]), max(1, labels.size // 2**20)):  # bands: floats are large
+        part, alpha = labels[rows], weight[labels[rows]][..., None]
+        mixed[rows] = image[rows] * (1 - alpha) + palette[part] * alpha
+    mixed[find_outlines(labels, thickness=max(1, round(min(labels.shape) / 400)))] = 255
+    if not legend:
+        return mixed
+    entries = [
+        (f"{name} {fraction:.0%}" if fraction >= 0.005 else f"{name} <1%", colors[class_names.index(name)])
+        for name, fraction in class_fractions(labels, class_names).items()
+    ]
+    return np.vstack([mixed, draw_legend(entries, image.shape[1])])
 
 
 def paint(image: Pixels, labels: Labels, colors: Sequence[Color], *, opacity: float = 0.6) -> Pixels:

@@ -74,6 +74,13 @@ def count_labels(labels: Labels) -> NDArray[np.int64]:
     return counts
 
 
+def class_fractions(labels: Labels, class_names: Sequence[str]) -> dict[str, float]:
+    """Compute the fraction of the pixels that each class covers, for the classes that occur, the largest first."""
+    counts = count_labels(labels)[: len(class_names)]
+    order = np.argsort(-counts, kind="stable")
+    return {class_names[index]: float(counts[index] / labels.size) for index in order if counts[index]}
+
+
 def describe_classes(classes: tuple[str, ...], most: int = 12) -> str:
     """The classes with their labels, in a line: all of a few, the ends of many."""
     listed = [f"{label} {name}" for label, name in enumerate(classes)]

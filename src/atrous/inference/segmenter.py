@@ -17,7 +17,7 @@ from torch import Tensor
 from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.imaging.io import ImageLike, Pixels, read_image, resize_image
-from atrous.imaging.labels import count_labels, label_type
+from atrous.imaging.labels import class_fractions, label_type
 from atrous.inference.memory import SPARE, available, bytes_per_pixel, is_out_of_memory, label_array
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.prefetch import ahead
@@ -54,16 +54,17 @@ class Segmentation:
     probabilities: NDArray[np.float32] | None = None
 
     def class_fractions(self) -> dict[str, float]:
-        """The classes that occur and their shares of the image, the largest first."""
-        counts = count_labels(self.labels)[: len(self.classes)]
-        order = np.argsort(-counts, kind="stable")
-        return {self.classes[index]: float(counts[index] / self.labels.size) for index in order if counts[index]}
+        """Compute the fraction of the image that each class covers, for the classes that occur, the largest first."""
+        return class_fractions(self.labels, self.classes)
 
     def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Pixels:
-        """The image with the classes painted over it, outlined, and named in a line below it."""
-        from atrous.inference.draw import draw_overlay
+        """Paint the classes over the image, outlined, with a legend below it.
 
-        return draw_overlay(self, opacity=opacity, legend=legend)
+        Shape: -> (H + legend, W, 3) uint8.
+        """
+        from atrous.imaging.draw import draw_overlay
+
+        return draw_overlay(self.image, self.labels, self.classes, self.colors, opacity=opacity, legend=legend)
 
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
         """Write the labels as a palette PNG to `path` (.png), and the overlay beside it (`NAME_overlay.png`).
