@@ -13,9 +13,11 @@ from atrous.analysis.counts import multiply_adds
 from atrous.analysis.explain import explain
 from atrous.analysis.receptive_field import FieldTracer
 from atrous.backbones import create_backbone, list_backbones
-from atrous.layers.aspp import ASPP, ImagePooling, PyramidPooling
+from atrous.layers.aspp import ASPP, ImagePooling
 from atrous.layers.pad import mirror_pad
-from atrous.layers.refine import ChainedResidualPooling, GlobalConvolution, MultiResolutionFusion
+from atrous.models.gcn import GlobalConvolution
+from atrous.models.pspnet import PyramidPooling
+from atrous.models.refinenet import ChainedResidualPooling, MultiResolutionFusion
 from atrous.models.segnet import pool, unpool
 
 MAX_POOL = F.max_pool2d

@@ -9,8 +9,7 @@ from torch import nn
 
 from atrous import AtrousError, create_model
 from atrous.analysis.counts import count_parameters
-from atrous.layers.refine import BoundaryRefinement, GlobalConvolution
-from atrous.models.gcn import stacked
+from atrous.models.gcn import BoundaryRefinement, GlobalConvolution, stacked
 
 NAME = "gcn.resnet50"
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from atrous import AtrousError, create_model
-from atrous.layers.aspp import PyramidPooling
+from atrous.models.pspnet import PyramidPooling
 
 NAME = "pspnet.resnet50"
 

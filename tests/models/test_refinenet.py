@@ -8,7 +8,7 @@ from torch import nn
 
 from atrous import AtrousError, create_model
 from atrous.analysis.counts import count_parameters
-from atrous.layers.refine import ChainedResidualPooling, ResidualConvUnit
+from atrous.models.refinenet import ChainedResidualPooling, ResidualConvUnit
 
 NAME = "refinenet.resnet50"
 

@@ -1,9 +1,8 @@
-"""Pyramids: the same features looked at with several fields of view."""
+"""Atrous spatial pyramid pooling: the same features at several fields of view, as DeepLab v3 and v3+ share it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +15,6 @@ from atrous.layers.resize import resize
 
 DECLARED_AT = 16
 """The output stride for which atrous rates are written down, in the papers and here."""
-
-Pool = Literal["average", "max"]
 
 
 class ImagePooling(nn.Module):
@@ -109,110 +106,3 @@ class ASPP(nn.Module):
         if self.pooling is not None:
             maps.append(self.pooling(x))
         return self.dropout(self.project(torch.cat(maps, 1)))
-
-
-class PyramidPooling(nn.Module):
-    """The map beside its averages (or maxima) over grids of a few bins, from the whole image to its sixths.
-
-    Each grid goes through a 1x1 convolution that reduces its channels to 1 / len(bins), unless `reduce` is off, and
-    is brought back to the size of the map. The bins cover a map of any size, as adaptive pooling does. With a `crop`
-    (height, width in image pixels) the windows are those of the released networks instead, fixed in size: at
-    473 x 473 and stride 8 they are 60, 30, 20 and 10 pixels of the map wide, wherever the image ends.
-
-    Shape: (N, in_channels, h, w) -> (N, out_channels, h, w); `out_channels` is an attribute.
-    Source: PSPNet section 3.1 and figure 3; the ablation of table 1.
-    Raises: `AtrousError` for bins or a way of pooling that cannot be.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        bins: Sequence[int] = (1, 2, 3, 6),
-        pool: Pool = "average",
-        reduce: bool = True,
-        crop: tuple[int, int] | None = None,
-        align_corners: bool = True,
-    ) -> None:
-        super().__init__()
-        if not bins or any(count < 1 for count in bins):
-            raise AtrousError(f"bins {tuple(bins)}: at least one is needed, each 1 or more.")
-        if pool not in ("average", "max"):
-            raise AtrousError(f"pool '{pool}': it is 'average' or 'max'.")
-        self.bins = tuple(bins)
-        self.pool = pool
-        self.crop = crop
-        self.map_of_crop: tuple[int, int] | None = None
-        self.align_corners = align_corners
-        channels = max(1, in_channels // len(self.bins)) if reduce else in_channels
-        self.convs = nn.ModuleList(ConvNormAct(in_channels, channels) if reduce else nn.Identity() for _ in self.bins)
-        self.out_channels = in_channels + channels * len(self.bins)
-
-    def set_output_stride(self, output_stride: int) -> None:
-        """Fixed windows keep their size in the image; bins need no change."""
-        if self.crop is not None:
-            height, width = ((side - 1) // output_stride + 1 for side in self.crop)
-            self.map_of_crop = height, width
-
-    def windows(self) -> list[tuple[int, int]]:
-        """Height and width of each fixed window, in pixels of the map; none where the bins follow the map."""
-        if self.map_of_crop is None:
-            return []
-        height, width = self.map_of_crop
-        return [(-(-height // count), -(-width // count)) for count in self.bins]
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        if self.map_of_crop is None:
-            adaptive = F.adaptive_avg_pool2d if self.pool == "average" else F.adaptive_max_pool2d
-            pooled = [adaptive(x, count) for count in self.bins]
-        else:
-            pooled = [self._fixed(x, window) for window in self.windows()]
-        maps = [
-            resize(conv(grid), (height, width), align_corners=self.align_corners)
-            for conv, grid in zip(self.convs, pooled, strict=True)
-        ]
-        return torch.cat([x, *maps], 1)
-
-    def _fixed(self, x: Tensor, window: tuple[int, int]) -> Tensor:
-        size = min(window[0], x.shape[2]), min(window[1], x.shape[3])
-        pool = F.avg_pool2d if self.pool == "average" else F.max_pool2d
-        return pool(x, size, size, ceil_mode=True)
-
-
-class SumASPP(nn.Module):
-    """Atrous spatial pyramid pooling of DeepLab v2: whole classifiers side by side, their scores added.
-
-    `branch` builds one for an atrous rate, its dilated convolution first: a 3x3 convolution to the classes (ResNet), or
-    fc6, fc7 and fc8 (VGG-16). `rates` hold at output stride 8 and follow `set_output_stride`.
-
-    Shape: (N, in_channels, h, w) -> (N, num_classes, h, w).
-    Source: DeepLab v2 section 3.2 and figure 7.
-    Raises: `AtrousError` for no rates, or rates below 1.
-    """
-
-    DECLARED_AT = 8
-
-    def __init__(self, branch: Callable[[int], nn.Module], rates: Sequence[int]) -> None:
-        super().__init__()
-        if not rates or any(rate < 1 for rate in rates):
-            raise AtrousError(f"atrous_rates {tuple(rates)}: one or more are needed, each of 1 or more.")
-        self.rates = tuple(rates)
-        self.branches = nn.ModuleList(branch(rate) for rate in rates)
-
-    def takes_output_stride(self, output_stride: int) -> bool:
-        """Whether all rates are whole numbers there."""
-        return not any(rate * self.DECLARED_AT % output_stride for rate in self.rates)
-
-    def set_output_stride(self, output_stride: int) -> None:
-        """Scale the rates, so that each branch keeps its field of view in the image."""
-        for rate, branch in zip(self.rates, self.branches, strict=True):
-            conv = next(layer for layer in branch.modules() if isinstance(layer, nn.Conv2d))
-            set_dilation(conv, rate * self.DECLARED_AT // output_stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, *others = self.branches
-        scores = first(x)
-        for branch in others:
-            scores = scores + branch(x)
-        return scores

@@ -136,6 +136,14 @@ class SeparableConv(nn.Sequential):
         )
 
 
+def conv3x3(in_channels: int, out_channels: int, *, bias: bool = False) -> nn.Conv2d:
+    """Build a 3x3 convolution that keeps the size.
+
+    Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
+    """
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+
+
 def make_divisible(channels: float, divisor: int = 8) -> int:
     """The nearest multiple of `divisor`, at least `divisor` and no more than a tenth below.
 

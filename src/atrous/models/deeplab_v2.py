@@ -16,19 +16,22 @@ and 513 are already; Caffe's rounding of pool1 then is everybody's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from atrous.backbones import Backbone, create_backbone
 from atrous.backbones.vgg import FullyConnected
-from atrous.layers.aspp import SumASPP
+from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
+from atrous.layers.dilate import set_dilation
 from atrous.layers.pad import fill_to_grid
+from atrous.layers.resize import resize
 from atrous.models.base import SegmentationModel, register_model, scaled
 from atrous.models.deeplab_v1 import DeepLab, init_gaussian
-from atrous.models.multiscale import MultiScale
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -42,6 +45,44 @@ PAPER = Paper(
 ASPP_L = (6, 12, 18, 24)
 ASPP_S = (2, 4, 8, 12)
 LARGE_FOV = (12,)
+
+
+class SumASPP(nn.Module):
+    """Atrous spatial pyramid pooling of DeepLab v2: whole classifiers side by side, their scores added.
+
+    `branch` builds one for an atrous rate, its dilated convolution first: a 3x3 convolution to the classes (ResNet), or
+    fc6, fc7 and fc8 (VGG-16). `rates` hold at output stride 8 and follow `set_output_stride`.
+
+    Shape: (N, in_channels, h, w) -> (N, num_classes, h, w).
+    Source: DeepLab v2 section 3.2 and figure 7.
+    Raises: `AtrousError` for no rates, or rates below 1.
+    """
+
+    DECLARED_AT = 8
+
+    def __init__(self, branch: Callable[[int], nn.Module], rates: Sequence[int]) -> None:
+        super().__init__()
+        if not rates or any(rate < 1 for rate in rates):
+            raise AtrousError(f"atrous_rates {tuple(rates)}: one or more are needed, each of 1 or more.")
+        self.rates = tuple(rates)
+        self.branches = nn.ModuleList(branch(rate) for rate in rates)
+
+    def takes_output_stride(self, output_stride: int) -> bool:
+        """Whether all rates are whole numbers there."""
+        return not any(rate * self.DECLARED_AT % output_stride for rate in self.rates)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Scale the rates, so that each branch keeps its field of view in the image."""
+        for rate, branch in zip(self.rates, self.branches, strict=True):
+            conv = next(layer for layer in branch.modules() if isinstance(layer, nn.Conv2d))
+            set_dilation(conv, rate * self.DECLARED_AT // output_stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = self.branches
+        scores = first(x)
+        for branch in others:
+            scores = scores + branch(x)
+        return scores
 
 
 class DeepLabV2(DeepLab):
@@ -103,8 +144,33 @@ class DeepLabV2(DeepLab):
             branch.load_state_dict(fully_connected, strict=False)
 
 
-class DeepLabV2MSC(MultiScale, DeepLabV2):
-    """DeepLab v2 on three scales of the image; its state dict is that of `DeepLabV2`."""
+class DeepLabV2MSC(DeepLabV2):
+    """DeepLab v2 on the image at 1, 3/4 and 1/2 of its size with shared weights; the maximum of the scores is taken.
+
+    In training each scale has its own loss too, at the same weight: four losses for three scales. There are no further
+    parameters: the state dict is that of `DeepLabV2`, and a network trained at one scale loads.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have the size they have at the full scale.
+    Source: DeepLab v2 section 4.1.2 (multi-scale inputs, max fusion); "MSC" in tables 4 to 6.
+    """
+
+    def scores(self, image: Tensor) -> Tensor:
+        return reduce(torch.maximum, self._at_scales(image))
+
+    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
+        maps = self._at_scales(image)
+        return [(self._to_size_of(image, scores), 1.0) for scores in (reduce(torch.maximum, maps), *maps)]
+
+    def _at_scales(self, image: Tensor) -> list[Tensor]:
+        """Compute the scores at each scale, resized to the size of those at the full scale."""
+        image = fill_to_grid(image, 4 * self.output_stride)  # quarters of it are multiples of the stride again
+        maps = [super().scores(image)]
+        rows, columns = maps[0].shape[2:]
+        for quarters in (3, 2):
+            height, width = ((n - 1) * quarters // 4 + 1 for n in image.shape[2:])
+            scores = super().scores(resize(image, (height, width), align_corners=True))
+            maps.append(resize(scores, (rows, columns), align_corners=True))
+        return maps
 
 
 @register_model("deeplab_v2.vgg16", PAPER)

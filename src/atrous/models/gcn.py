@@ -29,8 +29,7 @@ from torch import Tensor, nn
 
 from atrous.backbones import Backbone
 from atrous.errors import AtrousError
-from atrous.layers.conv import init_convs
-from atrous.layers.refine import BoundaryRefinement, GlobalConvolution, check_odd, conv3x3
+from atrous.layers.conv import conv3x3, init_convs
 from atrous.layers.resize import BilinearDeconv, resize
 from atrous.models.base import SegmentationModel, Trunk, register_family
 from atrous.registry import Paper
@@ -44,6 +43,49 @@ PAPER = Paper(
 
 Context = Literal["global", "trivial", "stacked"]
 Upsampling = Literal["deconvolution", "bilinear"]
+
+
+class GlobalConvolution(nn.Module):
+    """A k x k convolution's reach at the price of its edges: k x 1 then 1 x k, plus 1 x k then k x 1.
+
+    Nothing inside is nonlinear, so the whole is a k x k convolution, of low rank.
+
+    Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
+    Source: GCN figure 3B.
+    Raises: `AtrousError` for an even kernel, which would shift the map.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        check_odd(kernel_size)
+
+        def tall(inputs: int) -> nn.Conv2d:
+            return nn.Conv2d(inputs, out_channels, (kernel_size, 1), padding=(kernel_size // 2, 0))
+
+        def wide(inputs: int) -> nn.Conv2d:
+            return nn.Conv2d(inputs, out_channels, (1, kernel_size), padding=(0, kernel_size // 2))
+
+        self.left = nn.Sequential(tall(in_channels), wide(out_channels))
+        self.right = nn.Sequential(wide(in_channels), tall(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.left(x) + self.right(x)
+
+
+class BoundaryRefinement(nn.Module):
+    """x + (3x3 convolution, ReLU, 3x3 convolution): a residual that sharpens score maps at boundaries.
+
+    Shape: (N, channels, H, W) -> the same.
+    Source: GCN figure 2C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(channels, channels, bias=True)
+        self.conv2 = conv3x3(channels, channels, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(x)))
 
 
 class Double(nn.Module):
@@ -76,6 +118,12 @@ def stacked(in_channels: int, out_channels: int, kernel_size: int, channels: int
     """
     widths = [in_channels, *[channels] * (kernel_size // 2 - 1), out_channels]
     return nn.Sequential(*(conv3x3(inputs, outputs) for inputs, outputs in pairwise(widths)))
+
+
+def check_odd(kernel_size: int) -> None:
+    """Raises: `AtrousError` for a kernel size that is not odd."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise AtrousError(f"kernel_size {kernel_size}: it must be odd, such as {max(1, kernel_size + 1)}.")
 
 
 class GCN(SegmentationModel):

@@ -16,15 +16,18 @@ What differs between the paper and what was released, all by name:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atrous.backbones import Backbone
 from atrous.backbones.resnet import Stem
-from atrous.layers.aspp import Pool, PyramidPooling
+from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
+from atrous.layers.resize import resize
 from atrous.models.base import SegmentationModel, Trunk, register_family, scaled
 from atrous.registry import Paper
 
@@ -34,6 +37,77 @@ PAPER = Paper(
     year=2017,
     arxiv="1612.01105",
 )
+
+Pool = Literal["average", "max"]
+
+
+class PyramidPooling(nn.Module):
+    """The map beside its averages (or maxima) over grids of a few bins, from the whole image to its sixths.
+
+    Each grid goes through a 1x1 convolution that reduces its channels to 1 / len(bins), unless `reduce` is off, and
+    is brought back to the size of the map. The bins cover a map of any size, as adaptive pooling does. With a `crop`
+    (height, width in image pixels) the windows are those of the released networks instead, fixed in size: at
+    473 x 473 and stride 8 they are 60, 30, 20 and 10 pixels of the map wide, wherever the image ends.
+
+    Shape: (N, in_channels, h, w) -> (N, out_channels, h, w); `out_channels` is an attribute.
+    Source: PSPNet section 3.1 and figure 3; the ablation of table 1.
+    Raises: `AtrousError` for bins or a way of pooling that cannot be.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        pool: Pool = "average",
+        reduce: bool = True,
+        crop: tuple[int, int] | None = None,
+        align_corners: bool = True,
+    ) -> None:
+        super().__init__()
+        if not bins or any(count < 1 for count in bins):
+            raise AtrousError(f"bins {tuple(bins)}: at least one is needed, each 1 or more.")
+        if pool not in ("average", "max"):
+            raise AtrousError(f"pool '{pool}': it is 'average' or 'max'.")
+        self.bins = tuple(bins)
+        self.pool = pool
+        self.crop = crop
+        self.map_of_crop: tuple[int, int] | None = None
+        self.align_corners = align_corners
+        channels = max(1, in_channels // len(self.bins)) if reduce else in_channels
+        self.convs = nn.ModuleList(ConvNormAct(in_channels, channels) if reduce else nn.Identity() for _ in self.bins)
+        self.out_channels = in_channels + channels * len(self.bins)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Fixed windows keep their size in the image; bins need no change."""
+        if self.crop is not None:
+            height, width = ((side - 1) // output_stride + 1 for side in self.crop)
+            self.map_of_crop = height, width
+
+    def windows(self) -> list[tuple[int, int]]:
+        """Height and width of each fixed window, in pixels of the map; none where the bins follow the map."""
+        if self.map_of_crop is None:
+            return []
+        height, width = self.map_of_crop
+        return [(-(-height // count), -(-width // count)) for count in self.bins]
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if self.map_of_crop is None:
+            adaptive = F.adaptive_avg_pool2d if self.pool == "average" else F.adaptive_max_pool2d
+            pooled = [adaptive(x, count) for count in self.bins]
+        else:
+            pooled = [self._fixed(x, window) for window in self.windows()]
+        maps = [
+            resize(conv(grid), (height, width), align_corners=self.align_corners)
+            for conv, grid in zip(self.convs, pooled, strict=True)
+        ]
+        return torch.cat([x, *maps], 1)
+
+    def _fixed(self, x: Tensor, window: tuple[int, int]) -> Tensor:
+        size = min(window[0], x.shape[2]), min(window[1], x.shape[3])
+        pool = F.avg_pool2d if self.pool == "average" else F.max_pool2d
+        return pool(x, size, size, ceil_mode=True)
 
 
 class PSPNet(SegmentationModel):

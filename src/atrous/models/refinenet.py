@@ -22,13 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atrous.backbones import Backbone
 from atrous.errors import AtrousError
-from atrous.layers.refine import ChainedResidualPooling, MultiResolutionFusion, Order, ResidualConvUnit, conv3x3
+from atrous.layers.conv import conv3x3
 from atrous.layers.resize import resize
 from atrous.models.base import SegmentationModel, Trunk, register_family, scaled
 from atrous.registry import Paper
@@ -39,6 +40,70 @@ PAPER = Paper(
     year=2017,
     arxiv="1611.06612",
 )
+
+Order = Literal["pool-conv", "conv-pool"]
+
+
+class ResidualConvUnit(nn.Module):
+    """x + two 3x3 convolutions, a ReLU before each and no normalization; only the first has a bias.
+
+    Shape: (N, channels, H, W) -> the same.
+    Source: RefineNet figure 3b; the biases are those of the released networks.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(channels, channels, bias=True)
+        self.conv2 = conv3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class MultiResolutionFusion(nn.Module):
+    """Maps of several resolutions, each through a 3x3 convolution, brought to the size of the finest, and summed.
+
+    Shape: [(N, in_channels[i], h_i, w_i), ...] -> (N, out_channels, max h_i, max w_i). The first is the finest.
+    Source: RefineNet figure 3c.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int, *, align_corners: bool = True) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(conv3x3(channels, out_channels) for channels in in_channels)
+        self.align_corners = align_corners
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        finest, *coarser = (conv(x) for conv, x in zip(self.convs, maps, strict=True))
+        height, width = finest.shape[-2:]
+        for x in coarser:
+            finest = finest + resize(x, (height, width), align_corners=self.align_corners)
+        return finest
+
+
+class ChainedResidualPooling(nn.Module):
+    """A chain of 5x5 max pooling and 3x3 convolution, every link of which is added to the map it started from.
+
+    `order` says which of the two comes first in a link: "pool-conv" in the paper, "conv-pool" in its later models.
+
+    Shape: (N, channels, H, W) -> the same.
+    Source: RefineNet figure 3d.
+    Raises: `AtrousError` for an order that is neither.
+    """
+
+    def __init__(self, channels: int, *, stages: int = 4, order: Order = "pool-conv") -> None:
+        super().__init__()
+        if order not in ("pool-conv", "conv-pool"):
+            raise AtrousError(f"pooling_order '{order}': it is 'pool-conv' or 'conv-pool'.")
+        self.order = order
+        self.convs = nn.ModuleList(conv3x3(channels, channels) for _ in range(stages))
+        self.pool = nn.MaxPool2d(5, stride=1, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = link = F.relu(x)
+        for conv in self.convs:
+            link = conv(self.pool(link)) if self.order == "pool-conv" else self.pool(conv(link))
+            total = total + link
+        return total
 
 
 class Adapt(nn.Sequential):
