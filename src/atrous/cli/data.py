@@ -119,9 +119,9 @@ def voc_aug(
     """
     from rich.console import Console
 
-    from atrous.data.datasets.layout import descend
     from atrous.data.datasets.sbd import build_trainaug
     from atrous.data.datasets.voc import INNER
+    from atrous.data.layout import descend
     from atrous.files import check_writable
 
     target = out or descend(voc, *INNER, holding="JPEGImages")

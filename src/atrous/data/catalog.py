@@ -12,18 +12,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
 
+import atrous.data.datasets  # noqa: F401  (registers the data sets)
 from atrous.data.dataset import DATASETS, SegmentationDataset
-from atrous.data.datasets import (  # noqa: F401  (they register themselves)
-    ade20k,
-    camvid,
-    cityscapes,
-    coco,
-    folder,
-    pascal_context,
-    person_part,
-    sbd,
-    voc,
-)
 from atrous.errors import AtrousError, did_you_mean
 
 list_datasets = DATASETS.names

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from atrous.data.dataset import Sample
 from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels, resize_image
 from atrous.imaging.labels import Color, Labels, class_fractions
@@ -23,6 +23,22 @@ PHOTO = 240
 COLUMNS = 3
 UNPAINTED = ("background", "void", "unlabeled", "other")
 """Class names that an overlay leaves as they are in the image."""
+
+
+class LabeledImage(Protocol):
+    """An image with its label map and a name, such as a sample of a data set."""
+
+    @property
+    def image(self) -> Pixels:
+        """Shape: (H, W, 3) uint8 RGB."""
+
+    @property
+    def labels(self) -> Labels:
+        """Shape: (H, W)."""
+
+    @property
+    def name(self) -> str:
+        """The text written below the image."""
 
 
 def find_outlines(labels: Labels, thickness: int) -> NDArray[np.bool_]:
@@ -115,7 +131,7 @@ def paint(image: Pixels, labels: Labels, colors: Sequence[Color], *, opacity: fl
     return mixed.round().astype(np.uint8)
 
 
-def contact_sheet(samples: Sequence[Sample], classes: Sequence[str], colors: Sequence[Color]) -> Pixels:
+def contact_sheet(samples: Sequence[LabeledImage], classes: Sequence[str], colors: Sequence[Color]) -> Pixels:
     """Samples in rows of three, each the image and the image painted, with its name; a legend of what occurs below.
 
     Shape: -> (H, W, 3) uint8.
@@ -133,7 +149,7 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str], colors: Seq
     return np.vstack([*rows, draw_legend([(classes[label], colors[label]) for label in seen], width, most=18)])
 
 
-def _tile(sample: Sample, colors: Sequence[Color]) -> Pixels:
+def _tile(sample: LabeledImage, colors: Sequence[Color]) -> Pixels:
     margin, caption = 8, 20
     scale = PHOTO / max(sample.labels.shape)
     height, width = (max(1, round(side * scale)) for side in sample.labels.shape)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -20,9 +20,6 @@ from PIL import Image, ImageOps
 from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.imaging.io import opened
-
-if TYPE_CHECKING:
-    from atrous.data.dataset import Item
 
 Color: TypeAlias = tuple[int, int, int]
 Labels: TypeAlias = NDArray[np.integer[Any]]
@@ -130,6 +127,14 @@ def _raw_mode(image: Image.Image) -> str:
     return first if isinstance(first, str) else image.mode
 
 
+class HasMask(Protocol):
+    """An item of a data set, as far as `MaskReader` needs it."""
+
+    @property
+    def mask(self) -> Path | None:
+        """The mask file; None where an image has no labels."""
+
+
 @dataclass(frozen=True)
 class MaskReader:
     """From a mask file to labels 0 to K - 1 and the ignore index, by the rules of one data set; nothing else gets out.
@@ -146,7 +151,7 @@ class MaskReader:
     advice: str = "Correct the mask, or map the value to a class or to the ignore index."
     """What to do about a value without a class."""
 
-    def __call__(self, item: Item) -> Labels:
+    def __call__(self, item: HasMask) -> Labels:
         assert item.mask is not None
         return self.read(item.mask)
 

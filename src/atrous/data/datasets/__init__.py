@@ -1,1 +1,13 @@
-"""Data sets, one file each."""
+"""The data sets, one file each."""
+
+from atrous.data.datasets import (  # noqa: F401  (they register themselves)
+    ade20k,
+    camvid,
+    cityscapes,
+    coco,
+    folder,
+    pascal_context,
+    person_part,
+    sbd,
+    voc,
+)

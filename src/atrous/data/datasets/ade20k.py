@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, SegmentationDataset
-from atrous.data.datasets.layout import check_choice, descend, first_of, pair_folders
+from atrous.data.layout import check_choice, descend, first_of, pair_folders
 from atrous.imaging.labels import MaskReader
 from atrous.registry import Paper
 

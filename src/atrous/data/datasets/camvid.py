@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.datasets.layout import check_choice, descend, existing, files_by_stem, read_list
+from atrous.data.layout import check_choice, descend, existing, files_by_stem, read_list
 from atrous.imaging.io import SUFFIXES
 from atrous.imaging.labels import MaskReader
 from atrous.registry import Paper

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.datasets.layout import check_choice, existing, files_by_stem, first_of
+from atrous.data.layout import check_choice, existing, files_by_stem, first_of
 from atrous.errors import AtrousError
 from atrous.imaging.labels import MaskReader
 from atrous.registry import Paper

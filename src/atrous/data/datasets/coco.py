@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
 from atrous.data.datasets import voc
-from atrous.data.datasets.layout import check_choice, existing, first_of, pair, pair_folders
+from atrous.data.layout import check_choice, existing, first_of, pair, pair_folders
 from atrous.errors import AtrousError
 from atrous.imaging.labels import Labels, MaskReader, bit_colors, label_type, pack_colors, read_stored
 from atrous.registry import Paper

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.datasets.layout import (
+from atrous.data.layout import (
     MASK_SUFFIXES,
     check_choice,
     files_by_stem,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.datasets.layout import check_choice, descend, first_of, listed_or_all
 from atrous.data.datasets.sbd import MatReader
+from atrous.data.layout import check_choice, descend, first_of, listed_or_all
 from atrous.errors import AtrousError
 from atrous.imaging.labels import MaskReader, bit_colors
 from atrous.registry import Paper

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, SegmentationDataset
-from atrous.data.datasets.layout import descend, first_of, listed_or_all
+from atrous.data.layout import descend, first_of, listed_or_all
 from atrous.imaging.labels import MaskReader, bit_colors
 from atrous.registry import Paper
 

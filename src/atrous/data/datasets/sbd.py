@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
 from atrous.data.datasets import voc
-from atrous.data.datasets.layout import check_choice, descend, existing, pair, read_list
+from atrous.data.layout import check_choice, descend, existing, pair, read_list
 from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.imaging.labels import Labels, MaskReader, save_labels

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.datasets.layout import check_choice, descend, existing, first_of, pair, read_list
+from atrous.data.layout import check_choice, descend, existing, first_of, pair, read_list
 from atrous.imaging.labels import MaskReader, bit_colors
 from atrous.registry import Paper
 
