@@ -40,11 +40,11 @@ class Paper:
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered name: the function that builds it, what it calls it with, and the paper it comes from."""
+    """One registered name: the function that builds it, what it calls it with, and its paper, if there is one."""
 
     name: str
     function: Callable[..., T]
-    paper: Paper
+    paper: Paper | None
     preset: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the function that make it this entry; a caller may give all but the positional ones anew."""
 
@@ -89,8 +89,8 @@ class Registry(Generic[T]):
         self.kind = kind
         self._entries: dict[str, Entry[T]] = {}
 
-    def register(self, name: str, paper: Paper, **preset: Any) -> Callable[[Function], Function]:
-        """Decorate a function to enter it under `name`, to be called with `preset`.
+    def register(self, name: str, paper: Paper | None, **preset: Any) -> Callable[[Function], Function]:
+        """Decorate a function to enter it under `name`, to be called with `preset`; `paper` may be None.
 
         Raises: `AtrousError` where the name is taken.
         """

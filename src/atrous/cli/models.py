@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from atrous.registry import Paper
 
 STRIDES = (8, 16, 32)
 """The output strides worth telling; most networks run at finer and some at coarser ones."""
@@ -39,9 +42,10 @@ def models(
         raise AtrousError(f"No network matches '{pattern}'; `atrous models` lists all {len(list_models())}.")
     console = Console()
     width = max(map(len, names))
-    entries = sorted(map(MODELS.entry, names), key=lambda entry: (entry.paper.year, entry.paper.title, entry.name))
+    entries = sorted(map(MODELS.entry, names), key=lambda entry: (_year_and_title(entry.paper), entry.name))
     for paper, group in groupby(entries, key=lambda entry: entry.paper):
-        console.print(f"\n[bold]{paper.title}[/] [dim]({paper.short}, {paper.year})[/]", highlight=False)
+        title = f"[bold]{paper.title}[/] [dim]({paper.short}, {paper.year})[/]" if paper else "[bold]Without a paper[/]"
+        console.print(f"\n{title}", highlight=False)
         table = Table("id", "parameters", "madds", "strides", box=None, header_style="dim", pad_edge=False)
         for column, size, justify in zip(
             table.columns, (width, 11, 8, 10), ("left", "right", "right", "left"), strict=True
@@ -55,3 +59,7 @@ def models(
             cost = count_text(multiply_adds(model))
             table.add_row(entry.name, f"{count_parameters(model):,}", cost, " ".join(map(str, [first, *others])))
         console.print(table)
+
+
+def _year_and_title(paper: Paper | None) -> tuple[int, str]:
+    return (paper.year, paper.title) if paper else (9999, "")  # last

@@ -25,7 +25,6 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.files import writing
 from atrous.imaging.io import SUFFIXES
 from atrous.imaging.labels import Color, MaskReader, bit_colors, read_stored
-from atrous.registry import Paper
 
 FILE = "classes.yaml"
 DRAWN = "splits: {train: 0.8, val: 0.2}"
@@ -131,7 +130,7 @@ def read_description(path: Path) -> Description:
     return description
 
 
-@DATASETS.register("folder", Paper(title="Own images and masks", authors="you", year=2017))
+@DATASETS.register("folder", None)
 def folder(*, root: Path, split: str = "", classes: str = FILE) -> SegmentationDataset:
     """Images, masks of any kind and `classes.yaml` in a folder; see docs/data.md.
 
