@@ -1,13 +1,15 @@
-"""Statistics of batch normalization, measured anew."""
+"""Batch normalization: single values, frozen layers, recalibrated statistics."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from atrous import AtrousError
-from atrous.layers.norm import BatchNorm2d, freeze_batch_norm, recalibrate_batch_norm
+from atrous import AtrousError, create_model
+from atrous.layers.norm import BatchNorm2d, freeze_batch_norm, recalibrate_batch_norm, unfreeze_batch_norm
 
 
 def test_one_batch_gives_its_own_mean_and_unbiased_variance() -> None:
@@ -18,7 +20,7 @@ def test_one_batch_gives_its_own_mean_and_unbiased_variance() -> None:
     torch.testing.assert_close(layer.running_var, batch.transpose(0, 1).flatten(1).var(1))
 
 
-def test_batches_count_by_their_pixels_and_nothing_of_before_is_left() -> None:
+def test_batches_count_by_their_pixels_and_old_statistics_are_dropped() -> None:
     layer = BatchNorm2d(2)
     nn.init.constant_(layer.running_mean, 1e3)
     batches = [torch.randn(n, 2, 4, 4) + n for n in (1, 2, 5)]
@@ -30,7 +32,7 @@ def test_batches_count_by_their_pixels_and_nothing_of_before_is_left() -> None:
     torch.testing.assert_close(layer.running_var, weights @ variances)
 
 
-def test_later_layers_see_what_earlier_ones_make_of_the_batch() -> None:
+def test_later_layers_are_measured_on_the_outputs_of_earlier_ones() -> None:
     model = nn.Sequential(BatchNorm2d(2), BatchNorm2d(2))
     recalibrate_batch_norm(model, [5 + 9 * torch.randn(64, 2, 8, 8)])
     torch.testing.assert_close(model[1].running_mean, torch.zeros(2), atol=1e-4, rtol=0)
@@ -47,8 +49,42 @@ def test_dropout_is_off_frozen_layers_stay_and_modes_are_as_before() -> None:
     assert model[2].momentum == 0.1
 
 
-def test_no_batch_is_an_error_that_changes_nothing() -> None:
+def test_no_batches_is_an_error_that_changes_nothing() -> None:
     layer = BatchNorm2d(2)
     with pytest.raises(AtrousError, match="there was no batch"):
         recalibrate_batch_norm(layer, [])
     assert torch.equal(layer.running_var, torch.ones(2))
+
+
+class TestBatchNorm:
+    def test_one_value_per_channel_uses_the_running_statistics(self) -> None:
+        norm = BatchNorm2d(4).train()
+        nn.init.normal_(norm.running_mean)
+        before = norm.running_mean.clone()
+        x = torch.randn(1, 4, 1, 1, requires_grad=True)
+        y = norm(x)
+        y.sum().backward()
+        torch.testing.assert_close(y[0, :, 0, 0], (x[0, :, 0, 0] - before) / math.sqrt(1 + norm.eps))
+        assert torch.equal(norm.running_mean, before)
+        assert x.grad is not None
+        assert norm.weight.grad is not None
+
+    def test_otherwise_equals_torch(self) -> None:
+        ours, theirs = BatchNorm2d(4), nn.BatchNorm2d(4)
+        x = torch.randn(2, 4, 3, 3)
+        for mode in (True, False):
+            torch.testing.assert_close(ours.train(mode)(x), theirs.train(mode)(x))
+        assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+    def test_frozen_statistics_survive_train(self) -> None:
+        model = create_model("deeplab_v3.mobilenet_v2", width=0.125)
+        freeze_batch_norm(model, affine=True).train()
+        norms = [layer for layer in model.modules() if isinstance(layer, BatchNorm2d)]
+        before = [norm.running_mean.clone() for norm in norms]
+        model(torch.randn(2, 3, 33, 33))
+        assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
+        assert not any(norm.weight.requires_grad for norm in norms)
+        unfreeze_batch_norm(model)
+        model(torch.randn(2, 3, 33, 33))
+        assert not all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
+        assert all(norm.weight.requires_grad for norm in norms)

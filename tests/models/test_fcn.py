@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from atrous import AtrousError, create_model
-from atrous.layers.resize import BilinearDeconv, resize
 
 RELEASED = ["fcn_32s.vgg16", "fcn_16s.vgg16", "fcn_8s.vgg16", "fcn_8s_at_once.vgg16"]
 
@@ -43,23 +42,6 @@ def test_the_pad_leaves_room_for_every_crop() -> None:
         maps = model.backbone(torch.empty(1, 3, 698, 698))
     assert [m.shape[-1] for m in maps] == [349, 175, 88, 44, 16]
     assert model.upscore[-1](maps[-1].new_empty(1, 21, 16, 16)).shape[-1] == 544
-
-
-@pytest.mark.parametrize("stride", [2, 8, 16, 32])
-def test_bilinear_deconvolution_of_a_constant_is_the_constant_inside(stride: int) -> None:
-    for full in (True, False):
-        deconv = BilinearDeconv(3, stride, full=full)
-        out = deconv(torch.tensor([1.0, -2.0, 3.0]).view(1, 3, 1, 1).expand(1, 3, 5, 6))
-        assert out.shape == (1, 3, 6 * stride, 7 * stride)
-        inside = out[..., stride:-stride, stride:-stride]
-        torch.testing.assert_close(inside, torch.tensor([1.0, -2.0, 3.0]).view(1, 3, 1, 1).expand_as(inside))
-
-
-def test_bilinear_deconvolution_is_bilinear_resizing_but_for_the_edge() -> None:
-    x = torch.randn(2, 3, 6, 5)
-    deconv = BilinearDeconv(3, 8, full=False, padding=4)
-    expected = resize(x, (48, 40), align_corners=False)
-    torch.testing.assert_close(deconv(x)[..., 4:-4, 4:-4], expected[..., 4:-4, 4:-4])
 
 
 @torch.no_grad()

@@ -136,7 +136,7 @@ class VGG16(Backbone):
                 features += [BatchNorm2d(out)] if batch_norm else []
                 features.append(nn.ReLU(inplace=True))
                 channels = out
-            features.append(CeilMaxPool2d(kernel, dilates=dilate_pools, ends_here=not dilate_pools and stage == 4))
+            features.append(CeilMaxPool2d(kernel, dilates=dilate_pools, pad_before=not dilate_pools and stage == 4))
         self.features = nn.Sequential(*features)
         self.pool5a = nn.AvgPool2d(3, stride=1, padding=1) if average_pool else None
         self.channels = tuple(max(4, round(base * width)) for base, _ in STAGES)

@@ -49,7 +49,7 @@ class Block(nn.Module):
 
     def __init__(self, in_channels: int, channels: tuple[int, int, int], *, stride: int = 1) -> None:
         super().__init__()
-        separable = partial(SeparableConv, norm=_norm, between=None, after=None)
+        separable = partial(SeparableConv, norm=_norm, depthwise_act=None, pointwise_act=None)
         self.conv1 = separable(in_channels, channels[0])
         self.conv2 = separable(channels[0], channels[1])
         self.conv3 = separable(channels[1], channels[2], stride=stride)

@@ -1,1 +1,1 @@
-"""Parts of networks, with no policy and no input or output of files."""
+"""Building blocks that several networks share."""

@@ -1,4 +1,4 @@
-"""Atrous spatial pyramid pooling: the same features at several fields of view, as DeepLab v3 and v3+ share it."""
+"""Atrous spatial pyramid pooling (ASPP) of DeepLab v3 and v3+: parallel branches with different fields of view."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from atrous.layers.conv import ConvNormAct, SeparableConv
 from atrous.layers.dilate import set_dilation
 from atrous.layers.resize import resize
 
-DECLARED_AT = 16
-"""The output stride for which atrous rates are written down, in the papers and here."""
+NOMINAL_OUTPUT_STRIDE = 16
+"""The output stride at which the rates apply as given, in the papers and here; at stride 8 they double."""
 
 
 class ImagePooling(nn.Module):
-    """Image-level features: the average of the map, a 1x1 convolution, and back to the size of the map.
+    """Image-level features: global average pooling, a 1x1 convolution, and bilinear upsampling to the input's size.
 
-    With a `window` (height, width in pixels of the map) the average is over windows of that size, moved by one pixel:
-    the image-level feature of an image larger than the training crop then still sees what it saw in training.
+    With a `window` (height, width in pixels of the feature map) the average is taken over windows of that size at
+    stride 1 instead, so that images larger than the training crop are pooled over the same extent as in training.
 
     Shape: (N, in_channels, h, w) -> (N, out_channels, h, w).
     Source: DeepLab v3 section 3.3 (after ParseNet); the window is that of TensorFlow DeepLab's released graphs.
@@ -43,16 +43,17 @@ class ImagePooling(nn.Module):
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling of DeepLab v3 and v3+.
+    """Atrous spatial pyramid pooling (DeepLab v3 and v3+).
 
-    One 1x1 convolution, one 3x3 per atrous rate and the image-level features, each with batch normalization and ReLU,
-    concatenated (in this order) and projected by a 1x1 convolution. `rates` hold at output stride 16 and follow
-    `set_output_stride`. Without any rates it is the head of the MobileNetV2 release.
+    One 1x1 convolution, one 3x3 convolution per atrous rate and the image-level features, each with batch normalization
+    and ReLU, are concatenated (in this order) and projected by a 1x1 convolution. `rates` apply at output stride 16;
+    `set_output_stride` scales them. Empty `rates` give the head of the MobileNetV2 release.
 
-    `pooling_crop` (height, width of the training crop in image pixels) fixes the window of the image pooling.
+    `pooling_crop` (height, width of the training crop in image pixels) sets the window of the image pooling.
 
     Shape: (N, in_channels, h, w) -> (N, channels, h, w).
     Source: DeepLab v3 section 3.3 and figure 5; separable convolutions: DeepLab v3+ section 3.1.
+    Raises: `AtrousError` for rates below 1.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class ASPP(nn.Module):
     ) -> None:
         super().__init__()
         if any(rate < 1 for rate in rates):
-            raise AtrousError(f"atrous_rates {tuple(rates)}: each must be 1 or more.")
+            raise AtrousError(f"atrous_rates {tuple(rates)}: every rate must be 1 or more.")
         self.rates = tuple(rates)
         self.pooling_crop = pooling_crop
         self.branches = nn.ModuleList([ConvNormAct(in_channels, channels)])
@@ -84,19 +85,19 @@ class ASPP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Scale the rates, so that each branch keeps its field of view in the image.
+        """Scale the atrous rates to an output stride: doubled at 8, halved at 32; fields of view in the image stay.
 
-        Raises: `AtrousError` where a rate would not be a whole number.
+        Raises: `AtrousError` if a scaled rate is not an integer.
         """
-        if any(rate * DECLARED_AT % output_stride for rate in self.rates):
+        if any(rate * NOMINAL_OUTPUT_STRIDE % output_stride for rate in self.rates):
             raise AtrousError(
-                f"atrous_rates {self.rates} (declared at output stride {DECLARED_AT}) are no whole numbers at output "
-                f"stride {output_stride}: choose multiples of {output_stride // DECLARED_AT}."
+                f"atrous_rates {self.rates} hold at output stride {NOMINAL_OUTPUT_STRIDE}; scaled to output stride "
+                f"{output_stride} they are not integers: choose multiples of {output_stride // NOMINAL_OUTPUT_STRIDE}."
             )
         for rate, branch in zip(self.rates, list(self.branches)[1:], strict=True):
             for conv in branch.modules():
                 if isinstance(conv, nn.Conv2d) and max(conv.kernel_size) > 1:
-                    set_dilation(conv, rate * DECLARED_AT // output_stride)
+                    set_dilation(conv, rate * NOMINAL_OUTPUT_STRIDE // output_stride)
         if self.pooling is not None and self.pooling_crop is not None:
             height, width = ((side - 1) // output_stride + 1 for side in self.pooling_crop)
             self.pooling.window = height, width

@@ -1,4 +1,4 @@
-"""Convolutions as segmentation networks use them: with normalization and activation, separable, TensorFlow-padded."""
+"""Convolutions with normalization and activation, separable convolutions, TensorFlow's "SAME" padding."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from torch import Tensor, nn
 from atrous.layers.norm import BatchNorm2d
 
 Padding = Literal["symmetric", "tensorflow"]
-Layer = Callable[[], nn.Module]
+Activation = Callable[[], nn.Module]
 Norm = Callable[[int], nn.Module]
+"""Builds a normalization layer for a number of channels."""
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution whose gradients can be trusted when it is atrous, depthwise, in bfloat16 and on a CPU.
+    """`torch.nn.Conv2d` with correct gradients for atrous depthwise convolutions in bfloat16 on a CPU.
 
-    oneDNN (as of torch 2.13) then gives wrong ones, NaN or a crash for tensors in channels-last order. Such a
-    convolution, bound by memory and not by arithmetic, is done in float32.
+    In that case oneDNN (as of torch 2.13) returns wrong gradients or NaN, or crashes, for tensors in channels-last
+    order. Such a convolution runs in float32 here; it is bound by memory, not by arithmetic.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not (self.groups > 1 and max(self.dilation) > 1 and input.device.type == "cpu" and _is_half(input)):
             return super()._conv_forward(input, weight, bias)
         with torch.autocast("cpu", enabled=False):
-            whole = super()._conv_forward(input.float(), weight.float(), None if bias is None else bias.float())
-        return whole.to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype)
+            output = super()._conv_forward(input.float(), weight.float(), None if bias is None else bias.float())
+        return output.to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype)
 
 
 def _is_half(x: Tensor) -> bool:
@@ -38,8 +39,8 @@ def _is_half(x: Tensor) -> bool:
 class Conv2dSame(Conv2d):
     """A convolution with TensorFlow's "SAME" padding: output ceil(n / stride), the odd pixel of padding at the end.
 
-    It differs from symmetric padding only where a stride meets an even size, and lets imported weights meet such sizes
-    as they were trained.
+    It differs from symmetric padding only for a stride above 1 and an even size. Imported weights need it to process
+    such sizes as in training.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,10 +59,10 @@ def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, normalization, activation; children `0`, `1`, `2`, as torchvision names them.
+    """Convolution, normalization and activation; children `0`, `1`, `2`, as torchvision names them.
 
-    The padding keeps the size (divided by the stride). The convolution has a bias where there is no normalization, or
-    where `bias` says so: Caffe's networks have both.
+    The padding keeps the size (divided by the stride). By default the convolution has a bias only without
+    normalization; `bias=True` adds one next to normalization, as in Caffe's networks.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)) for odd kernels.
     """
@@ -77,7 +78,7 @@ class ConvNormAct(nn.Sequential):
         groups: int = 1,
         bias: bool | None = None,
         norm: Norm | None = BatchNorm2d,
-        act: Layer | None = nn.ReLU,
+        act: Activation | None = nn.ReLU,
         padding: Padding = "symmetric",
     ) -> None:
         conv = Conv2dSame if padding == "tensorflow" else Conv2d
@@ -101,10 +102,10 @@ class ConvNormAct(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """Depthwise 3x3 then pointwise 1x1, each with its own batch normalization.
+    """Depthwise separable convolution: depthwise 3x3, then pointwise 1x1, each with its own batch normalization.
 
-    `between` and `after` are the activations behind the two: both in ASPP and decoder, neither inside Xception's
-    entry and middle flow.
+    `depthwise_act` and `pointwise_act` are the activations after the two convolutions: ASPP and decoder have both,
+    Xception's entry and middle flow have neither.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     Source: DeepLab v3+ (Chen et al. 2018), section 3.1 and figure 3.
@@ -118,8 +119,8 @@ class SeparableConv(nn.Sequential):
         stride: int = 1,
         dilation: int = 1,
         norm: Norm = BatchNorm2d,
-        between: Layer | None = nn.ReLU,
-        after: Layer | None = nn.ReLU,
+        depthwise_act: Activation | None = nn.ReLU,
+        pointwise_act: Activation | None = nn.ReLU,
     ) -> None:
         super().__init__(
             ConvNormAct(
@@ -130,9 +131,9 @@ class SeparableConv(nn.Sequential):
                 dilation=dilation,
                 groups=in_channels,
                 norm=norm,
-                act=between,
+                act=depthwise_act,
             ),
-            ConvNormAct(in_channels, out_channels, norm=norm, act=after),
+            ConvNormAct(in_channels, out_channels, norm=norm, act=pointwise_act),
         )
 
 
@@ -145,19 +146,21 @@ def conv3x3(in_channels: int, out_channels: int, *, bias: bool = False) -> nn.Co
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, at least `divisor` and no more than a tenth below.
+    """Round a number of channels to the nearest multiple of `divisor`, but not down by more than a tenth.
 
-    Source: MobileNet's released code; `divisor=1` just truncates, as the x0.5 DeepLab release does.
+    The result is at least `divisor`. `divisor=1` truncates, as the x0.5 DeepLab release does.
+
+    Source: MobileNet's released code.
     """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor) if divisor > 1 else max(1, int(channels))
     return rounded + divisor if rounded < 0.9 * channels and divisor > 1 else rounded
 
 
 def init_convs(module: nn.Module, *, mode: Literal["fan_out", "fan_in"] = "fan_out") -> None:
-    """He initialization of every convolution; biases zero. Classifiers set their own afterwards.
+    """Initialize every convolution by He's method, with zero biases; classifiers are initialized separately.
 
-    Fan out is torchvision's; fan in, the paper's and Caffe's, is for networks without batch normalization, whose
-    signals it keeps from fading on their way forward.
+    "fan_out" is torchvision's mode. "fan_in", the mode of the paper and of Caffe, is for networks without batch
+    normalization: it preserves the variance of activations in the forward pass.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

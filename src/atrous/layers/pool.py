@@ -1,4 +1,4 @@
-"""Max-pooling as Caffe has it."""
+"""Max pooling with Caffe's rounding."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from atrous.layers.dilate import square
 
 
 class CeilMaxPool2d(nn.MaxPool2d):
-    """Max-pooling whose last window may hang over the edge (Caffe's rounding), and which can lose its stride exactly.
+    """Max pooling in ceil mode (Caffe's rounding) whose stride can be removed exactly: same values, sampled densely.
 
-    An even window begins at its own pixel. With its stride traded for density it keeps the size of the map, and what
-    lies beyond the end of the map counts as nothing, as it did when the window hung over the edge. `ends_here=True`
-    lets the window end at its own pixel instead: two such poolings, one of each kind, leave the map in its place.
+    An even window starts at its own pixel. At stride 1 the size of the map is kept: the map is padded at the end with
+    -inf, which has the same effect as the windows beyond the edge in ceil mode. With `pad_before=True` the padding of
+    an even window lies before the map instead, so that the window ends at its own pixel: one pooling of each kind in
+    sequence leaves the map unshifted. `dilates=False` keeps the dilation at 1 when the stride is removed.
 
     Shape: (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)) for windows of 1 and 2 pixels, and for windows of
     3 at odd sizes; a window of 3 has one output more at even sizes: floor(H / stride) + 1.
     """
 
-    def __init__(self, kernel_size: int, stride: int = 2, *, dilates: bool = True, ends_here: bool = False) -> None:
+    def __init__(self, kernel_size: int, stride: int = 2, *, dilates: bool = True, pad_before: bool = False) -> None:
         super().__init__(kernel_size, stride, padding=(kernel_size - 1) // 2, ceil_mode=kernel_size > 1)
         self.dilates = dilates
-        self.ends_here = ends_here
+        self.pad_before = pad_before
 
     def forward(self, x: Tensor) -> Tensor:
         size, stride, dilation = (square(v) for v in (self.kernel_size, self.stride, self.dilation))
         if stride > 1:
             return super().forward(x)
-        beyond = dilation * (size - 1)  # torch takes no padding this wide for itself
-        before = beyond // 2 if size % 2 else beyond if self.ends_here else 0
+        beyond = dilation * (size - 1)  # wider than max_pool2d allows as its own padding
+        before = beyond // 2 if size % 2 else beyond if self.pad_before else 0
         x = F.pad(x, (before, beyond - before) * 2, value=float("-inf"))
         return F.max_pool2d(x, size, stride=1, dilation=dilation)

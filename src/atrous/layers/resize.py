@@ -1,4 +1,4 @@
-"""Bilinear resizing: the one place that decides what `align_corners` means here."""
+"""Bilinear resizing with an explicit `align_corners`, and transposed convolutions initialized to it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
-    """Resize feature maps bilinearly to the size of their partner, never by a factor, so that any size fits.
+    """Resize feature maps bilinearly to a given size (height, width).
 
-    `align_corners` is a property of weights, not a taste: True for what was trained on sizes of `stride * k + 1`, where
-    the corner samples coincide, as in TensorFlow and Caffe and by the recipes of DeepLab v3 and v3+ here; False for
-    torchvision's, and for multiples of the stride.
+    `align_corners` must match the training of the weights: True for weights trained on sizes of `stride * k + 1`, where
+    the corner samples coincide, as in TensorFlow, Caffe and the recipes of DeepLab v3 and v3+ here; False for
+    torchvision's weights and for sizes that are multiples of the stride.
 
     Shape: `x` (N, C, h, w) -> (N, C, *size).
     """
@@ -20,11 +20,12 @@ def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
 
 
 class BilinearDeconv(nn.ConvTranspose2d):
-    """A transposed convolution of stride s and kernel 2s that begins as bilinear interpolation, each class by itself.
+    """Transposed convolution of stride s and kernel 2s, initialized to bilinear interpolation of each channel.
 
-    By default it stays so (the released networks give it a learning rate of 0); `learned=True` trains it. `full` has a
-    kernel for every pair of classes, as released FCN has, all zero but for equal ones; else there is one per class.
-    Without padding, output pixel s/2 is the first that belongs to the map; what lies before fades to zero.
+    By default the weights stay fixed (the released networks give them a learning rate of 0); `learned=True` trains
+    them. There is a kernel for every pair of channels, as in the released FCN, zero between different channels;
+    `depthwise=True` has one kernel per channel instead. Without padding, the map begins at output pixel s/2; the pixels
+    before it fade to zero.
 
     Shape: (N, C, h, w) -> (N, C, s (h + 1), s (w + 1)), less 2 `padding`.
     Source: FCN section 3.3; `surgery.py` of its release.
@@ -37,10 +38,10 @@ class BilinearDeconv(nn.ConvTranspose2d):
         *,
         padding: int = 0,
         learned: bool = False,
-        full: bool = True,
+        depthwise: bool = False,
         bias: bool = False,
     ) -> None:
-        groups = 1 if full else channels
+        groups = channels if depthwise else 1
         super().__init__(channels, channels, 2 * stride, stride, padding, groups=groups, bias=bias)
         self.weight.requires_grad_(learned)
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from atrous.backbones import Backbone, create_backbone
 from atrous.errors import AtrousError, did_you_mean
-from atrous.layers.pad import crop, fill_to_grid
+from atrous.layers.pad import crop, pad_to_grid
 from atrous.layers.resize import resize
 from atrous.models.base import SegmentationModel, register_model, scaled
 from atrous.registry import Paper
@@ -118,7 +118,7 @@ class DeepLabV1(DeepLab):
         self.set_output_stride(output_stride)
 
     def scores(self, image: Tensor) -> Tensor:
-        image = fill_to_grid(image, self.output_stride)
+        image = pad_to_grid(image, self.output_stride)
         maps = self.backbone(image)
         scores = self.classifier(maps[-1])
         for branch, x, stride in zip(self.branches, (image, *maps), (1, *self.backbone.strides), strict=False):
@@ -128,7 +128,7 @@ class DeepLabV1(DeepLab):
     def forward(self, image: Tensor) -> Tensor:
         if self.training or not self.branches:
             return super().forward(image)
-        filled = fill_to_grid(image, self.output_stride)
+        filled = pad_to_grid(image, self.output_stride)
         maps = self.backbone(filled)
         height, width = filled.shape[2:]
         total = resize(self.classifier(maps[-1]), (height, width), align_corners=True)

@@ -28,7 +28,7 @@ from atrous.backbones.vgg import FullyConnected
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
 from atrous.layers.dilate import set_dilation
-from atrous.layers.pad import fill_to_grid
+from atrous.layers.pad import pad_to_grid
 from atrous.layers.resize import resize
 from atrous.models.base import SegmentationModel, register_model, scaled
 from atrous.models.deeplab_v1 import DeepLab, init_gaussian
@@ -130,7 +130,7 @@ class DeepLabV2(DeepLab):
         return [branch[-1] if isinstance(branch, FullyConnected) else branch for branch in self.aspp.branches]
 
     def scores(self, image: Tensor) -> Tensor:
-        return self.aspp(self.backbone(fill_to_grid(image, self.output_stride))[-1])
+        return self.aspp(self.backbone(pad_to_grid(image, self.output_stride))[-1])
 
     def load_vgg16(self, state_dict: Mapping[str, Tensor]) -> None:
         """Start from torchvision's VGG-16: its convolutions, and its fc6 and fc7, decimated, in every branch alike."""
@@ -163,7 +163,7 @@ class DeepLabV2MSC(DeepLabV2):
 
     def _at_scales(self, image: Tensor) -> list[Tensor]:
         """Compute the scores at each scale, resized to the size of those at the full scale."""
-        image = fill_to_grid(image, 4 * self.output_stride)  # quarters of it are multiples of the stride again
+        image = pad_to_grid(image, 4 * self.output_stride)  # quarters of it are multiples of the stride again
         maps = [super().scores(image)]
         rows, columns = maps[0].shape[2:]
         for quarters in (3, 2):

@@ -136,7 +136,9 @@ class Dilated(SegmentationModel):
         if context is not None:
             multiples = LARGE if context == "large" else (1,) * len(dilations)
             self.context = ContextModule(num_classes, dilations, multiples, pad_once=context == "large")
-        self.upsample = BilinearDeconv(num_classes, STRIDE, padding=STRIDE // 2, full=False) if deconvolution else None
+        self.upsample = (
+            BilinearDeconv(num_classes, STRIDE, padding=STRIDE // 2, depthwise=True) if deconvolution else None
+        )
         self.set_output_stride(output_stride)
 
     def possible_output_strides(self) -> list[int]:
