@@ -4,15 +4,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
+SITE ?= site
 PHOTOGRAPH ?= examples/street.jpg
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow lint docs reference clean
 
 help:
 	@echo "make demo       segment a photograph (made into $(OUT))"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take minutes"
 	@echo "make lint       formatting, style, types, the direction of imports"
+	@echo "make docs       build the documentation into site/"
+	@echo "make reference  write docs/reference from the code, after a change of options or keys"
 	@echo "make clean      remove what these made"
 
 demo: $(VENV)/.installed
@@ -31,8 +34,15 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(SITE)
+	@echo "The documentation: $(abspath $(SITE))/index.html"
+
+reference: $(VENV)/.installed-dev
+	$(BIN)/python docs/generate_reference.py
+
 clean:
-	rm -rf $(VENV) $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OUT) $(SITE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
