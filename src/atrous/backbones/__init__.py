@@ -7,9 +7,8 @@ from atrous.backbones import (  # noqa: F401  (they register themselves)
     vgg,
     xception,
 )
-from atrous.backbones.base import BACKBONES, Backbone
+from atrous.backbones.base import BACKBONES, Backbone, Pretrained, create_backbone
 
-create_backbone = BACKBONES.create
 list_backbones = BACKBONES.names
 
-__all__ = ["BACKBONES", "Backbone", "create_backbone", "list_backbones"]
+__all__ = ["BACKBONES", "Backbone", "Pretrained", "create_backbone", "list_backbones"]

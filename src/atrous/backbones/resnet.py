@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from atrous.backbones.base import Backbone, register_backbone
+from atrous.backbones.base import Backbone, register_backbone, torchvision_imagenet
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.norm import BatchNorm2d
@@ -29,6 +29,15 @@ PAPER = Paper("Deep Residual Learning for Image Recognition", "He, Zhang, Ren, S
 
 UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Units per stage by depth: table 1 of the paper."""
+
+IMAGENET = {
+    depth: torchvision_imagenet(file, stem="plain", stages=4)
+    for depth, file in {
+        50: "resnet50-0676ba61.pth",
+        101: "resnet101-63fe2227.pth",
+        152: "resnet152-394f9c45.pth",
+    }.items()
+}
 
 Stem = Literal["plain", "deep"]
 StrideAt = Literal["first", "last"]
@@ -163,9 +172,9 @@ class ResNet(Backbone):
         return self.fc(features.mean((2, 3)))
 
 
-@register_backbone("resnet50", PAPER, depth=50)
-@register_backbone("resnet101", PAPER, depth=101)
-@register_backbone("resnet152", PAPER, depth=152)
+@register_backbone("resnet50", PAPER, depth=50, pretrained={"imagenet": IMAGENET[50]})
+@register_backbone("resnet101", PAPER, depth=101, pretrained={"imagenet": IMAGENET[101]})
+@register_backbone("resnet152", PAPER, depth=152, pretrained={"imagenet": IMAGENET[152]})
 def resnet(depth: int, **options: Any) -> ResNet:
     """As torchvision has it."""
     return ResNet(depth, **options)
@@ -178,7 +187,7 @@ def resnet_beta(depth: int, **options: Any) -> ResNet:
     return ResNet(depth, stem="deep", stride_at="last", **options)
 
 
-@register_backbone("resnet101_caffe", PAPER, depth=101)
+@register_backbone("resnet101_caffe", PAPER, depth=101, pretrained={"imagenet": IMAGENET[101]})
 def resnet_caffe(depth: int, **options: Any) -> ResNet:
     """As its authors released it: the stride of a stage on its very first convolution."""
     return ResNet(depth, stride_on="1x1", **options)

@@ -23,7 +23,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.backbones.base import Backbone, register_backbone
+from atrous.backbones.base import Backbone, register_backbone, torchvision_imagenet
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
 from atrous.layers.dilate import native
@@ -37,6 +37,11 @@ PAPER = Paper(
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and 3x3 convolutions of each stage: configuration D of table 1."""
+
+IMAGENET = (
+    torchvision_imagenet("vgg16-397923af.pth", batch_norm=False),
+    torchvision_imagenet("vgg16_bn-6c64b313.pth", batch_norm=True),
+)
 
 
 class FullyConnected(nn.Sequential):
@@ -182,8 +187,8 @@ class VGG16(Backbone):
         return self.classifier(F.adaptive_avg_pool2d(features, 7)).flatten(1)
 
 
-@register_backbone("vgg16", PAPER, batch_norm=False)
-@register_backbone("vgg16_bn", PAPER, batch_norm=True)
+@register_backbone("vgg16", PAPER, batch_norm=False, pretrained={"imagenet": IMAGENET})
+@register_backbone("vgg16_bn", PAPER, batch_norm=True, pretrained={"imagenet": IMAGENET})
 def vgg16(batch_norm: bool, **options: Any) -> VGG16:
     """As torchvision has it, but for sizes that do not divide by 32, which are rounded up."""
     return VGG16(batch_norm=batch_norm, **options)

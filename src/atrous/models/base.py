@@ -82,6 +82,15 @@ class SegmentationModel(nn.Module):
         """
         return self.backbone.possible_output_strides()
 
+    def backbones(self) -> list[Backbone]:
+        """All backbones, one in most networks; networks of their own make have none."""
+        return [module for module in self.modules() if isinstance(module, Backbone)]
+
+    def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a classifier's weights into the backbones, and into whatever else the paper starts from it."""
+        for backbone in self.backbones():
+            backbone.load_state_dict(dict(state_dict))
+
     def head(self) -> Iterable[nn.Module]:
         """The parts that the paper trains at a higher rate than the backbone; by default, all but the backbone."""
         return [child for name, child in self.named_children() if name != "backbone"]

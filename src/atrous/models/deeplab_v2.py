@@ -132,9 +132,9 @@ class DeepLabV2(DeepLab):
     def scores(self, image: Tensor) -> Tensor:
         return self.aspp(self.backbone(pad_to_grid(image, self.output_stride))[-1])
 
-    def load_vgg16(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Start from torchvision's VGG-16: its convolutions, and its fc6 and fc7, decimated, in every branch alike."""
-        self.backbone.load_state_dict(state_dict)
+    def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a classifier into the backbone, and VGG-16's fc6 and fc7, decimated, into every branch alike."""
+        super().load_backbone(state_dict)
         fully_connected = {
             name.removeprefix("classifier."): value
             for name, value in state_dict.items()

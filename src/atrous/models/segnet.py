@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone
+from atrous.backbones import Backbone, create_backbone
 from atrous.backbones.vgg import STAGES, VGG16
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
@@ -194,7 +194,8 @@ def segnet(
     backbone_options: Mapping[str, Any] | None = None,
 ) -> SegNet:
     """SegNet on VGG-16 with batch normalization; dropout around `bayesian` of its five poolings."""
-    trunk = VGG16(batch_norm=True, width=width, in_channels=in_channels, **(backbone_options or {}))
+    trunk = create_backbone("vgg16_bn", width=width, in_channels=in_channels, **(backbone_options or {}))
+    assert isinstance(trunk, VGG16)
     decoder = []
     for stage, (_, count) in reversed(list(enumerate(STAGES))):
         own, finer = trunk.channels[stage], trunk.channels[max(stage - 1, 0)]

