@@ -11,18 +11,18 @@ from torch.utils.data import DataLoader
 
 from atrous import AtrousError
 from atrous.data import open_dataset
-from atrous.data.loading import Augmented, bootstrap, collate
+from atrous.data.loading import AugmentedDataset, collate, duplicate_hard_images
 from atrous.data.transforms import ColorJitter, Compose, RandomCrop, RandomFlip, RandomScale
 
 TRANSFORM = Compose([RandomScale(), RandomCrop(16, 20), RandomFlip(), ColorJitter()])
 
 
-def batches(data: Augmented, **options: object) -> list[torch.Tensor]:
+def batches(data: AugmentedDataset, **options: object) -> list[torch.Tensor]:
     return [batch.images for batch in DataLoader(data, batch_size=2, collate_fn=collate, **options)]
 
 
 def test_the_same_with_and_without_workers(own: Path) -> None:
-    data = Augmented(open_dataset(own), TRANSFORM, seed=4)
+    data = AugmentedDataset(open_dataset(own), TRANSFORM, seed=4)
     alone = batches(data)
     assert alone[0].shape == (2, 3, 16, 20)
     assert alone[0].dtype == torch.uint8
@@ -32,7 +32,7 @@ def test_the_same_with_and_without_workers(own: Path) -> None:
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_epochs_reach_workers_that_live_on(own: Path, start: str) -> None:
-    data = Augmented(open_dataset(own), TRANSFORM)
+    data = AugmentedDataset(open_dataset(own), TRANSFORM)
     loader = DataLoader(
         data,
         batch_size=4,
@@ -51,7 +51,7 @@ def test_epochs_reach_workers_that_live_on(own: Path, start: str) -> None:
 
 def test_seeds_and_indices_differ(own: Path) -> None:
     dataset = open_dataset(own).select([0, 0])
-    one, other = Augmented(dataset, TRANSFORM, seed=0), Augmented(dataset, TRANSFORM, seed=1)
+    one, other = AugmentedDataset(dataset, TRANSFORM, seed=0), AugmentedDataset(dataset, TRANSFORM, seed=1)
     assert (one[0].image != one[1].image).any()
     assert (one[0].image != other[0].image).any()
     np.testing.assert_array_equal(one[-1].image, one[1].image)
@@ -60,15 +60,15 @@ def test_seeds_and_indices_differ(own: Path) -> None:
 
 def test_hard_images_are_listed_again(own: Path) -> None:
     dataset = open_dataset(f"{own}?split=all")
-    assert bootstrap(dataset, ["tree"]).names == (*dataset.names, "2", "5")
-    assert bootstrap(dataset, ["tree"], times=3).names == (*dataset.names, "2", "5", "2", "5")
+    assert duplicate_hard_images(dataset, ["tree"]).names == (*dataset.names, "2", "5")
+    assert duplicate_hard_images(dataset, ["tree"], times=3).names == (*dataset.names, "2", "5", "2", "5")
     with pytest.raises(AtrousError, match=r"no class 'tre'\. Did you mean 'tree'"):
-        bootstrap(dataset, ["tre"])
+        duplicate_hard_images(dataset, ["tre"])
 
 
 def test_v3_on_voc(shared_data: Path) -> None:
     dataset = open_dataset(f"voc2012:{shared_data}/voc2012?split=val")
-    again = bootstrap(dataset)
+    again = duplicate_hard_images(dataset)
     hard = set(again.names[len(dataset) :])
     assert 0 < len(hard) < len(dataset)
     for index, name in enumerate(dataset.names):
@@ -82,4 +82,4 @@ def test_batches_need_one_size(own: Path) -> None:
     assert batch.names == ("0", "1", "2", "3")
     assert set(batch.labels.unique().tolist()) == {0, 1, 2, 255}
     with pytest.raises(AtrousError, match="images of one size"):
-        collate([samples[0], Augmented(open_dataset(own), RandomCrop(9, 9))[1]])
+        collate([samples[0], AugmentedDataset(open_dataset(own), RandomCrop(9, 9))[1]])

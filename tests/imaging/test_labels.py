@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from atrous import AtrousError
-from atrous.imaging.labels import MaskReader, bit_colors, count_labels, read_stored, save_labels
+from atrous.imaging.labels import MaskReader, count_labels, read_raw_mask, save_labels, voc_color_map
 from tests.data_fixtures import Write
 from tests.pictures import bomb
 
@@ -23,7 +23,7 @@ LABELS = np.array([[0, 1, 2, 255], [2, 2, 1, 0], [0, 0, 1, 255]], np.uint8)
 
 def palette_image(labels: np.ndarray) -> Image.Image:
     image = Image.fromarray(labels)
-    image.putpalette(np.array(bit_colors(256), np.uint8).tobytes())
+    image.putpalette(np.array(voc_color_map(256), np.uint8).tobytes())
     return image
 
 
@@ -61,7 +61,7 @@ def test_few_bits_are_not_spread_over_8(tmp_path: Path, bits: int) -> None:
     gray = _with_few_bits(labels, bits)
     (tmp_path / "gray.png").write_bytes(gray)
     for name in ("palette", "gray"):
-        np.testing.assert_array_equal(read_stored(tmp_path / f"{name}.png"), labels)
+        np.testing.assert_array_equal(read_raw_mask(tmp_path / f"{name}.png"), labels)
 
 
 def _with_few_bits(labels: np.ndarray, bits: int) -> bytes:
@@ -86,8 +86,8 @@ def test_black_and_white(tmp_path: Path, write: Write) -> None:
 
 
 def test_colors(tmp_path: Path, write: Write) -> None:
-    colors = dict(zip(bit_colors(3), range(3), strict=True)) | {(255, 255, 255): 255}
-    pixels = np.array(bit_colors(256), np.uint8)[LABELS]
+    colors = dict(zip(voc_color_map(3), range(3), strict=True)) | {(255, 255, 255): 255}
+    pixels = np.array(voc_color_map(256), np.uint8)[LABELS]
     pixels[LABELS == 255] = 255
     rgb = write(tmp_path / "a.png", pixels)
     np.testing.assert_array_equal(MaskReader(CLASSES, colors=colors).read(rgb), LABELS)
@@ -105,7 +105,7 @@ def test_colors(tmp_path: Path, write: Write) -> None:
 def test_more_classes_than_a_byte_holds(tmp_path: Path) -> None:
     classes = tuple(f"class {number}" for number in range(300))
     labels = np.array([[0, 299, 65000]], np.uint16)
-    save_labels(labels, bit_colors(300), tmp_path / "a.png")
+    save_labels(labels, voc_color_map(300), tmp_path / "a.png")
     read = MaskReader(classes, ignore_index=65000).read(tmp_path / "a.png")
     assert read.dtype == np.uint16
     assert read.tolist() == labels.tolist()
@@ -185,7 +185,7 @@ label_maps = arrays(np.uint8, sizes, elements=st.sampled_from([0, 1, 2, 255]))
 
 @given(labels=label_maps)
 def test_what_is_saved_is_read(labels: np.ndarray, tmp_path: Path) -> None:
-    save_labels(labels, bit_colors(3), tmp_path / "a.png")
+    save_labels(labels, voc_color_map(3), tmp_path / "a.png")
     np.testing.assert_array_equal(MaskReader(CLASSES).read(tmp_path / "a.png"), labels)
 
 

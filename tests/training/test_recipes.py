@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from atrous import AtrousError, create_model, list_models, load
-from atrous.data.catalog import Spec
+from atrous.data.catalog import DatasetSpec
 from atrous.training.logs import read_rows
 from atrous.training.recipe import FOLDER, DataConfig, Recipe, list_recipes, make_recipe, read_recipe
 
@@ -82,7 +82,7 @@ def _tiny(name: str, official: Callable[[str], str], backbone: Path) -> Recipe:
         "preprocessing.size=null",
     ]
     recipe = read_recipe(name, overrides)
-    used = {Spec.parse(text).name for s in published.stages for text in (*s.data.train, s.data.val) if text}
+    used = {DatasetSpec.parse(text).name for s in published.stages for text in (*s.data.train, s.data.val) if text}
     return recipe.at(official(data) for data in sorted(used))
 
 
@@ -92,8 +92,8 @@ def test_deeplab_v3_is_trained_as_published() -> None:
     assert (second.steps, second.optimizer.lr, second.batch_norm) == (30000, 0.001, "frozen")
     assert first.model.options["output_stride"] == 16
     assert second.model.options["output_stride"] == 8
-    assert Spec.parse(first.data.train[0]).options == {"split": "trainaug"}
-    assert Spec.parse(second.data.train[0]).options == {"split": "trainval"}
+    assert DatasetSpec.parse(first.data.train[0]).options == {"split": "trainaug"}
+    assert DatasetSpec.parse(second.data.train[0]).options == {"split": "trainval"}
     assert len(second.data.bootstrap) == 5
 
 

@@ -12,7 +12,7 @@ import torch
 from atrous import AtrousError, create_model
 from atrous.card import Card, Preprocessing
 from atrous.data.datasets import voc
-from atrous.data.loading import bootstrap
+from atrous.data.loading import duplicate_hard_images
 from atrous.layers.norm import BatchNorm2d
 from atrous.models import build_from_card
 from atrous.training.initialize import class_axes, start_backbone, transfer
@@ -133,7 +133,7 @@ def test_bootstrapping_lists_hard_images_again(tmp_path: Path) -> None:
     again = open_training_data(entry.model_copy(update={"bootstrap": voc.HARD_CLASSES, "times": 3}))
     assert hard > 0
     assert len(again) == 4 + 2 * hard
-    assert len(bootstrap(plain, voc.HARD_CLASSES)) == 4 + hard
+    assert len(duplicate_hard_images(plain, voc.HARD_CLASSES)) == 4 + hard
 
 
 def test_data_sets_join_by_their_classes(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import atrous
 from atrous import AtrousError
 from atrous.card import Card
 from atrous.models import SegmentationModel
-from atrous.weights import read_card, resolve, save
+from atrous.weights import find_weights, read_card, save
 
 
 def test_what_is_saved_comes_back_with_its_card(model, card, image, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_safetensors_of_others_have_no_card(tmp_path: Path) -> None:
 class TestFinding:
     def test_a_path_comes_before_an_id(self, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(saved.parent)
-        assert resolve("a.safetensors") == Path("a.safetensors")
+        assert find_weights("a.safetensors") == Path("a.safetensors")
 
     def test_folders_are_searched_in_order_then_the_cache(self, model, tmp_path: Path, monkeypatch) -> None:
         first, second, cache = (tmp_path / name for name in ("first", "second", "cache"))
@@ -139,7 +139,7 @@ class TestFinding:
         name = "deeplab_v3.mobilenet_v2.mine"
         for folder in (cache, second, first):
             path = save(model, folder / f"{name}.safetensors")
-            assert resolve(name) == path
+            assert find_weights(name) == path
         assert name in atrous.list_weights("*.mine")
         assert atrous.load(name).card == model.card
 

@@ -71,7 +71,7 @@ def refine(
     from atrous.crf import Bilateral, dense_crf
     from atrous.crf import preset as paper
     from atrous.files import check_writable, writing
-    from atrous.imaging.io import read_image, save_picture
+    from atrous.imaging.io import read_image, save_image
     from atrous.inference import Segmentation
     from atrous.weights import read_card
 
@@ -95,7 +95,7 @@ def refine(
         for each in (maps, refined)
     )
     labels, overlay = after.save(out / f"{image.stem}.png")
-    save_picture(before.overlay(), out / f"{image.stem}_before_overlay.png")
+    save_image(before.overlay(), out / f"{image.stem}_before_overlay.png")
     if keep:
         with writing(out / f"{image.stem}.npy") as temporary:
             np.save(temporary, refined)
@@ -171,10 +171,10 @@ def _read_probabilities(path: Path) -> NDArray[np.floating]:
 
 
 def _names_and_colors(count: int, card: Card | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
-    from atrous.imaging.labels import bit_colors
+    from atrous.imaging.labels import voc_color_map
 
     if card is None:
-        return tuple(f"class {index}" for index in range(count)), bit_colors(count)
+        return tuple(f"class {index}" for index in range(count)), voc_color_map(count)
     if len(card.classes) != count:
         raise AtrousError(f"The probabilities are of {count} classes, the weights know {len(card.classes)}.")
     return card.classes, card.colors

@@ -65,10 +65,10 @@ def evaluate(
     from atrous.evaluation.report import write_json
     from atrous.files import check_writable
     from atrous.inference import Segmenter
-    from atrous.weights import resolve
+    from atrous.weights import find_weights
 
     check_writable(out)
-    path = resolve(weights)
+    path = find_weights(weights)
     if write_card and path.suffix != ".safetensors":
         raise AtrousError(f"{path}: only .safetensors files hold a card; make one with `atrous import-weights`.")
     opened = open_dataset(data)
@@ -182,7 +182,7 @@ def _draw(
 def _enter(path: Path, found: Evaluation, data: str, command: str) -> None:
     """Figures of the same name, data and command are replaced, others stay."""
     from atrous.card import Measurement
-    from atrous.weights import read_card, rewrite_card
+    from atrous.weights import read_card, write_card
 
     card = read_card(path)
     new = [
@@ -192,4 +192,4 @@ def _enter(path: Path, found: Evaluation, data: str, command: str) -> None:
     ]
     keys = {(figure.name, figure.data, figure.command) for figure in new}
     old = [figure for figure in card.measured if (figure.name, figure.data, figure.command) not in keys]
-    rewrite_card(path, card.model_copy(update={"measured": (*old, *new)}))
+    write_card(path, card.model_copy(update={"measured": (*old, *new)}))

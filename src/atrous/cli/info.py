@@ -22,7 +22,7 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from atrous.weights import read_card, resolve
+    from atrous.weights import find_weights, read_card
 
     card = read_card(weights)
     if as_json:
@@ -36,7 +36,7 @@ def info(
     size = f" to {how.size[1]} x {how.size[0]}" if how.size else ""
     grid = f", sides {how.grid} k + 1" if how.grid else ""
     rows = {
-        "file": str(resolve(weights)),
+        "file": str(find_weights(weights)),
         "network": card.model,
         "arguments": arguments,
         "classes": f"{len(card.classes)}: {', '.join(card.classes)}",

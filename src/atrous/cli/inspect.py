@@ -66,14 +66,14 @@ def _write(inspection: Inspection, out: Path) -> list[Path]:
     from atrous.data.report import write_html
     from atrous.files import writing
     from atrous.imaging.draw import contact_sheet
-    from atrous.imaging.io import save_picture
+    from atrous.imaging.io import save_image
 
     paths = []
     samples = inspection.examples()
     sheet = contact_sheet(samples, inspection.classes, inspection.datasets[0].colors) if samples else None
     if sheet is not None:
         paths.append(out / "samples.png")
-        save_picture(sheet, paths[-1])
+        save_image(sheet, paths[-1])
     paths.append(out / "report.html")
     with writing(paths[-1]) as temporary:
         temporary.write_text(write_html(inspection, sheet), "utf-8")

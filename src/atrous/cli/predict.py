@@ -210,13 +210,13 @@ def _expand(given: str) -> list[tuple[Path, Path]]:
     """Image files, each with its path relative to what was given."""
     import glob
 
-    from atrous.imaging.io import SUFFIXES
+    from atrous.imaging.io import IMAGE_SUFFIXES
 
     path = Path(given)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         if not found:
-            raise AtrousError(f"{path}: the folder holds no images ({', '.join(SUFFIXES)}).")
+            raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}).")
         return [(p, p.relative_to(path)) for p in found]
     if not path.exists() and glob.has_magic(given):
         matches = sorted(Path(match) for match in glob.glob(given, recursive=True))

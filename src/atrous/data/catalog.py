@@ -22,7 +22,7 @@ _SPEC = re.compile(r"(?:(?P<name>[A-Za-z_][\w.]+):)?(?P<rest>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Spec:
+class DatasetSpec:
     """What a data set is called: a registered name and a folder, or a module and a function in it; and options."""
 
     name: str
@@ -30,7 +30,7 @@ class Spec:
     options: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, text: str) -> Spec:
+    def parse(cls, text: str) -> DatasetSpec:
         """Take `NAME:PATH?key=value&key=value` apart; a path alone is an own `folder`.
 
         Raises: `AtrousError` for options that are not of the form.
@@ -62,7 +62,7 @@ def open_dataset(spec: str | os.PathLike[str], **options: Any) -> SegmentationDa
     Raises: `AtrousError` for an unknown name or option, with the nearest known one, or a folder that is not laid out as
     the data set's official one.
     """
-    parsed = Spec.parse(os.fspath(spec))
+    parsed = DatasetSpec.parse(os.fspath(spec))
     merged = {**parsed.options, **options}
     if parsed.name in DATASETS.names():
         entry = DATASETS.entry(parsed.name)

@@ -10,11 +10,11 @@ from pathlib import Path
 import yaml
 from PIL import ExifTags
 
-from atrous.data.dataset import Item, SegmentationDataset, describe_mismatch
+from atrous.data.dataset import Item, SegmentationDataset, size_mismatch_message
 from atrous.data.datasets.folder import FILE
 from atrous.errors import AtrousError
 from atrous.files import writing
-from atrous.imaging.io import opened
+from atrous.imaging.io import open_image
 from atrous.imaging.labels import save_labels
 
 OnProgress = Callable[[int, int], None]
@@ -83,7 +83,7 @@ def check_files(dataset: SegmentationDataset, *, on_progress: OnProgress = lambd
 
 
 def _check(item: Item) -> Iterator[str]:
-    with opened(item.image) as image:
+    with open_image(item.image) as image:
         size = _upright(image.size, image.getexif().get(ExifTags.Base.Orientation, 1) if image.format == "JPEG" else 1)
     if item.mask is None:
         return
@@ -91,9 +91,9 @@ def _check(item: Item) -> Iterator[str]:
         if not item.mask.is_file():
             yield f"{item.mask}: there is no such file."
         return
-    with opened(item.mask) as mask:
+    with open_image(item.mask) as mask:
         if mask.size != size:
-            yield describe_mismatch(item, size[::-1], mask.size[::-1])
+            yield size_mismatch_message(item, size[::-1], mask.size[::-1])
 
 
 def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels, read_image
-from atrous.imaging.labels import Color, Labels, label_type
+from atrous.imaging.labels import Color, Labels, label_dtype
 from atrous.registry import Registry
 
 
@@ -38,7 +38,7 @@ class Sample:
     label_path: Path | None
 
 
-Reader: TypeAlias = Callable[[Item], Labels]
+LabelReader: TypeAlias = Callable[[Item], Labels]
 """Reads the labels of an item that has a mask. It must pickle, for worker processes."""
 
 
@@ -55,7 +55,7 @@ class SegmentationDataset:
     items: tuple[Item, ...]
     classes: tuple[str, ...]
     colors: tuple[Color, ...]
-    reader: Reader
+    reader: LabelReader
     ignore_index: int = 255
     splits: tuple[str, ...] = ()
     """The splits that are there and share no image."""
@@ -79,7 +79,7 @@ class SegmentationDataset:
         image = read_image(item.image)
         labels = self.labels(index) if item.mask is not None else self.unlabeled(image)
         if labels.shape != image.shape[:2]:
-            raise AtrousError(describe_mismatch(item, image.shape[:2], labels.shape[:2]))
+            raise AtrousError(size_mismatch_message(item, image.shape[:2], labels.shape[:2]))
         return Sample(image, labels, item.name, item.image, item.mask)
 
     def labels(self, index: int) -> Labels:
@@ -94,7 +94,7 @@ class SegmentationDataset:
 
     def unlabeled(self, image: Pixels) -> Labels:
         """A label map for an image without labels: all is ignored."""
-        dtype = label_type(len(self.classes), self.ignore_index)
+        dtype = label_dtype(len(self.classes), self.ignore_index)
         return np.full(image.shape[:2], self.ignore_index, dtype)
 
     @property
@@ -110,7 +110,7 @@ class SegmentationDataset:
 DATASETS: Registry[SegmentationDataset] = Registry("data set")
 
 
-def describe_mismatch(item: Item, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
+def size_mismatch_message(item: Item, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
     """That an image and its mask have not one size, (height, width) each; and why, where it can be seen."""
     turned = " The one is the other turned: see the EXIF orientation." if image == mask[::-1] else ""
     return (

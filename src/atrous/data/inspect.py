@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.data.catalog import Spec, open_dataset
-from atrous.data.dataset import Item, Sample, SegmentationDataset, describe_mismatch
+from atrous.data.catalog import DatasetSpec, open_dataset
+from atrous.data.dataset import Item, Sample, SegmentationDataset, size_mismatch_message
 from atrous.errors import AtrousError
-from atrous.imaging.io import opened, read_image
+from atrous.imaging.io import open_image, read_image
 from atrous.imaging.labels import Labels, count_labels
 
 _MODES = {
@@ -188,7 +188,7 @@ def _number(value: float) -> float | None:
 
 def open_splits(spec: str) -> list[SegmentationDataset]:
     """The data sets of a spec: of the split it names, or else of all splits that share no image, "train" first."""
-    parsed = Spec.parse(spec)
+    parsed = DatasetSpec.parse(spec)
     if "split" in parsed.options:
         return [open_dataset(spec)]
     first = open_dataset(spec)
@@ -229,14 +229,14 @@ def _look(dataset: SegmentationDataset, index: int) -> Look:
         faults.append(Finding("image", str(error)))
     if item.mask is not None:
         try:
-            stored = describe_storage(item.mask)
+            stored = describe_mask_format(item.mask)
             labels = dataset.labels(index)
         except AtrousError as error:
             faults.append(Finding("mask", str(error)))
     if labels is None:
         return Look(dataset.split, item, size, stored, digest=digest, faults=tuple(faults))
     if size is not None and labels.shape != size[::-1]:
-        faults.append(Finding("size", describe_mismatch(item, size[::-1], labels.shape)))
+        faults.append(Finding("size", size_mismatch_message(item, size[::-1], labels.shape)))
     counts = count_labels(labels)
     present = np.flatnonzero(counts)
     if not (present < len(dataset.classes)).any():
@@ -244,14 +244,14 @@ def _look(dataset: SegmentationDataset, index: int) -> Look:
     return Look(dataset.split, item, size, stored, present, counts[present], digest, tuple(faults))
 
 
-def describe_storage(path: Path) -> str:
+def describe_mask_format(path: Path) -> str:
     """How a mask is stored: the format and Pillow's mode, or the suffix of what is no picture.
 
     Raises: `AtrousError` for a picture that cannot be opened.
     """
     if path.suffix.lower() in (".mat", ".json"):
         return path.suffix[1:].lower()
-    with opened(path) as image:
+    with open_image(path) as image:
         return f"{image.format} {_MODES.get(image.mode, image.mode)}"
 
 

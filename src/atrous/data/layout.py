@@ -7,7 +7,7 @@ from pathlib import Path
 
 from atrous.data.dataset import Item
 from atrous.errors import AtrousError, did_you_mean
-from atrous.imaging.io import SUFFIXES
+from atrous.imaging.io import IMAGE_SUFFIXES
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 """What is taken for a mask; JPEG too, so that it is refused with a reason."""
@@ -105,7 +105,7 @@ def pair_folders(images: Path, masks: Path, *, prefix: str = "") -> list[Item]:
 
     Raises: `AtrousError` where there is none.
     """
-    pictures = files_by_stem(images, SUFFIXES if images != masks else (".jpg", ".jpeg"))
+    pictures = files_by_stem(images, IMAGE_SUFFIXES if images != masks else (".jpg", ".jpeg"))
     found = {name: path for name, path in files_by_stem(masks, (".png", ".mat")).items() if name.startswith(prefix)}
     if not found:
         raise AtrousError(f"{masks}: the folder holds no masks{f' named {prefix}*' if prefix else ''}.")

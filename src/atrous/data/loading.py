@@ -19,11 +19,11 @@ from atrous.data.transforms import Transform, adapt
 from atrous.errors import AtrousError, did_you_mean
 
 
-class Augmented:
-    """A data set whose samples go through a transform, differently in every epoch.
+class AugmentedDataset:
+    """A data set whose samples are augmented, differently in every epoch.
 
-    The generator of a sample is seeded with `(seed, epoch, index)`: what comes out does not depend on how many workers
-    there are, nor on their order. `set_epoch` reaches workers that live on from epoch to epoch.
+    An item is asked for by its index, in the epoch that `set_epoch` set, or by `(epoch, index)`. The generator of a
+    sample is seeded with `(seed, epoch, index)`: the result does not depend on the number of workers or their order.
     """
 
     def __init__(
@@ -35,28 +35,26 @@ class Augmented:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew; to be called before each epoch."""
+        """Set the epoch of items that are asked for by index; also reaches persistent workers of a `DataLoader`."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (int(self._epoch), key)
         if not -len(self) <= index < len(self):
-            raise IndexError(index)
+            raise IndexError(key)
         if get_worker_info() is not None:
-            cv2.setNumThreads(0)  # the workers are what runs at once; threads in each would only get in their way
-        return self.draw(int(self._epoch), index % len(self))
-
-    def draw(self, epoch: int, index: int) -> Sample:
-        """The sample as it is in an epoch, whatever epoch is set."""
+            cv2.setNumThreads(0)  # the workers already run in parallel; threads inside each would only slow them down
+        index %= len(self)
         sample = self.dataset[index]
         rng = np.random.default_rng((self.seed, epoch, index))
         image, labels = self.transform(sample.image, sample.labels, rng)
         return replace(sample, image=image, labels=labels)
 
 
-def bootstrap(
+def duplicate_hard_images(
     dataset: SegmentationDataset, classes: Sequence[str] = HARD_CLASSES, *, times: int = 2
 ) -> SegmentationDataset:
     """The data set with the images that hold any of the `classes` listed `times` times.

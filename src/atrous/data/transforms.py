@@ -245,7 +245,7 @@ def pad_pair(
 
 
 @dataclass(frozen=True)
-class FromAlbumentations:
+class AlbumentationsAdapter:
     """A callable of albumentations' signature, `t(image=..., mask=...)["image"]`, as a transform.
 
     It draws from the same generator as all: by `set_random_seed` where it has that, else the generators of `random` and
@@ -278,7 +278,7 @@ def adapt(transform: Transform | Callable[..., Any]) -> Transform:
 
     Told apart by the signature: ours take `rng`.
     """
-    return transform if "rng" in inspect.signature(transform).parameters else FromAlbumentations(transform)
+    return transform if "rng" in inspect.signature(transform).parameters else AlbumentationsAdapter(transform)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from atrous.errors import AtrousError
 from atrous.evaluation.evaluate import Evaluation
 from atrous.files import writing
-from atrous.imaging.io import Pixels, resize_image, save_picture
+from atrous.imaging.io import Pixels, resize_image, save_image
 from atrous.imaging.labels import Color, Labels
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def draw_worst(
         return
     widest = max(strip.shape[1] for strip in strips)
     sheet = [np.pad(strip, ((0, 4), (0, widest - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
-    save_picture(np.vstack(sheet), path)
+    save_image(np.vstack(sheet), path)
 
 
 def _figure(width: float, height: float) -> Figure:

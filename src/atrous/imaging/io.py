@@ -23,7 +23,7 @@ from atrous.files import writing
 Pixels: TypeAlias = NDArray[np.uint8]
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor"
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What is taken for an image in a folder."""
 
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -60,7 +60,7 @@ def read_image(source: ImageLike) -> Pixels:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path) -> Iterator[Image.Image]:
     """A file as a PIL image, not decoded yet; what goes wrong in the block, decoding it, becomes an `AtrousError`.
 
     Raises: `AtrousError` for a missing, empty, truncated, damaged or too large file, or one that is no image.
@@ -92,7 +92,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _from_file(path: Path) -> Pixels:
-    with opened(path) as image:
+    with open_image(path) as image:
         fast = _plain_jpeg(image, path)
         return _from_pil(image, str(path)) if fast is None else fast
 
@@ -195,7 +195,7 @@ def resize_image(image: Pixels, height: int, width: int) -> Pixels:
     return np.asarray(resized, np.uint8)
 
 
-def save_picture(pixels: Pixels, path: Path) -> None:
+def save_image(pixels: Pixels, path: Path) -> None:
     """Write an RGB picture.
 
     Raises: `AtrousError` for a place that cannot be written.

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from atrous.errors import AtrousError
 from atrous.files import writing
-from atrous.imaging.io import opened
+from atrous.imaging.io import open_image
 
 Color: TypeAlias = tuple[int, int, int]
 Labels: TypeAlias = NDArray[np.integer[Any]]
@@ -35,7 +35,7 @@ _SCALED_GRAY = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies the gray values of 2 and 4 bits with, to fill 8."""
 
 
-def bit_colors(count: int) -> tuple[Color, ...]:
+def voc_color_map(count: int) -> tuple[Color, ...]:
     """The color map of PASCAL VOC, for any number of classes: the bits of the label spread over red, green and blue.
 
     Source: `VOClabelcolormap.m` of the VOC development kit.
@@ -51,7 +51,7 @@ def bit_colors(count: int) -> tuple[Color, ...]:
     return tuple(color(label) for label in range(count))
 
 
-def label_type(num_classes: int, ignore_index: int) -> type[np.integer[Any]]:
+def label_dtype(num_classes: int, ignore_index: int) -> type[np.integer[Any]]:
     """The smallest type that holds all labels and the ignore index."""
     return np.uint8 if max(num_classes - 1, ignore_index) < 256 else np.uint16
 
@@ -84,7 +84,7 @@ def describe_classes(classes: tuple[str, ...], most: int = 12) -> str:
     return ", ".join(listed if len(listed) <= most else [*listed[:3], "...", listed[-1]])
 
 
-def read_stored(path: Path, *, as_colors: bool = False) -> NDArray[Any]:
+def read_raw_mask(path: Path, *, as_colors: bool = False) -> NDArray[Any]:
     """The values of a mask file as they are stored: of a palette the indices, of gray the values, of color the RGB.
 
     Alpha is dropped, and what EXIF says of orientation is followed, as it is with images. `as_colors` gives colors of
@@ -93,7 +93,7 @@ def read_stored(path: Path, *, as_colors: bool = False) -> NDArray[Any]:
     Shape: -> (H, W) uint8 or uint16, or (H, W, 3) uint8.
     Raises: `AtrousError` for a missing, truncated, empty or too large file, no image, a JPEG, floats or 16-bit color.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         if image.format in LOSSY:
             raise AtrousError(
                 f"{path}: a mask stored as JPEG, which blurs labels at every edge. Save the original as PNG instead."
@@ -161,10 +161,10 @@ class MaskReader:
         Shape: -> (H, W) uint8, or uint16 where 8 bits do not hold them.
         Raises: `AtrousError` for a file that cannot be read, or holds a value or color without a class.
         """
-        return self.decode(read_stored(path, as_colors=self.by_color), path)
+        return self.decode(read_raw_mask(path, as_colors=self.by_color), path)
 
     def decode(self, stored: NDArray[Any], path: Path) -> Labels:
-        """As `read`, of what `read_stored` gave for `path`."""
+        """As `read`, of what `read_raw_mask` gave for `path`."""
         if stored.ndim == 2:
             return self._by_value(stored, path)
         if self.colors is not None:
@@ -184,7 +184,7 @@ class MaskReader:
             listed = ", ".join(f"{value} ({counts[value]} px)" for value in unknown[:5])
             more = f" and {unknown.size - 5} more" if unknown.size > 5 else ""
             raise self._stranger(path, f"value{'s' * (unknown.size > 1)} {listed}{more}")
-        dtype = label_type(len(self.classes), self.ignore_index)
+        dtype = label_dtype(len(self.classes), self.ignore_index)
         if self.values is None:
             return stored.astype(dtype, copy=False)
         if stored.dtype == np.uint8 and dtype == np.uint8:
@@ -193,7 +193,7 @@ class MaskReader:
 
     def _by_color(self, stored: NDArray[np.uint8], path: Path) -> Labels:
         assert self.colors is not None
-        packed = pack_colors(stored)
+        packed = pack_rgb(stored)
         labels = _color_table(tuple(self.colors.items()))[packed]
         lost = labels == UNKNOWN
         if lost.any():
@@ -201,7 +201,7 @@ class MaskReader:
             most = color[count.argmax()]
             rgb = (int(most >> 16), int(most >> 8 & 255), int(most & 255))
             raise self._stranger(path, f"{color.size} color{'s' * (color.size > 1)} such as {rgb} ({count.max()} px)")
-        return labels.astype(label_type(len(self.classes), self.ignore_index))
+        return labels.astype(label_dtype(len(self.classes), self.ignore_index))
 
     def _stranger(self, path: Path, found: str) -> AtrousError:
         coded = "" if self.values is None else f" (stored as {_shorten(sorted(self.values))})"
@@ -222,7 +222,7 @@ class MaskReader:
         return table
 
 
-def pack_colors(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+def pack_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """RGB as one number, red in the highest of three bytes.
 
     Shape: (H, W, 3) -> (H, W).
@@ -256,7 +256,7 @@ def save_labels(labels: NDArray[np.integer], colors: Sequence[Color], path: Path
         picture = Image.fromarray(labels.astype(np.uint16))
     else:
         picture = Image.fromarray(labels.astype(np.uint8))
-        palette = (*colors, *bit_colors(256)[len(colors) :])
+        palette = (*colors, *voc_color_map(256)[len(colors) :])
         picture.putpalette(np.array(palette, np.uint8).tobytes())  # makes it a palette image
     with writing(path) as temporary:
         picture.save(temporary, format="PNG")

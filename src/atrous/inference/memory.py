@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from atrous.imaging.labels import label_type
+from atrous.imaging.labels import label_dtype
 from atrous.inference.tta import Scores
 
 PROBE = 129
@@ -90,6 +90,6 @@ def _free_in_group() -> float:
 def label_array(size: tuple[int, int], classes: int) -> NDArray[np.integer]:
     """Room for labels: in memory, or for large images in a temporary file that goes when nobody holds the array."""
     if size[0] * size[1] < MAPPED_FROM:
-        return np.empty(size, label_type(classes, 0))
+        return np.empty(size, label_dtype(classes, 0))
     with tempfile.TemporaryFile(prefix="atrous-") as file:
-        return np.memmap(file, label_type(classes, 0), "w+", shape=size)
+        return np.memmap(file, label_dtype(classes, 0), "w+", shape=size)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.imaging.labels import label_type
+from atrous.imaging.labels import label_dtype
 from atrous.inference.upsampled_argmax import Taps, bands, resize_taps, resized_rows, upsampled_argmax
 from atrous.layers.resize import resize
 
@@ -56,7 +56,7 @@ class CoarsePrediction:
             )
         if self.content != self.size:
             return upsampled_argmax(self._merged(), self.size, align_corners=self.align_corners, out=out)
-        found = np.empty(self.size, label_type(self.classes, 0)) if out is None else out
+        found = np.empty(self.size, label_dtype(self.classes, 0)) if out is None else out
         for band, rows in self._merged_bands():
             found[band] = rows.argmax(0).numpy(force=True)
         return found

@@ -17,7 +17,7 @@ from torch import Tensor
 from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.imaging.io import ImageLike, Pixels, read_image, resize_image
-from atrous.imaging.labels import class_fractions, label_type
+from atrous.imaging.labels import class_fractions, label_dtype
 from atrous.inference.memory import SPARE, available, bytes_per_pixel, is_out_of_memory, label_array
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.prefetch import ahead
@@ -74,7 +74,7 @@ class Segmentation:
         Returns: both paths.
         Raises: `AtrousError` for a name that is no PNG's, or a place that cannot be written.
         """
-        from atrous.imaging.io import save_picture
+        from atrous.imaging.io import save_image
         from atrous.imaging.labels import save_labels
 
         path = Path(path)
@@ -82,7 +82,7 @@ class Segmentation:
             raise AtrousError(f"{path}: labels are saved as PNG, for other formats would blur them; name it *.png.")
         overlay = path.with_name(f"{path.stem}_overlay.png")
         save_labels(self.labels, self.colors, path)
-        save_picture(self._shrunk(LARGEST_OVERLAY).overlay(), overlay)
+        save_image(self._shrunk(LARGEST_OVERLAY).overlay(), overlay)
         return path, overlay
 
     def _shrunk(self, longest: int) -> Segmentation:
@@ -216,7 +216,7 @@ class Segmenter:
     ) -> Segmentation:
         if probabilities:
             soft = evidence.probabilities()
-            labels = soft.argmax(0).numpy(force=True).astype(label_type(soft.shape[0], 0))
+            labels = soft.argmax(0).numpy(force=True).astype(label_dtype(soft.shape[0], 0))
             return Segmentation(pixels, labels, self.card.classes, self.card.colors, soft.numpy(force=True))
         room = label_array((pixels.shape[0], pixels.shape[1]), len(self.card.classes))
         return Segmentation(pixels, evidence.labels(room), self.card.classes, self.card.colors)

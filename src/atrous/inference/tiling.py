@@ -24,7 +24,7 @@ from torch import Tensor
 from atrous.card import Preprocessing
 from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels
-from atrous.imaging.labels import label_type
+from atrous.imaging.labels import label_dtype
 from atrous.inference.preprocess import normalized
 from atrous.inference.upsampled_argmax import Taps, argmax_between, bands, resized_rows
 from atrous.layers.resize import resize
@@ -132,7 +132,7 @@ class TiledPrediction:
         """
         for band, scores, rows, columns in self._strips():
             if out is None:
-                out = np.empty(self.pixels.shape[:2], label_type(scores.shape[0], 0))
+                out = np.empty(self.pixels.shape[:2], label_dtype(scores.shape[0], 0))
             argmax_between(scores, rows, columns, out[band])
         assert out is not None
         return out

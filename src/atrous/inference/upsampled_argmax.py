@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.imaging.labels import label_type
+from atrous.imaging.labels import label_dtype
 
 ROWS_PER_TASK = 32
 """How finely rows are dealt out to the threads."""
@@ -76,7 +76,7 @@ def upsampled_argmax(
     """
     rows, columns = resize_taps(scores, size, align_corners=align_corners, crop=crop)
     if out is None:
-        out = np.empty((len(rows), len(columns)), label_type(scores.shape[0], 0))
+        out = np.empty((len(rows), len(columns)), label_dtype(scores.shape[0], 0))
     argmax_between(scores, rows, columns, out)
     return out
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from atrous.data.catalog import Spec
+from atrous.data.catalog import DatasetSpec
 from atrous.errors import did_you_mean
 
 
@@ -61,15 +61,15 @@ class DataConfig(Part):
 
         The options of `given` are added to those of the recipe.
         """
-        theirs = Spec.parse(given)
+        theirs = DatasetSpec.parse(given)
 
         def moved(text: str) -> str:
-            ours = Spec.parse(text)
+            ours = DatasetSpec.parse(text)
             if ours.name != theirs.name:
                 return text
-            return str(Spec(ours.name, theirs.target, {**ours.options, **theirs.options}))
+            return str(DatasetSpec(ours.name, theirs.target, {**ours.options, **theirs.options}))
 
-        if theirs.name in {Spec.parse(text).name for text in (*self.train, *filter(None, (self.val,)))}:
+        if theirs.name in {DatasetSpec.parse(text).name for text in (*self.train, *filter(None, (self.val,)))}:
             return self.model_copy(
                 update={"train": tuple(map(moved, self.train)), "val": moved(self.val) if self.val else ""}
             )
@@ -80,11 +80,11 @@ def own_data(given: str) -> DataConfig:
     """Train on the split "train" of a data set and judge on "val", where it has them, or on all of it unjudged."""
     from atrous.data.catalog import open_dataset
 
-    spec = Spec.parse(given)
+    spec = DatasetSpec.parse(given)
     if "split" in spec.options:
         return DataConfig(train=(given,))
     found = open_dataset(given)
-    split = {name: str(Spec(spec.name, spec.target, {**spec.options, "split": name})) for name in found.splits}
+    split = {name: str(DatasetSpec(spec.name, spec.target, {**spec.options, "split": name})) for name in found.splits}
     return DataConfig(train=(split.get("train", given),), val=split.get("val", ""))
 
 

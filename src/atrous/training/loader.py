@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from atrous.data.catalog import open_dataset
-from atrous.data.dataset import Item, Reader, Sample, SegmentationDataset
-from atrous.data.loading import Augmented, Batch, bootstrap, collate
+from atrous.data.dataset import Item, LabelReader, SegmentationDataset
+from atrous.data.loading import AugmentedDataset, Batch, collate, duplicate_hard_images
 from atrous.errors import AtrousError
 from atrous.imaging.labels import Labels
 from atrous.training.config import DataConfig
@@ -26,7 +26,7 @@ Key = tuple[int, int]
 class Readers:
     """The reader of each item's own data set."""
 
-    owners: dict[Item, Reader]
+    owners: dict[Item, LabelReader]
 
     def __call__(self, item: Item) -> Labels:
         return self.owners[item](item)
@@ -59,17 +59,7 @@ def open_training_data(entry: DataConfig) -> SegmentationDataset:
     dataset = join([open_dataset(spec) for spec in entry.train])
     if not dataset.items:
         raise AtrousError(f"{dataset.name}: the split '{dataset.split}' holds no images.")
-    return bootstrap(dataset, entry.bootstrap, times=entry.times) if entry.bootstrap else dataset
-
-
-class AugmentedDataset(Dataset[Sample]):
-    """Augmented samples by epoch and index."""
-
-    def __init__(self, augmented: Augmented) -> None:
-        self.augmented = augmented
-
-    def __getitem__(self, key: Key) -> Sample:
-        return self.augmented.draw(*key)
+    return duplicate_hard_images(dataset, entry.bootstrap, times=entry.times) if entry.bootstrap else dataset
 
 
 @dataclass(frozen=True)
@@ -126,10 +116,10 @@ def make_loader(
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """Batches of a stage from step `start` on."""
-    augmented = Augmented(dataset, stage.make_transform(dataset.ignore_index), seed=seed)
+    augmented = AugmentedDataset(dataset, stage.make_transform(dataset.ignore_index), seed=seed)
     portions = StepBatchSampler(len(dataset), stage.batch, steps, start, stage.accumulate, rank, processes, seed)
     return DataLoader(
-        AugmentedDataset(augmented),  # type: ignore[arg-type]
+        augmented,  # type: ignore[arg-type]
         batch_sampler=portions,
         num_workers=min(stage.workers, os.cpu_count() or 1),
         collate_fn=collate,

@@ -22,7 +22,7 @@ from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.files import writing
 from atrous.imaging.draw import contact_sheet
-from atrous.imaging.io import save_picture
+from atrous.imaging.io import save_image
 
 STEPS = ("stage", "step", "loss", "lr", "seconds", "waited")
 """Columns of log.csv; `waited` is how much of the seconds the step waited for its images."""
@@ -185,4 +185,4 @@ def draw_samples(path: Path, samples: Sequence[Sample], predictions: Sequence[An
         labels = np.asarray(found).astype(sample.labels.dtype)
         pairs += [replace(sample, name=f"{sample.name}: truth"), replace(sample, labels=labels, name="found")]
     if pairs:
-        save_picture(contact_sheet(pairs, data.classes, data.colors), path)
+        save_image(contact_sheet(pairs, data.classes, data.colors), path)

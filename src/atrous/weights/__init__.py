@@ -1,12 +1,12 @@
 """Save, find, download and load weights."""
 
-from atrous.weights.store import list_weights, load, read_card, resolve, rewrite_card, save
+from atrous.weights.store import find_weights, list_weights, load, read_card, save, write_card
 
 __all__ = [
+    "find_weights",
     "list_weights",
     "load",
     "read_card",
-    "resolve",
-    "rewrite_card",
     "save",
+    "write_card",
 ]

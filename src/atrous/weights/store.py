@@ -24,8 +24,8 @@ from atrous.models import SegmentationModel, build_from_card
 from atrous.registry import matching
 from atrous.weights.catalog import RELEASES
 from atrous.weights.download import check_sha256, download
-from atrous.weights.fill import damaged, fill
 from atrous.weights.importers import import_file, importable
+from atrous.weights.tensors import damaged_file_error, load_tensors
 
 SUFFIX = ".safetensors"
 PACKAGED = Path(__file__).parent / "packaged"
@@ -74,7 +74,7 @@ def load(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
     Raises: `AtrousError` for an unknown id, a file that is damaged, altered or of an unknown kind, or a failed
     download.
     """
-    path = resolve(source)
+    path = find_weights(source)
     model, card = _read(path) if path.suffix == SUFFIX else import_file(path)
     model.card = card
     return model.eval().to(device)
@@ -82,11 +82,11 @@ def load(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
 
 def read_card(source: str | os.PathLike[str]) -> Card:
     """The card alone: of a safetensors file, without loading the tensors."""
-    path = resolve(source)
+    path = find_weights(source)
     return _metadata(path)[0] if path.suffix == SUFFIX else import_file(path)[1]
 
 
-def rewrite_card(path: str | os.PathLike[str], card: Card) -> None:
+def write_card(path: str | os.PathLike[str], card: Card) -> None:
     """Give a safetensors file of ours another card, for example one with figures that were measured since.
 
     Raises: `AtrousError` for a file that is not ours or is damaged, or a place that cannot be written.
@@ -100,7 +100,7 @@ def rewrite_card(path: str | os.PathLike[str], card: Card) -> None:
         save_file(tensors, temporary, metadata)
 
 
-def resolve(source: str | os.PathLike[str]) -> Path:
+def find_weights(source: str | os.PathLike[str]) -> Path:
     """The file of a path or an id, downloaded if it is nowhere else.
 
     Raises: `AtrousError` where there is none.
@@ -196,7 +196,7 @@ def _read(path: Path) -> tuple[SegmentationModel, Card]:
     tensors, card = _verified(path)
     with torch.device("meta"):
         model = build_from_card(card)
-    fill(model, tensors, str(path))
+    load_tensors(model, tensors, str(path))
     return model, card
 
 
@@ -207,9 +207,9 @@ def _verified(path: Path) -> tuple[dict[str, Tensor], Card]:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from error
+        raise damaged_file_error(path, str(error)) from error
     if digest is not None and digest != _digest(tensors):
-        raise damaged(path, "the tensors are not those that were saved")
+        raise damaged_file_error(path, "the tensors are not those that were saved")
     return tensors, card
 
 
@@ -218,7 +218,7 @@ def _metadata(path: Path) -> tuple[Card, str | None]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from error
+        raise damaged_file_error(path, str(error)) from error
     if "atrous" not in metadata:
         raise AtrousError(
             f"{path}: the file has no card, so its network and classes are unknown. It was not saved by atrous."

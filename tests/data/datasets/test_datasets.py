@@ -12,9 +12,9 @@ from PIL import Image
 
 from atrous import AtrousError
 from atrous.data import Item, MaskReader, SegmentationDataset, open_dataset
-from atrous.data.catalog import Spec, list_datasets
+from atrous.data.catalog import DatasetSpec, list_datasets
 from atrous.data.datasets import ade20k, camvid, cityscapes, coco, pascal_context, person_part, voc
-from atrous.imaging.labels import bit_colors, count_labels, pack_colors, read_stored, save_labels
+from atrous.imaging.labels import count_labels, pack_rgb, read_raw_mask, save_labels, voc_color_map
 from tests.data_fixtures import Write, photograph
 from tests.pictures import bomb
 
@@ -85,8 +85,8 @@ def test_run_lengths_are_the_panoptic_segments(shared_data: Path) -> None:
     root = shared_data / "samples/coco_panoptic"
     objects = json.loads((root / "panoptic_coco_detection_format.json").read_text())["annotations"]
     for image in json.loads((root / "panoptic_examples.json").read_text())["annotations"]:
-        stored = read_stored(root / "panoptic_examples" / image["file_name"])
-        ids = pack_colors(np.ascontiguousarray(stored[..., ::-1]))
+        stored = read_raw_mask(root / "panoptic_examples" / image["file_name"])
+        ids = pack_rgb(np.ascontiguousarray(stored[..., ::-1]))
         segments = {(ids == part["id"]).tobytes() for part in image["segments_info"]}
         found = [each for each in objects if each["image_id"] == image["image_id"]]
         assert len(found) == len(segments)
@@ -120,11 +120,11 @@ def test_panoptic_names_are_those_of_stuff(shared_data: Path) -> None:
 
 class TestSpec:
     def test_parts(self) -> None:
-        spec = Spec.parse("voc2012:/a b/c?split=val&masks=x/y")
+        spec = DatasetSpec.parse("voc2012:/a b/c?split=val&masks=x/y")
         assert (spec.name, spec.target, spec.options) == ("voc2012", "/a b/c", {"split": "val", "masks": "x/y"})
-        assert Spec.parse("data/own") == Spec("folder", "data/own")
-        assert Spec.parse(r"C:\data?split=val") == Spec("folder", r"C:\data", {"split": "val"})
-        assert Spec.parse("pkg.mod:make") == Spec("pkg.mod", "make")
+        assert DatasetSpec.parse("data/own") == DatasetSpec("folder", "data/own")
+        assert DatasetSpec.parse(r"C:\data?split=val") == DatasetSpec("folder", r"C:\data", {"split": "val"})
+        assert DatasetSpec.parse("pkg.mod:make") == DatasetSpec("pkg.mod", "make")
         assert str(spec) == "voc2012:/a b/c?split=val&masks=x/y"
 
     @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ class TestDataset:
 
     def test_an_ignore_index_that_is_a_class(self) -> None:
         with pytest.raises(AtrousError, match="the ignore index 1 is that of 'b'"):
-            SegmentationDataset("x", "train", (), ("a", "b"), bit_colors(2), MaskReader(("a", "b")), ignore_index=1)
+            SegmentationDataset("x", "train", (), ("a", "b"), voc_color_map(2), MaskReader(("a", "b")), ignore_index=1)
 
     @pytest.mark.parametrize("content", [b"", b"hello, a text", bomb(50_000, 50_000), b"\xff\xd8\xff\xe0"])
     def test_hostile_images_are_named(self, tmp_path: Path, write: Write, content: bytes) -> None:
@@ -219,7 +219,7 @@ class TestDataset:
 
 def _of(item: Item) -> SegmentationDataset:
     classes = ("background", "road")
-    return SegmentationDataset("small", "train", (item,), classes, bit_colors(2), MaskReader(classes))
+    return SegmentationDataset("small", "train", (item,), classes, voc_color_map(2), MaskReader(classes))
 
 
 class TestOfficialLayouts:
@@ -377,4 +377,4 @@ def test_panoptic_segments_not_in_the_file(tmp_path: Path, write: Write) -> None
 def test_saved_labels_show_what_is_ignored(tmp_path: Path) -> None:
     save_labels(np.array([[0, 255]], np.uint8), voc.COLORS, tmp_path / "a.png")
     assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).tolist() == [[[0, 0, 0], [224, 224, 192]]]
-    assert count_labels(read_stored(tmp_path / "a.png"))[255] == 1
+    assert count_labels(read_raw_mask(tmp_path / "a.png"))[255] == 1

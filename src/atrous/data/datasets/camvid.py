@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
 from atrous.data.layout import check_choice, descend, existing, files_by_stem, read_list
-from atrous.imaging.io import SUFFIXES
+from atrous.imaging.io import IMAGE_SUFFIXES
 from atrous.imaging.labels import MaskReader
 from atrous.registry import Paper
 
@@ -55,7 +55,7 @@ def camvid(*, root: Path, split: str = "train") -> SegmentationDataset:
     """CamVid as the SegNet tutorial lays it out: `train/`, `trainannot/`, `train.txt`, and so on; void is ignored."""
     check_choice("camvid", "split", split, SPLITS)
     folder = descend(root, "CamVid", holding="trainannot" if split == "train" else f"{split}annot")
-    frames = files_by_stem(folder / split, SUFFIXES)
+    frames = files_by_stem(folder / split, IMAGE_SUFFIXES)
     stems = [Path(name).stem for name in read_list(folder / f"{split}.txt")]  # the tutorial's are paths elsewhere
     return SegmentationDataset(
         name="camvid",

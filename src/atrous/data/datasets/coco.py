@@ -21,7 +21,7 @@ from atrous.data.dataset import DATASETS, Item, SegmentationDataset
 from atrous.data.datasets import voc
 from atrous.data.layout import check_choice, existing, first_of, pair, pair_folders
 from atrous.errors import AtrousError
-from atrous.imaging.labels import Labels, MaskReader, bit_colors, label_type, pack_colors, read_stored
+from atrous.imaging.labels import Labels, MaskReader, label_dtype, pack_rgb, read_raw_mask, voc_color_map
 from atrous.registry import Paper
 
 _STUFF = """
@@ -280,7 +280,7 @@ def coco_stuff(
         split=split,
         items=tuple(pair_folders(pictures, maps)),
         classes=chosen,
-        colors=bit_colors(len(chosen) + 1)[1:],
+        colors=voc_color_map(len(chosen) + 1)[1:],
         reader=MaskReader(chosen, values={number - 1: label for label, number in enumerate(ids)} | {255: 255}),
         splits=existing(root, SPLITS, "stuffthingmaps/{}") or (split,),
     )
@@ -297,7 +297,7 @@ class PanopticReader:
 
     def __call__(self, item: Item) -> Labels:
         assert item.mask is not None
-        packed = pack_colors(read_stored(item.mask, as_colors=True)[..., ::-1])
+        packed = pack_rgb(read_raw_mask(item.mask, as_colors=True)[..., ::-1])
         table = {0: self.ignore_index, **self.segments[item.name]}
         ids = np.array(sorted(table), np.uint32)
         place = np.minimum(np.searchsorted(ids, packed), len(ids) - 1)
@@ -308,7 +308,7 @@ class PanopticReader:
                 f"JSON file, which knows {len(ids) - 1} segments of this image. They do not belong together."
             )
         labels = np.array([table[number] for number in ids.tolist()])
-        return labels.astype(label_type(self.num_classes, self.ignore_index))[place]
+        return labels.astype(label_dtype(self.num_classes, self.ignore_index))[place]
 
 
 @DATASETS.register("coco_panoptic", PANOPTIC)

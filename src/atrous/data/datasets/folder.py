@@ -23,8 +23,8 @@ from atrous.data.layout import (
 )
 from atrous.errors import AtrousError, did_you_mean
 from atrous.files import writing
-from atrous.imaging.io import SUFFIXES
-from atrous.imaging.labels import Color, MaskReader, bit_colors, read_stored
+from atrous.imaging.io import IMAGE_SUFFIXES
+from atrous.imaging.labels import Color, MaskReader, read_raw_mask, voc_color_map
 
 FILE = "classes.yaml"
 DRAWN = "splits: {train: 0.8, val: 0.2}"
@@ -100,7 +100,7 @@ class Description(_Part):
     @property
     def colors(self) -> tuple[Color, ...]:
         return tuple(
-            entry.color or other for entry, other in zip(self.classes, bit_colors(len(self.classes)), strict=True)
+            entry.color or other for entry, other in zip(self.classes, voc_color_map(len(self.classes)), strict=True)
         )
 
 
@@ -161,7 +161,7 @@ def folder(*, root: Path, split: str = "", classes: str = FILE) -> SegmentationD
 
 def _pairs(root: Path, description: Description) -> tuple[dict[str, Item], list[str]]:
     """Image and mask by name; and what has no partner."""
-    images, faults = _files(root, description.images, IMAGE_FOLDERS, SUFFIXES, description.image_ending)
+    images, faults = _files(root, description.images, IMAGE_FOLDERS, IMAGE_SUFFIXES, description.image_ending)
     endings = MASK_ENDINGS if description.mask_ending is None else (description.mask_ending,)
     found = [_files(root, description.masks, MASK_FOLDERS, MASK_SUFFIXES, ending) for ending in endings]
     masks, more = max(found, key=lambda each: len(each[0].keys() & images.keys()))
@@ -231,7 +231,7 @@ def _usual_splits(root: Path, names: tuple[str, ...]) -> dict[str, str]:
 
 def _stem(entry: str) -> str:
     suffix = Path(entry).suffix.lower()
-    return entry[: -len(suffix)] if suffix in (*SUFFIXES, *MASK_SUFFIXES) else entry
+    return entry[: -len(suffix)] if suffix in (*IMAGE_SUFFIXES, *MASK_SUFFIXES) else entry
 
 
 def draw_fractions(names: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, tuple[str, ...]]:
@@ -289,7 +289,7 @@ def _black_and_white(masks: list[Path]) -> bool:
     white = False
     for path in masks[:: max(1, len(masks) // LOOKED_AT)][:LOOKED_AT]:
         try:
-            stored = read_stored(path)
+            stored = read_raw_mask(path)
         except AtrousError:
             continue  # will be found, and named, when it is read
         if not np.isin(stored, (0, 255)).all():
@@ -313,7 +313,7 @@ def describe_folder(root: Path) -> Path:
     found: set[int] = set()
     colors: set[Color] = set()
     for mask in masks.values():
-        stored = read_stored(mask)
+        stored = read_raw_mask(mask)
         if stored.ndim == 3 and not (stored == stored[..., :1]).all():
             colors |= {(int(r), int(g), int(b)) for r, g, b in np.unique(stored.reshape(-1, 3), axis=0)}
         else:

@@ -12,7 +12,7 @@ from atrous.data.dataset import DATASETS, Item, SegmentationDataset
 from atrous.data.datasets.sbd import MatReader
 from atrous.data.layout import check_choice, descend, first_of, listed_or_all
 from atrous.errors import AtrousError
-from atrous.imaging.labels import MaskReader, bit_colors
+from atrous.imaging.labels import MaskReader, voc_color_map
 from atrous.registry import Paper
 
 CLASSES = (
@@ -24,7 +24,7 @@ CLASSES = (
     *("mouse", "curtain", "platform", "sign", "plate", "road", "rock", "shelves", "sidewalk", "sky"),
     *("snow", "bedclothes", "track", "tree", "truck", "wall", "water", "window", "wood"),
 )
-COLORS = bit_colors(len(CLASSES))
+COLORS = voc_color_map(len(CLASSES))
 PAPER = Paper(
     title="The Role of Context for Object Detection and Semantic Segmentation in the Wild",
     authors="Mottaghi, Chen, Liu, Cho, Lee, Fidler, Urtasun, Yuille",

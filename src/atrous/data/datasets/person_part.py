@@ -10,11 +10,11 @@ from pathlib import Path
 
 from atrous.data.dataset import DATASETS, SegmentationDataset
 from atrous.data.layout import descend, first_of, listed_or_all
-from atrous.imaging.labels import MaskReader, bit_colors
+from atrous.imaging.labels import MaskReader, voc_color_map
 from atrous.registry import Paper
 
 CLASSES = ("background", "head", "torso", "upper arms", "lower arms", "upper legs", "lower legs")
-COLORS = bit_colors(len(CLASSES))
+COLORS = voc_color_map(len(CLASSES))
 PAPER = Paper(
     title="Detect What You Can: Detecting and Representing Objects using Holistic Models and Body Parts",
     authors="Chen, Mottaghi, Liu, Fidler, Urtasun, Yuille",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
 from atrous.data.layout import check_choice, descend, existing, first_of, pair, read_list
-from atrous.imaging.labels import MaskReader, bit_colors
+from atrous.imaging.labels import MaskReader, voc_color_map
 from atrous.registry import Paper
 
 CLASSES = (
@@ -35,7 +35,7 @@ CLASSES = (
     "train",
     "tvmonitor",
 )
-COLORS = bit_colors(len(CLASSES))
+COLORS = voc_color_map(len(CLASSES))
 HARD_CLASSES = ("bicycle", "chair", "diningtable", "pottedplant", "sofa")
 """Those whose images DeepLab v3 lists again ("bootstrapping").
 

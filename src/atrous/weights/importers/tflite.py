@@ -16,9 +16,8 @@ from torch import Tensor
 from atrous.backbones.mobilenet_v2 import MobileNetV2
 from atrous.card import Card
 from atrous.data.datasets import voc
-from atrous.imaging.labels import bit_colors
+from atrous.imaging.labels import voc_color_map
 from atrous.models import SegmentationModel, build_from_card
-from atrous.weights.fill import fill
 from atrous.weights.importers.tflite_graph import Graph
 from atrous.weights.importers.tflite_mobilenet import (
     Conv,
@@ -30,6 +29,7 @@ from atrous.weights.importers.tflite_mobilenet import (
     preprocessing,
     trunk_tensors,
 )
+from atrous.weights.tensors import load_tensors
 
 VOC_CROP = 513
 """Side of the crop that the networks for VOC were trained on; images are padded to graphs of this size."""
@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     card = _card(reader.graph, trunk, head)
     with torch.device("meta"):
         model = build_from_card(card)
-    fill(model, _tensors(trunk, head), str(path))
+    load_tensors(model, _tensors(trunk, head), str(path))
     assert isinstance(model.backbone, MobileNetV2)
     check_geometry(path, model.backbone, trunk)
     return model, card
@@ -117,7 +117,7 @@ def _card(graph: Graph, trunk: Trunk, head: Head) -> Card:
         model="deeplab_v3.mobilenet_v2_x0.5" if half else "deeplab_v3.mobilenet_v2",
         arguments=arguments,
         classes=voc.CLASSES if of_voc else tuple(f"class {index}" for index in range(classes)),
-        colors=bit_colors(classes),
+        colors=voc_color_map(classes),
         preprocessing=preprocessing(graph, padded_from=VOC_CROP),
         align_corners=head.align_corners,
         license="Apache-2.0",

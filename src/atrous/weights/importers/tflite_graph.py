@@ -15,7 +15,7 @@ import tflite
 from numpy.typing import NDArray
 
 from atrous.errors import AtrousError
-from atrous.weights.fill import damaged
+from atrous.weights.tensors import damaged_file_error
 
 _NUMPY_TYPES = {
     tflite.TensorType.FLOAT32: np.float32,
@@ -79,7 +79,7 @@ class Graph:
         self.path = path
         data = path.read_bytes()
         if data[4:8] != b"TFL3":
-            raise damaged(path, "it does not begin as a TensorFlow Lite file")
+            raise damaged_file_error(path, "it does not begin as a TensorFlow Lite file")
         try:
             model = tflite.Model.GetRootAsModel(data, 0)
             subgraphs = model.SubgraphsLength()
@@ -90,7 +90,7 @@ class Graph:
             )
             self._tensors = [_tensor(model, graph.Tensors(index)) for index in range(graph.TensorsLength())]
         except _UNREADABLE as error:
-            raise damaged(path, "its tables cannot be read") from error
+            raise damaged_file_error(path, "its tables cannot be read") from error
         if subgraphs != 1:
             raise AtrousError(f"{path}: {subgraphs} subgraphs; only one is understood.")
         used = {t for operator in self.operators for t in (*operator.inputs, *operator.outputs)} | {
@@ -98,7 +98,7 @@ class Graph:
             self.output,
         }
         if max(used) >= len(self._tensors):
-            raise damaged(path, "an operator uses a tensor that is not there")
+            raise damaged_file_error(path, "an operator uses a tensor that is not there")
 
     def consumers(self, tensor: int) -> list[Operator]:
         """The operators that read a tensor, in order of execution."""
@@ -122,7 +122,7 @@ class Graph:
             raise AtrousError(f"{self.path}: tensor {tensor} has the unknown type {found.kind}.")
         kind = np.dtype(_NUMPY_TYPES[found.kind])
         if min(found.shape, default=1) < 1 or found.data.size != math.prod(found.shape) * kind.itemsize:
-            raise damaged(self.path, f"the values of tensor {tensor} are not all there")
+            raise damaged_file_error(self.path, f"the values of tensor {tensor} are not all there")
         values = np.frombuffer(found.data.tobytes(), kind).reshape(found.shape)
         if not len(found.scale) or kind.kind == "f":
             return values.astype(np.float32)
@@ -131,7 +131,7 @@ class Graph:
             if found.axis not in range(values.ndim) or not values.shape[found.axis] == len(found.scale) == len(
                 found.zero
             ):
-                raise damaged(self.path, f"the scales of tensor {tensor} do not fit its shape")
+                raise damaged_file_error(self.path, f"the scales of tensor {tensor} do not fit its shape")
             along[found.axis] = len(found.scale)
         real = (values.astype(np.int64) - found.zero.reshape(along)) * found.scale.reshape(along)
         return real.astype(np.float32)

@@ -22,8 +22,8 @@ from torch import Tensor
 from atrous.backbones.mobilenet_v2 import BOTTLENECKS, InvertedResidual, MobileNetV2
 from atrous.card import Preprocessing
 from atrous.errors import AtrousError
-from atrous.weights.fill import fill
 from atrous.weights.importers.tflite_graph import Graph, Operator
+from atrous.weights.tensors import load_tensors
 
 UNITS = sum(repeats for _, _, repeats, _ in BOTTLENECKS)
 EPS = 1e-3
@@ -51,7 +51,7 @@ def read_classifier(path: Path) -> tuple[MobileNetV2, Preprocessing]:
         backbone = MobileNetV2(width=width, divisor=divisor, padding="tensorflow", num_classes=scores.weight.shape[0])
     tensors = trunk_tensors(trunk) | folded("features.18.0", "features.18.1", last, EPS)
     tensors |= {"classifier.1.weight": scores.weight.flatten(1), "classifier.1.bias": scores.bias}
-    fill(backbone, tensors, str(path))
+    load_tensors(backbone, tensors, str(path))
     check_geometry(path, backbone, trunk)
     return backbone.eval(), preprocessing(graph)
 

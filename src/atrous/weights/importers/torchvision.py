@@ -20,9 +20,9 @@ from torch import Tensor
 from atrous.card import Card, Measurement, Preprocessing
 from atrous.data.datasets import voc
 from atrous.errors import AtrousError
-from atrous.imaging.labels import bit_colors
+from atrous.imaging.labels import voc_color_map
 from atrous.models import SegmentationModel, build_from_card
-from atrous.weights.fill import damaged, fill
+from atrous.weights.tensors import damaged_file_error, load_tensors
 
 AUXILIARY = (
     (r"aux_classifier\.([01])\.", r"auxiliary.0.\1."),
@@ -85,7 +85,7 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     card = _card(f"{architecture}.resnet{DEPTHS[units]}", classes, auxiliary=auxiliary)
     with torch.device("meta"):
         model = build_from_card(card)
-    fill(model, {_renamed(key, renamed): value for key, value in state.items()}, str(path))
+    load_tensors(model, {_renamed(key, renamed): value for key, value in state.items()}, str(path))
     return model, card
 
 
@@ -101,7 +101,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path}: it holds more than tensors, or is damaged; what could run code is not loaded."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise damaged(path, type(error).__name__) from error
+        raise damaged_file_error(path, type(error).__name__) from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise AtrousError(f"{path}: expected a state dict, names to tensors.")
     return state
@@ -122,7 +122,7 @@ def _card(model: str, classes: int, *, auxiliary: bool) -> Card:
         model=model,
         arguments={"output_stride": 8, "auxiliary": auxiliary, **(REFINED if model.startswith("deeplab") else {})},
         classes=voc.CLASSES if of_voc else tuple(f"class {index}" for index in range(classes)),
-        colors=bit_colors(classes),
+        colors=voc_color_map(classes),
         preprocessing=Preprocessing(resize="shorter_side", size=(520, 520)),
         license="BSD-3-Clause" if of_voc else "unknown",
         source="torchvision" if of_voc else "",

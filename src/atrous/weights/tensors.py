@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from atrous.errors import AtrousError
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Put tensors into a model that was built on the "meta" device, as 32-bit floats.
 
     Raises: `AtrousError` naming a key that is missing, left over, of another shape or not finite.
@@ -30,7 +30,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     model.load_state_dict(converted, assign=True)
 
 
-def damaged(path: Path, reason: str) -> AtrousError:
+def damaged_file_error(path: Path, reason: str) -> AtrousError:
     """The error for a file that cannot be what it was."""
     return AtrousError(f"{path}: the file is truncated or altered ({reason}). Fetch or save it anew.")
 
