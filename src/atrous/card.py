@@ -5,108 +5,121 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from atrous.errors import AtrousError
+from atrous.schema import StrictModel, describe_error
 
 
-class _StrictModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Preprocessing(StrictModel):
+    """How an image of 8 bits per channel becomes the network's input: resize, reorder channels, normalize.
 
-
-_OLD_KEYS = {"colours": "colors", "licence": "license"}
-"""Keys as version 0.1 wrote them."""
-
-
-class Preprocessing(_StrictModel):
-    """From an image of 8 bits per channel to the network's input: resize, reorder channels, `(pixel - mean) / std`.
-
-    `mean` and `std` are in units of the 8-bit pixel. `resize` is one of
-
-    - "keep": the size stays;
-    - "squeeze": to `size`, whatever the shape;
-    - "pad": shrunk to fit into `size` if it does not, then padded with the mean at the bottom and on the right;
-    - "shorter_side": the shorter side to the smaller of `size`, the shape stays.
+    Normalizing is `(pixel - mean) / std`, channel by channel.
     """
 
     resize: Literal["keep", "squeeze", "pad", "shorter_side"] = "keep"
+    """How the image is resized.
+
+    - "keep": not at all;
+    - "squeeze": to `size` exactly, whatever the aspect ratio;
+    - "pad": shrunk until it fits into `size`, if it does not, then padded with the mean at the bottom and on the right;
+    - "shorter_side": until the shorter side is the smaller number of `size`, with the aspect ratio kept.
+    """
     size: tuple[int, int] | None = None
-    """Height and width."""
+    """Height and width in pixels that `resize` refers to; None with "keep"."""
     grid: int | None = Field(default=None, ge=1)
-    """Both sides of the input, at scale 1, are a multiple of this, plus one: with aligned corners and this output
-    stride, all samples lie on its pixels. An image resized by its shorter side goes to the nearest such size, one that
-    is kept is padded with the mean at the bottom and on the right; the other ways name their sizes themselves."""
+    """If given, height and width of the input (at scale 1) are a multiple of this number, plus one.
+
+    With aligned corners, and this number as output stride, every position of the coarse map then lies on a pixel of
+    the input. With "shorter_side" the image is resized to the nearest such size, with "keep" it is padded with the mean
+    at the bottom and on the right; "squeeze" and "pad" resize to `size` exactly and take no grid.
+    """
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """The mean that is subtracted from each channel, in units of the 8-bit pixel (0 to 255)."""
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """The standard deviation that each channel is divided by, in units of the 8-bit pixel."""
     channel_order: Literal["RGB", "BGR"] = "RGB"
-    """The order of the network's channels, and of `mean` and `std`."""
+    """The order of the network's input channels, and of `mean` and `std`."""
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
         if (self.size is None) != (self.resize == "keep"):
             raise ValueError(f"resize '{self.resize}' {'takes no' if self.resize == 'keep' else 'needs a'} size")
         if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"size {self.size} is empty")
+            raise ValueError(f"size {self.size} is empty: both sides must be at least 1")
         if self.grid is not None and self.resize in ("squeeze", "pad"):
-            raise ValueError(f"resize '{self.resize}' goes to its size exactly, it takes no grid")
+            raise ValueError(f"resize '{self.resize}' gives exactly its size and takes no grid: remove grid")
         if min(self.std) <= 0:
             raise ValueError(f"std {self.std} must be positive")
         return self
 
 
-class Measurement(_StrictModel):
-    """One figure: of what, on what, and by which command; `published` when it is not ours."""
+class Measurement(StrictModel):
+    """One measured figure, such as the mIoU on a validation set."""
 
     name: str
+    """The metric, such as "mIoU"."""
     value: float
+    """The value; percentages as 0 to 100."""
     data: str
+    """The data set and split it was measured on."""
     command: str = ""
+    """The command that measured it."""
     published: bool = False
+    """True for a figure that the publisher of the weights reports, which was not measured with this package."""
 
 
-class Card(_StrictModel):
-    """What travels with weights: the network, its classes, its preprocessing, its origin, what was measured."""
+class Card(StrictModel):
+    """The metadata that travel with weights: network, classes, preprocessing, origin, license, measured figures."""
+
+    renamed_keys = {"colours": "colors", "licence": "license"}  # noqa: RUF012 (a ClassVar of the base class)
 
     version: Literal[1] = 1
+    """The version of this format."""
     model: str
-    """The id of the network in the registry."""
+    """The id of the network, such as `deeplab_v3_plus.xception65`."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """What `create_model` is called with, beside the number of classes."""
+    """The arguments of `create_model`, besides the number of classes."""
     classes: tuple[str, ...] = Field(min_length=1)
+    """The names of the classes, in the order of the labels."""
     colors: tuple[tuple[int, int, int], ...]
+    """The RGB color of each class in overlays and palette PNGs."""
     preprocessing: Preprocessing
+    """How an image becomes the network's input."""
     align_corners: bool = False
+    """Whether bilinear resizing in the network aligns the corner pixels of its maps."""
     ignore_index: int = 255
+    """The label that the training ignored."""
     license: str = "unknown"
+    """The license of the weights, and terms of the training data that restrict their use."""
     source: str = ""
+    """Where the weights come from: their publisher and file, or the recipe that trained them."""
     trained_on: str = ""
+    """The data the network was trained on."""
     measured: tuple[Measurement, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rename_old_keys(cls, data: Any) -> Any:
-        return {_OLD_KEYS.get(key, key): value for key, value in data.items()} if isinstance(data, dict) else data
+    """Measured and published figures."""
 
     @field_validator("arguments")
     @classmethod
-    def _plain(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        return json.loads(json.dumps(arguments))  # as it will be read back: lists for tuples
+    def _as_stored(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        return json.loads(json.dumps(arguments))  # a new card equals one read from a file: lists for tuples
 
     @model_validator(mode="after")
     def _check(self) -> Card:
         if len(self.colors) != len(self.classes):
-            raise ValueError(f"{len(self.classes)} classes but {len(self.colors)} colors")
+            raise ValueError(f"{len(self.classes)} classes but {len(self.colors)} colors; every class needs one")
         return self
 
     @classmethod
-    def read(cls, text: str, where: str) -> Card:
-        """Parse the JSON text of a card found in `where`.
+    def read(cls, text: str, source: str) -> Card:
+        """Parse a card from its JSON text; cards of version 0.1 (`colours`, `licence`) are read too.
 
-        Raises: `AtrousError` naming the first wrong entry.
+        Raises: `AtrousError` naming the file (`source`) and the first invalid entry.
         """
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            entry = ".".join(map(str, first["loc"])) or "the card"
-            raise AtrousError(f"{where}: the card cannot be used: {entry}: {first['msg']}.") from error
+            problem = describe_error(error, "the card")
+            raise AtrousError(
+                f"{source}: the card is invalid: {problem}. Save or export the weights again, or correct the card."
+            ) from error

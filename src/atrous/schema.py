@@ -1,0 +1,46 @@
+"""The base class of what is read from files with a fixed set of keys: cards, recipes, `classes.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from atrous.errors import did_you_mean
+
+
+class StrictModel(BaseModel):
+    """An immutable mapping of known keys; an unknown key is an error that names the nearest known one.
+
+    The docstring below a field is its description, which the documentation prints.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {}
+    """Keys of older versions and their present names; they are still read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        data = {cls.renamed_keys.get(key, key): value for key, value in data.items()}
+        for key in data:
+            if key not in cls.model_fields:
+                raise ValueError(
+                    f"there is no key '{key}'.{did_you_mean(str(key), cls.model_fields)} "
+                    f"The keys are: {', '.join(cls.model_fields)}"
+                )
+        return data
+
+
+def describe_error(error: ValidationError, whole: str) -> str:
+    """Describe the first problem that pydantic found as `classes.0.color: ...`, without a full stop.
+
+    `whole` is named where the problem is not that of one entry, such as "the card".
+    """
+    first = error.errors()[0]
+    entry = ".".join(map(str, first["loc"])) or whole
+    return f"{entry}: {first['msg'].removeprefix('Value error, ').rstrip('.')}"
