@@ -100,7 +100,7 @@ def _count_a_share(rank: int, store: str, out: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     matrix = ConfusionMatrix(2)
     matrix.update(np.array([rank] * (rank + 1)), np.array([rank] * (rank + 1)))
-    matrix.synchronize()
+    matrix.all_reduce()
     np.save(f"{out}{rank}.npy", matrix.counts)
     torch.distributed.destroy_process_group()
 

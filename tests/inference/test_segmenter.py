@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from atrous import AtrousError, Segmenter, create_model
 from atrous.card import Card, Preprocessing
-from atrous.inference.preprocess import prepare
+from atrous.inference.preprocess import preprocess
 from atrous.inference.segmenter import Segmentation
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
@@ -93,7 +93,7 @@ def test_bgr_weights_see_bgr() -> None:
 
 def test_padding_holds_the_mean() -> None:
     how = Preprocessing(resize="pad", size=(6, 7), mean=(10, 20, 30), std=(2, 2, 2))
-    tensor, content = prepare(np.full((4, 5, 3), 50, np.uint8), how)
+    tensor, content = preprocess(np.full((4, 5, 3), 50, np.uint8), how)
     assert content == (4, 5)
     assert tensor.shape == (3, 6, 7)
     assert torch.equal(tensor[:, 0, 0], torch.tensor([20.0, 15.0, 10.0]))
@@ -183,7 +183,7 @@ def test_the_way_back_is_the_cards(shared_data: Path) -> None:
     """Squeezed to 257, resized to the image with corners aligned: written out once more."""
     segmenter = Segmenter.load(shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite", device="cpu")
     pixels = np.asarray(Image.open(shared_data / "images" / "bird.bmp"))
-    tensor, _ = prepare(pixels, segmenter.card.preprocessing)
+    tensor, _ = preprocess(pixels, segmenter.card.preprocessing)
     with torch.no_grad():
         logits = resize(segmenter.model(tensor[None]), (513, 513), align_corners=True)
     np.testing.assert_array_equal(segmenter(pixels).labels, logits[0].argmax(0).numpy())

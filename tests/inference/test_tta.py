@@ -73,11 +73,11 @@ def by_hand(model: Convolution, image: Tensor, how: TestTime) -> Tensor:
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("how", [{}, {"resize": "pad", "size": (65, 65)}, {"resize": "squeeze", "size": (33, 33)}])
 def test_presets_by_hand(preset: str, align_corners: bool, how: dict, pixels: np.ndarray) -> None:
-    from atrous.inference.preprocess import prepare
+    from atrous.inference.preprocess import preprocess
 
     model = Convolution(align_corners)
     segmenter = Segmenter(model, card(align_corners, **how), device="cpu", tta=preset)
-    image, content = prepare(pixels, segmenter.card.preprocessing)
+    image, content = preprocess(pixels, segmenter.card.preprocessing)
     with torch.no_grad():
         expected = by_hand(model, image[None], PRESETS[preset])[..., : content[0], : content[1]]
         if content == (45, 61):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from atrous.cli.progress import progress
 from atrous.errors import AtrousError
+from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,7 +140,7 @@ def tune(
     if images is not None:
         dataset = dataset.select(range(min(images, len(dataset))))
     samples = _samples(dataset, weights, out / "probabilities")
-    with progress("searching") as advance:
+    with progress_bar("searching") as advance:
         result = search(
             samples, RANGES[ranges], iterations=iterations, prune=prune, ignore_index=dataset.ignore_index,
             journal=out / "search.jsonl", workers=workers, progress=advance,
@@ -192,7 +192,7 @@ def _samples(dataset: SegmentationDataset, weights: str, folder: Path) -> list[S
     missing = [index for index, file in enumerate(files) if not file.exists()]
     if missing:
         segmenter = Segmenter.load(weights)
-        with progress("the network's probabilities") as advance:
+        with progress_bar("the network's probabilities") as advance:
             for done, index in enumerate(missing):
                 found = segmenter(dataset[index].image, probabilities=True).probabilities
                 assert found is not None

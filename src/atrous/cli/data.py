@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atrous.cli.progress import progress
+from atrous.progress import progress_bar
 
 app = typer.Typer(
     name="data", help="Data sets: list, check, convert, build trainaug.", no_args_is_help=True, add_completion=False
@@ -63,7 +63,7 @@ def check(data: Data) -> None:
     console = Console()
     wrong = []
     for dataset in open_splits(data):
-        with progress(f"checking {dataset.split}") as on_progress:
+        with progress_bar(f"checking {dataset.split}") as on_progress:
             found = list(check_files(dataset, on_progress=on_progress))
         console.print(f"{dataset.name} {dataset.split}: {len(dataset):,} images, {len(dataset.classes)} classes")
         wrong += found
@@ -94,7 +94,7 @@ def convert(
 
     check_writable(out)
     datasets = open_splits(data)
-    with progress("converting") as on_progress:
+    with progress_bar("converting") as on_progress:
         convert_data(datasets, out, on_progress=on_progress)
     counts = ", ".join(f"{dataset.split} {len(dataset):,}" for dataset in datasets)
     Console().print(f"{datasets[0].name}: {counts} -> {out}", soft_wrap=True)
@@ -126,7 +126,7 @@ def voc_aug(
 
     target = out or descend(voc, *INNER, holding="JPEGImages")
     check_writable(target)
-    with progress("trainaug") as on_progress:
+    with progress_bar("trainaug") as on_progress:
         names = build_trainaug(voc, sbd, target, partial=partial, on_progress=on_progress)
     aug = f"&aug={out.resolve()}" if out else ""
     Console().print(f"{len(names):,} images -> 'voc2012:{voc}?split=trainaug{aug}'", soft_wrap=True, highlight=False)

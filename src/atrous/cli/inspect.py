@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atrous.cli.progress import progress
+from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ def inspect(
     if out is not None:
         check_writable(out)
     datasets = open_splits(data)
-    with progress("opening") as on_progress:
+    with progress_bar("opening") as on_progress:
         inspection = inspect_data(datasets, on_progress=on_progress)
     written = _write(inspection, out) if out is not None else []
     if as_json:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atrous.errors import AtrousError
+from atrous.progress import make_progress, progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -155,15 +156,10 @@ def _check(console: Console, datasets: list[SegmentationDataset]) -> None:
 
     Raises: `AtrousError` with the first of what is wrong.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from atrous.data.inspect import inspect
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("checking labels", total=None)
-        found = inspect(datasets, on_progress=lambda done, total: progress.update(task, completed=done, total=total))
+    with progress_bar("checking labels") as on_progress:
+        found = inspect(datasets, on_progress=on_progress)
     wrong = [finding for finding in found.serious if finding.kind != "leak"]
     if wrong:
         listed = "\n".join(f"  {finding.message}" for finding in wrong[:SHOWN])
@@ -213,20 +209,9 @@ def _run(
     devices: int,
     strategy: str,
 ) -> Result:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
     from atrous.training import train
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with Bar(*columns, console=console, disable=quiet, speed_estimate_period=300) as bar:
+    with make_progress(field="figures", console=console, disable=quiet, speed_estimate_period=300) as bar:
         tasks: dict[str, Any] = {}
 
         def show(progress: Progress) -> None:

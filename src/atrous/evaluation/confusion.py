@@ -24,7 +24,7 @@ class ConfusionMatrix:
     """How often a pixel of one class was taken for another: `counts[truth, prediction]`, int64.
 
     Pixels whose truth is `ignore_index` do not count. Matrices of parts of a data set, counted in other processes or on
-    other days, add up: `a + b`, or `a.synchronize()` within a `torch.distributed` group.
+    other days, add up: `a + b`, or `a.all_reduce()` within a `torch.distributed` group.
 
     Definitions (with n the counts, t_i the pixels of class i, p_i those predicted as i):
     IoU_i = n_ii / (t_i + p_i - n_ii), which is NaN for a class that is in neither truth nor prediction and 0 for one
@@ -34,14 +34,14 @@ class ConfusionMatrix:
     Source: Long, Shelhamer, Darrell: Fully Convolutional Networks, section 5; the VOC development kit.
     """
 
-    def __init__(self, classes: int, *, ignore_index: int | None = 255) -> None:
-        if classes < 1:
-            raise AtrousError(f"{classes} classes: at least one is expected.")
+    def __init__(self, num_classes: int, *, ignore_index: int | None = 255) -> None:
+        if num_classes < 1:
+            raise AtrousError(f"{num_classes} classes: at least one is expected.")
         self.ignore_index = ignore_index
-        self.counts: NDArray[np.int64] = np.zeros((classes, classes), np.int64)
+        self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         """The number of classes."""
         return len(self.counts)
 
@@ -64,9 +64,9 @@ class ConfusionMatrix:
         self.counts += counts
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        if (self.classes, self.ignore_index) != (other.classes, other.ignore_index):
+        if (self.num_classes, self.ignore_index) != (other.num_classes, other.ignore_index):
             raise AtrousError("These confusion matrices are of different classes, or ignore different labels.")
-        both = ConfusionMatrix(self.classes, ignore_index=self.ignore_index)
+        both = ConfusionMatrix(self.num_classes, ignore_index=self.ignore_index)
         both.counts = self.counts + other.counts
         return both
 
@@ -75,7 +75,7 @@ class ConfusionMatrix:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def synchronize(self) -> None:
+    def all_reduce(self) -> None:
         """Add up the matrices of all processes of the default `torch.distributed` group; all have the sum then."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
@@ -134,19 +134,19 @@ class ConfusionMatrix:
             kept = truth != self.ignore_index
             truth, prediction = truth[kept], prediction[kept]
         for values in (truth, prediction):
-            if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < self.classes):
+            if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < self.num_classes):
                 self._complain(truth.numpy(force=True), prediction.numpy(force=True), name)
-        pairs = torch.bincount(truth * self.classes + prediction, minlength=self.classes**2)
-        self.counts += pairs.reshape(self.classes, self.classes).numpy(force=True)
+        pairs = torch.bincount(truth * self.num_classes + prediction, minlength=self.num_classes**2)
+        self.counts += pairs.reshape(self.num_classes, self.num_classes).numpy(force=True)
 
     def _complain(self, truth: NDArray[Any], prediction: NDArray[Any], name: str) -> None:
         void = "" if self.ignore_index is None else f", or {self.ignore_index} in the truth for ignored pixels"
         for what, values in (("truth", truth[truth != self.ignore_index]), ("prediction", prediction)):
-            wrong = np.unique(values[(values < 0) | (values >= self.classes)])
+            wrong = np.unique(values[(values < 0) | (values >= self.num_classes)])
             if len(wrong):
                 listed = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
                 raise AtrousError(
-                    f"{name}: the {what} holds {listed}; classes 0 to {self.classes - 1}{void} are expected."
+                    f"{name}: the {what} holds {listed}; classes 0 to {self.num_classes - 1}{void} are expected."
                 )
 
 

@@ -194,7 +194,7 @@ class _Search:
 
     def _total(self, point: tuple[float, ...]) -> ConfusionMatrix:
         found = [self.journal.matrices[(sample.name, *point)] for sample in self.samples]
-        if len(sizes := {each.classes for each in found}) != 1:
+        if len(sizes := {each.num_classes for each in found}) != 1:
             raise AtrousError(f"the samples differ in the number of classes: {sorted(sizes)}")
         return sum(found[1:], found[0])
 

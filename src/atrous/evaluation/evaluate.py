@@ -85,7 +85,7 @@ class Evaluation:
 
         Raises: `AtrousError` for labels that are of another size or of no class; nothing is counted then.
         """
-        image = ConfusionMatrix(self.confusion.classes, ignore_index=self.confusion.ignore_index)
+        image = ConfusionMatrix(self.confusion.num_classes, ignore_index=self.confusion.ignore_index)
         image.update(truth, prediction, name=name)
         self.confusion += image
         if self.trimap is not None:

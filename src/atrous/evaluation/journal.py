@@ -63,7 +63,7 @@ class Journal:
     def add(self, key: tuple[Any, ...], matrix: ConfusionMatrix) -> None:
         """Keep a confusion matrix under `(image,)`, before the CRF, or `(image, w1, sigma_alpha, sigma_beta)`."""
         counts = [[int(i), int(j), int(matrix.counts[i, j])] for i, j in np.argwhere(matrix.counts)]
-        self._write({"key": key, "classes": matrix.classes, "counts": counts})
+        self._write({"key": key, "classes": matrix.num_classes, "counts": counts})
         self.matrices[key] = matrix
 
     def _write(self, record: dict[str, Any]) -> None:

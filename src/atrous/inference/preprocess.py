@@ -13,7 +13,7 @@ from atrous.card import Preprocessing
 from atrous.imaging.io import Pixels, resize_image
 
 
-def prepare(pixels: Pixels, how: Preprocessing) -> tuple[Tensor, tuple[int, int]]:
+def preprocess(pixels: Pixels, how: Preprocessing) -> tuple[Tensor, tuple[int, int]]:
     """The network's input, and the height and width of it that hold the image; the rest is padding.
 
     Shape: (H, W, 3) uint8 -> (3, h, w) float32.
@@ -22,7 +22,7 @@ def prepare(pixels: Pixels, how: Preprocessing) -> tuple[Tensor, tuple[int, int]
     return normalized(resize_image(pixels, *content), how, frame), content
 
 
-def prepared_size(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
+def preprocessed_size(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
     """The height and width of the network's input for an image of `size`, without making it."""
     return _sizes(size, how)[1]
 

@@ -21,7 +21,7 @@ from atrous.imaging.labels import class_fractions, label_dtype
 from atrous.inference.memory import SPARE, available, bytes_per_pixel, is_out_of_memory, label_array
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.prefetch import ahead
-from atrous.inference.preprocess import prepare, prepared_size
+from atrous.inference.preprocess import preprocess, preprocessed_size
 from atrous.inference.tiling import Axis, Progress, TiledPrediction
 from atrous.inference.tta import TestTime, look, run_crops, run_views_fused, test_time
 from atrous.models import SegmentationModel
@@ -233,7 +233,7 @@ class Segmenter:
     @torch.inference_mode()
     def _together(self, images: list[Pixels]) -> list[CoarsePrediction]:
         """Pictures whose inputs have one size, whole, in one pass."""
-        prepared = [prepare(pixels, self.card.preprocessing) for pixels in images]
+        prepared = [preprocess(pixels, self.card.preprocessing) for pixels in images]
         batch = torch.stack([tensor for tensor, _ in prepared]).to(self.device)
         views = look(self._scores, batch, self.tta, align_corners=self.model.align_corners)
         frame = batch.shape[-2], batch.shape[-1]
@@ -304,4 +304,4 @@ class Segmenter:
             yield group
 
     def _input_size(self, pixels: Pixels) -> tuple[int, int]:
-        return prepared_size((pixels.shape[0], pixels.shape[1]), self.card.preprocessing)
+        return preprocessed_size((pixels.shape[0], pixels.shape[1]), self.card.preprocessing)

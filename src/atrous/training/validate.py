@@ -16,7 +16,7 @@ from atrous.card import Card
 from atrous.data.dataset import Sample, SegmentationDataset
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.imaging.io import Pixels
-from atrous.inference.preprocess import prepare
+from atrous.inference.preprocess import preprocess
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
 from atrous.training.stage import Stage
@@ -52,7 +52,7 @@ def judge(
             if len(judgement.samples) < how.samples:
                 judgement.samples.append(sample)
                 judgement.predictions.append(labels)
-    judgement.matrix.synchronize()
+    judgement.matrix.all_reduce()
     return judgement
 
 
@@ -61,7 +61,7 @@ def _segment(model: SegmentationModel, card: Card, pixels: Pixels) -> NDArray[np
 
     Shape: (H, W, 3) -> (H, W).
     """
-    tensor, (height, width) = prepare(pixels, card.preprocessing)
+    tensor, (height, width) = preprocess(pixels, card.preprocessing)
     logits = model(tensor[None].to(next(model.parameters())))[..., :height, :width].float()
     size = (pixels.shape[0], pixels.shape[1])
     if logits.shape[-2:] != size:

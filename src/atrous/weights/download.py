@@ -6,20 +6,17 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
 from filelock import FileLock
 
 from atrous.errors import AtrousError
+from atrous.progress import OnProgress
 
 CHUNK = 1 << 20
 TIMEOUT = 30
 """Seconds without a byte after which a download counts as broken off."""
-
-OnProgress = Callable[[int, "int | None"], None]
-"""Called with the bytes that lie on disk, and how many there will be, where the server tells."""
 
 
 def download(url: str, path: Path, sha256: str, on_progress: OnProgress = lambda done, total: None) -> Path:

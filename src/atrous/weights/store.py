@@ -21,6 +21,7 @@ from atrous.card import Card
 from atrous.errors import AtrousError, did_you_mean
 from atrous.files import writing
 from atrous.models import SegmentationModel, build_from_card
+from atrous.progress import progress_bar
 from atrous.registry import matching
 from atrous.weights.catalog import RELEASES
 from atrous.weights.download import check_sha256, download
@@ -183,13 +184,8 @@ def fetch(url: str, sha256: str) -> Path:
             f"{path.name} is not on this machine, and ATROUS_OFFLINE is set. Get {url} and put it into a folder "
             "listed in ATROUS_WEIGHTS."
         )
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{path.name} -> {path.parent}", total=None)
-        return download(url, path, sha256, lambda done, total: progress.update(task, completed=done, total=total))
+    with progress_bar(f"{path.name} -> {path.parent}", unit="bytes") as on_progress:
+        return download(url, path, sha256, on_progress)
 
 
 def _read(path: Path) -> tuple[SegmentationModel, Card]:
