@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -23,13 +24,19 @@ class Thing(Base):
         self.color = color
 
 
+class Box:
+    def __init__(self, depth: int, *, label: str) -> None:
+        self.depth = depth
+        self.label = label
+
+
 @pytest.fixture
 def registry() -> Registry[Thing]:
     registry: Registry[Thing] = Registry("thing")
 
-    @registry.register("thing.red", PAPER)
-    @registry.register("thing.blue", PAPER, color="blue")
-    def thing(*, speed: int = 3, **options) -> Thing:
+    @registry.register("thing.red", PAPER, options_of=(Thing, Base))
+    @registry.register("thing.blue", PAPER, options_of=(Thing, Base), color="blue")
+    def thing(*, speed: int = 3, weights: Sequence[float] | None = None, **options) -> Thing:
         return Thing(**options)
 
     return registry
@@ -40,7 +47,7 @@ def test_presets_and_arguments_handed_on(registry: Registry[Thing]) -> None:
     blue = registry.create("thing.blue", size=5)
     assert (blue.color, blue.size) == ("blue", 5)
     assert registry.create("thing.blue", color="green").color == "green"
-    assert set(registry.entry("thing.blue").arguments()) == {"speed", "color", "size"}
+    assert set(registry.entry("thing.blue").arguments()) == {"speed", "weights", "color", "size"}
     assert registry.entry("thing.blue").arguments()["color"].default == "blue"
 
 
@@ -49,6 +56,44 @@ def test_unknown_names_and_arguments_get_the_nearest(registry: Registry[Thing]) 
         registry.create("thing.rad")
     with pytest.raises(AtrousError, match=r"no argument 'colour'\. Did you mean 'color'"):
         registry.create("thing.red", colour="x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": "large"}, "thing.red takes size as int, not 'large'"),
+        ({"speed": 1.5}, "takes speed as int, not 1.5"),
+        ({"color": 3}, "takes color as str, not 3"),
+        ({"weights": 1.0}, r"takes weights as Sequence\[float\] \| None, not 1.0"),
+        ({"weights": ("a",)}, "takes weights as"),
+    ],
+)
+def test_values_of_another_type_are_named(registry: Registry[Thing], arguments: dict, message: str) -> None:
+    with pytest.raises(AtrousError, match=message):
+        registry.create("thing.red", **arguments)
+
+
+def test_values_of_the_annotated_types_pass(registry: Registry[Thing]) -> None:
+    registry.create("thing.red", speed=1, weights=[1, 0.5], color="green")
+    registry.create("thing.red", weights=None)
+
+
+def test_classes_register_as_functions_do_and_required_arguments_are_named() -> None:
+    registry: Registry[Box] = Registry("box")
+    registry.register("box.flat", PAPER, depth=1)(Box)
+    assert set(registry.entry("box.flat").arguments()) == {"label"}
+    assert registry.create("box.flat", label="a").depth == 1
+    with pytest.raises(AtrousError, match="needs the argument label"):
+        registry.create("box.flat")
+
+
+def test_a_type_error_inside_a_function_is_not_reported_as_the_users(registry: Registry[Thing]) -> None:
+    @registry.register("thing.broken", PAPER)
+    def broken(*, size: int = 1) -> Thing:
+        return len(size)  # a mistake of ours
+
+    with pytest.raises(TypeError, match="has no len"):
+        registry.create("thing.broken", size=2)
 
 
 def test_a_name_is_taken_once(registry: Registry[Thing]) -> None:

@@ -1,12 +1,14 @@
-"""One table of everything that is created by name, with wildcard listing and "did you mean"."""
+"""Registries: create networks, backbones and data sets by name, list names by wildcard, suggest the nearest name."""
 
 from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, get_type_hints
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from atrous.errors import AtrousError, did_you_mean
 
@@ -15,7 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """The names that match a shell wildcard, or hold the pattern where it has none; in alphabetical order."""
+    """Filter names by a shell wildcard, or by a substring if the pattern has no wildcard; sorted alphabetically."""
     if not any(sign in pattern for sign in "*?["):
         pattern = f"*{pattern}*"
     return sorted(fnmatch.filter(names, pattern))
@@ -23,7 +25,7 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Paper:
-    """What an architecture was published in."""
+    """The publication of an architecture, a backbone or a data set."""
 
     title: str
     authors: str
@@ -32,92 +34,151 @@ class Paper:
 
     @property
     def short(self) -> str:
-        """As it is cited in running text: `Chen et al., arXiv 1706.05587`."""
+        """The citation in running text: `Chen et al., arXiv 1706.05587`."""
         first, *others = self.authors.split(", ")
         names = f"{first} et al." if len(others) > 1 else " and ".join([first, *others])
         return f"{names}, arXiv {self.arxiv}" if self.arxiv else names
 
 
 @dataclass(frozen=True)
+class Argument:
+    """A keyword argument of a registered function: its default and its annotated type."""
+
+    default: Any
+    type: Any = Any
+
+    @property
+    def required(self) -> bool:
+        """Whether it lacks a default."""
+        return self.default is inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered name: the function that builds it, what it calls it with, and its paper, if there is one."""
+    """One registered name: the function (or class) that builds it, the preset arguments, and the paper if any.
+
+    A function that passes `**options` on names the functions or classes that take them in `options_of`.
+    """
 
     name: str
     function: Callable[..., T]
     paper: Paper | None
     preset: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the function that make it this entry; a caller may give all but the positional ones anew."""
+    """Arguments that make it this entry; callers may override all but the positional ones."""
+    options_of: tuple[Callable[..., Any], ...] = ()
 
-    def arguments(self) -> dict[str, inspect.Parameter]:
-        """The keyword arguments that `build` takes, those handed on with `**options` to the class included."""
-        own = inspect.signature(self.function).parameters
-        named = {key: p for key, p in own.items() if p.kind is p.KEYWORD_ONLY}
-        if any(p.kind is p.VAR_KEYWORD for p in own.values()):
-            for cls in get_type_hints(self.function)["return"].__mro__:  # constructors hand options on in their turn
-                taken = inspect.signature(cls.__init__).parameters if "__init__" in vars(cls) else {}
-                named = {key: p for key, p in taken.items() if p.kind is p.KEYWORD_ONLY} | named
-                if taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-                    break
-        return {key: p.replace(default=self.preset.get(key, p.default)) for key, p in named.items()}
+    def arguments(self) -> dict[str, Argument]:
+        """List the keyword arguments that `build` takes; the same name in an earlier function hides a later one."""
+        arguments: dict[str, Argument] = {}
+        for function in reversed((self.function, *self.options_of)):
+            arguments |= keyword_arguments(function)
+        return {
+            key: replace(argument, default=self.preset.get(key, argument.default))
+            for key, argument in arguments.items()
+        }
 
     def build(self, **arguments: Any) -> T:
         """Build it.
 
-        Raises: `AtrousError` for an unknown argument, with the nearest known one, and for one of another type.
+        Raises: `AtrousError` for an unknown argument, with the nearest known one, for a missing one, and for a value
+        whose type differs from the annotation.
         """
         known = self.arguments()
-        for key in arguments:
+        for key, value in arguments.items():
             if key not in known:
                 raise AtrousError(
                     f"{self.name} takes no argument '{key}'.{did_you_mean(key, known)} "
                     f"It takes: {', '.join(sorted(known))}."
                 )
-        try:
-            return self.function(**{**self.preset, **arguments})
-        except TypeError as error:
-            raise AtrousError(f"{self.name} cannot be made of {arguments}: {error}.") from error
+            if not _is_instance(value, known[key].type):
+                raise AtrousError(f"{self.name} takes {key} as {_type_text(known[key].type)}, not {value!r}.")
+        if missing := [key for key, argument in known.items() if argument.required and key not in arguments]:
+            raise AtrousError(f"{self.name} needs the argument {' and '.join(missing)}.")
+        return self.function(**{**self.preset, **arguments})
+
+
+def keyword_arguments(function: Callable[..., Any]) -> dict[str, Argument]:
+    """List the keyword-only arguments of a function, or of a class's constructor."""
+    types = get_type_hints(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
+    return {
+        key: Argument(parameter.default, types.get(key, Any))
+        for key, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def _is_instance(value: Any, annotation: Any) -> bool:
+    """Check a value against an annotation of scalars, sequences, mappings and unions; all others accept anything."""
+    origin, members = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return any(_is_instance(value, member) for member in members)
+    if origin is Literal:
+        return any(isinstance(value, type(member)) for member in members)  # which values, the function says better
+    if origin in (list, tuple, Sequence):
+        element = members[0] if members else Any
+        return (
+            isinstance(value, Sequence) and not isinstance(value, str) and all(_is_instance(v, element) for v in value)
+        )
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
+    expected = {int: Integral, float: Real, bool: bool, str: str, type(None): type(None)}.get(annotation)
+    return expected is None or isinstance(value, expected)
+
+
+def _type_text(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return text.replace("typing.", "").replace("collections.abc.", "")
 
 
 class Registry(Generic[T]):
-    """Names to functions that build things.
-
-    Such a function takes keyword-only arguments. Where it hands `**options` on to the constructor of the class it is
-    annotated to return, the keyword-only arguments of that constructor count as its own.
-    """
+    """Named functions or classes that build networks, backbones or data sets, with their keyword-only arguments."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, Entry[T]] = {}
 
-    def register(self, name: str, paper: Paper | None, **preset: Any) -> Callable[[Function], Function]:
-        """Decorate a function to enter it under `name`, to be called with `preset`; `paper` may be None.
+    def register(
+        self,
+        name: str,
+        paper: Paper | None,
+        *,
+        options_of: Callable[..., Any] | tuple[Callable[..., Any], ...] = (),
+        **preset: Any,
+    ) -> Callable[[Function], Function]:
+        """Decorate a function or class to register it under `name`, to be called with the arguments `preset`.
 
-        Raises: `AtrousError` where the name is taken.
+        `paper` may be None. `options_of` names the functions or classes that the function passes its `**options` to.
+
+        Raises: `AtrousError` if the name is already registered.
         """
 
-        def enter(function: Function) -> Function:
+        def register(function: Function) -> Function:
             if name in self._entries:
                 raise AtrousError(f"The {self.kind} '{name}' is registered twice.")
-            self._entries[name] = Entry(name, function, paper, preset)
+            others = options_of if isinstance(options_of, tuple) else (options_of,)
+            self._entries[name] = Entry(name, function, paper, preset, others)
             return function
 
-        return enter
+        return register
 
     def names(self, pattern: str = "*") -> list[str]:
-        """All names that match, see `matching`."""
+        """List the registered names that match a pattern, see `matching`."""
         return matching(pattern, self._entries)
 
     def entry(self, name: str) -> Entry[T]:
-        """Raises: `AtrousError` naming the nearest known names."""
+        """Look up the entry of a name.
+
+        Raises: `AtrousError` for an unknown name, with the nearest known ones.
+        """
         if name not in self._entries:
             raise AtrousError(
                 f"There is no {self.kind} '{name}'.{did_you_mean(name, self._entries)} "
-                f"{len(self._entries)} are known, {', '.join(self.names()[:3])} among them."
+                f"There are {len(self._entries)}, among them {', '.join(self.names()[:3])}."
             )
         return self._entries[name]
 
     def create(self, name: str, **arguments: Any) -> T:
-        """Build the named thing.
+        """Build what is registered under a name.
 
         Raises: `AtrousError` for an unknown name or argument, with the nearest known one.
         """

@@ -140,3 +140,11 @@ def test_parameter_groups_hold_every_parameter_once(name: str) -> None:
     assert sorted(held) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
     assert {round(group["lr"], 9) for group in groups} <= {0.1, 0.2, 1.0, 2.0}
     torch.optim.SGD(groups, lr=0.1)
+
+
+@pytest.mark.parametrize("option", ["width", "in_channels"])
+def test_arguments_of_the_model_are_no_backbone_options(option: str) -> None:
+    with pytest.raises(AtrousError, match=f"backbone_options: {option} is an argument of the model itself"):
+        create_model("deeplab_v3.resnet50", backbone_options={option: 1})
+    with pytest.raises(AtrousError, match="Did you mean 'whole_stage'"):
+        create_model("deeplab_v3.resnet50", backbone_options={"whole_stages": True})

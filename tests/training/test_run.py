@@ -248,7 +248,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(str
     [
         ((), {"accelerator": "gpuu"}, "There is no training on"),
         ((), {"strategy": "fsdp", "devices": 1}, "there is one"),
-        (("model.options.width=wide",), {}, "cannot be made of"),
+        (("model.options.width=wide",), {}, "takes width as float, not 'wide'"),
         (("loss={cross_entropy: {class_weights: [1, 2]}}",), {}, "2"),
         (("weights=nope",), {}, "nope"),
     ],

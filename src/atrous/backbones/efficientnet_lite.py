@@ -12,7 +12,6 @@ classify, is left out.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import relu6
@@ -81,6 +80,7 @@ class MBConv(nn.Module):
         return x + out if self.residual else out
 
 
+@register_backbone("efficientnet_lite0", PAPER, pretrained={"imagenet": IMAGENET})
 class EfficientNetLite(Backbone):
     """EfficientNet-Lite up to its 320 channels, or to the class logits where `num_classes` is given.
 
@@ -137,9 +137,3 @@ class EfficientNetLite(Backbone):
     def _classify(self, features: Tensor) -> Tensor:
         features = relu6(self._bn1(self._conv_head(features)))
         return self._fc(self._dropout(features.mean((2, 3))))
-
-
-@register_backbone("efficientnet_lite0", PAPER, pretrained={"imagenet": IMAGENET})
-def efficientnet_lite0(**options: Any) -> EfficientNetLite:
-    """The smallest, without any scaling."""
-    return EfficientNetLite(**options)

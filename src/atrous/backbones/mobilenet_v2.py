@@ -8,7 +8,6 @@ to multiples of 8, as in the x0.5 DeepLab release.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -58,6 +57,7 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.residual else self.conv(x)
 
 
+@register_backbone("mobilenet_v2", PAPER, pretrained={"imagenet": torchvision_imagenet("mobilenet_v2-b0353104.pth")})
 class MobileNetV2(Backbone):
     """MobileNetV2 up to its 320 channels, or to the class logits where `num_classes` is given.
 
@@ -111,13 +111,16 @@ class MobileNetV2(Backbone):
         return self.classifier(self.features[18](features).mean((2, 3)))
 
 
-@register_backbone("mobilenet_v2", PAPER, pretrained={"imagenet": torchvision_imagenet("mobilenet_v2-b0353104.pth")})
-def mobilenet_v2(**options: Any) -> MobileNetV2:
-    """As the paper has it."""
-    return MobileNetV2(**options)
-
-
 @register_backbone("mobilenet_v2_x0.5", PAPER)
-def mobilenet_v2_half(*, width: float = 1.0, **options: Any) -> MobileNetV2:
-    """Half the channels, unrounded, as in the DeepLab release."""
-    return MobileNetV2(width=0.5 * width, divisor=1, **options)
+def mobilenet_v2_half(
+    *,
+    width: float = 1.0,
+    divisor: int = 1,
+    padding: Padding = "symmetric",
+    in_channels: int = 3,
+    num_classes: int | None = None,
+) -> MobileNetV2:
+    """Build MobileNetV2 with half the channels, unrounded, as in the DeepLab release."""
+    return MobileNetV2(
+        width=0.5 * width, divisor=divisor, padding=padding, in_channels=in_channels, num_classes=num_classes
+    )

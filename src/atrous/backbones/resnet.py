@@ -15,7 +15,7 @@ segmentation papers vary is an argument:
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -79,6 +79,14 @@ class Bottleneck(nn.Module):
         return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
+@register_backbone("resnet50", PAPER, depth=50, pretrained={"imagenet": IMAGENET[50]})
+@register_backbone("resnet101", PAPER, depth=101, pretrained={"imagenet": IMAGENET[101]})
+@register_backbone("resnet152", PAPER, depth=152, pretrained={"imagenet": IMAGENET[152]})
+@register_backbone("resnet50_beta", PAPER, depth=50, stem="deep", stride_at="last")  # TensorFlow DeepLab's
+@register_backbone("resnet101_beta", PAPER, depth=101, stem="deep", stride_at="last")
+@register_backbone(  # as its authors released it
+    "resnet101_caffe", PAPER, depth=101, stride_on="1x1", pretrained={"imagenet": IMAGENET[101]}
+)
 class ResNet(Backbone):
     """ResNet-50, -101 or -152 without its classifier, or with it where `num_classes` is given.
 
@@ -170,24 +178,3 @@ class ResNet(Backbone):
     def _classify(self, features: Tensor) -> Tensor:
         assert self.fc is not None
         return self.fc(features.mean((2, 3)))
-
-
-@register_backbone("resnet50", PAPER, depth=50, pretrained={"imagenet": IMAGENET[50]})
-@register_backbone("resnet101", PAPER, depth=101, pretrained={"imagenet": IMAGENET[101]})
-@register_backbone("resnet152", PAPER, depth=152, pretrained={"imagenet": IMAGENET[152]})
-def resnet(depth: int, **options: Any) -> ResNet:
-    """As torchvision has it."""
-    return ResNet(depth, **options)
-
-
-@register_backbone("resnet50_beta", PAPER, depth=50)
-@register_backbone("resnet101_beta", PAPER, depth=101)
-def resnet_beta(depth: int, **options: Any) -> ResNet:
-    """As TensorFlow DeepLab has it, with its "beta" stem."""
-    return ResNet(depth, stem="deep", stride_at="last", **options)
-
-
-@register_backbone("resnet101_caffe", PAPER, depth=101, pretrained={"imagenet": IMAGENET[101]})
-def resnet_caffe(depth: int, **options: Any) -> ResNet:
-    """As its authors released it: the stride of a stage on its very first convolution."""
-    return ResNet(depth, stride_on="1x1", **options)

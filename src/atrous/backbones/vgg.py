@@ -98,6 +98,8 @@ def decimate(weight: Tensor, shape: Sequence[int]) -> Tensor:
     return weight
 
 
+@register_backbone("vgg16", PAPER, batch_norm=False, pretrained={"imagenet": IMAGENET})
+@register_backbone("vgg16_bn", PAPER, batch_norm=True, pretrained={"imagenet": IMAGENET})
 class VGG16(Backbone):
     """The thirteen convolutions of VGG-16, with fc6 and fc7 where `fc` is given.
 
@@ -185,10 +187,3 @@ class VGG16(Backbone):
         if self.classifier is None or self.has_fc:
             return super()._classify(features)
         return self.classifier(F.adaptive_avg_pool2d(features, 7)).flatten(1)
-
-
-@register_backbone("vgg16", PAPER, batch_norm=False, pretrained={"imagenet": IMAGENET})
-@register_backbone("vgg16_bn", PAPER, batch_norm=True, pretrained={"imagenet": IMAGENET})
-def vgg16(batch_norm: bool, **options: Any) -> VGG16:
-    """As torchvision has it, but for sizes that do not divide by 32, which are rounded up."""
-    return VGG16(batch_norm=batch_norm, **options)

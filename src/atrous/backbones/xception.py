@@ -12,7 +12,6 @@ DeepLab (`entry_flow/block2/unit_1/xception_module/separable_conv2_pointwise` is
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -62,6 +61,9 @@ class Block(nn.Module):
         return finest, self.conv3(relu(finest)) + (x if self.shortcut is None else self.shortcut(x))
 
 
+@register_backbone("xception41", PAPER, depth=41)
+@register_backbone("xception65", PAPER, depth=65)
+@register_backbone("xception71", PAPER, depth=71)
 class Xception(Backbone):
     """Xception-41, -65 or -71 up to its 2048 channels, or to the class logits where `num_classes` is given.
 
@@ -125,11 +127,3 @@ class Xception(Backbone):
     def _classify(self, features: Tensor) -> Tensor:
         assert self.fc is not None
         return self.fc(features.mean((2, 3)))
-
-
-@register_backbone("xception41", PAPER, depth=41)
-@register_backbone("xception65", PAPER, depth=65)
-@register_backbone("xception71", PAPER, depth=71)
-def xception(depth: int, **options: Any) -> Xception:
-    """Modified aligned Xception, as TensorFlow DeepLab has it."""
-    return Xception(depth, **options)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -154,24 +152,38 @@ def build_from_card(card: Card) -> SegmentationModel:
     return MODELS.create(card.model, num_classes=len(card.classes), **arguments)
 
 
-Trunk = Callable[..., Backbone]
-"""What makes the backbone of a family: `trunk()`, or `trunk(**arguments)` of its own."""
+def build_backbone(
+    name: str, *, width: float, in_channels: int, backbone_options: Mapping[str, Any] | None, **preset: Any
+) -> Backbone:
+    """Build the backbone of a model; the user's `backbone_options` override the `preset` of the paper.
+
+    Raises: `AtrousError` for an unknown option, or for `width` or `in_channels`, which are arguments of the model.
+    """
+    options = dict(backbone_options or {})
+    for key in ("width", "in_channels"):
+        if key in options:
+            raise AtrousError(f"backbone_options: {key} is an argument of the model itself, give it there.")
+    return create_backbone(name, width=width, in_channels=in_channels, **{**preset, **options})
+
 
 Function = TypeVar("Function", bound=Callable[..., SegmentationModel])
 
 
 def register_family(
-    architecture: str, backbones: Mapping[str, Mapping[str, Any]], paper: Paper
+    architecture: str,
+    backbones: Mapping[str, Mapping[str, Any]],
+    paper: Paper,
+    *,
+    options_of: type[SegmentationModel] | tuple[type[SegmentationModel], ...],
 ) -> Callable[[Function], Function]:
-    """Decorate a function of a backbone to enter it as `architecture.backbone` for each of `backbones`.
+    """Decorate a function to register it as `architecture.backbone` for each of `backbones`.
 
-    The function is called with what makes the backbone (it takes further arguments of the backbone's) and with `width`;
-    `width`, `in_channels` and `backbone_options` are arguments of every family, and its own come on top. The values of
-    `backbones` are arguments that differ from the defaults on that backbone.
+    The function is called with the built backbone, the width multiplier, and the options that the user gives. Each
+    model takes `width`, `in_channels`, `backbone_options` and the keyword-only arguments of the classes `options_of`.
+    The values of `backbones` are arguments whose defaults differ on that backbone.
     """
 
-    def enter(function: Function) -> Function:
-        @functools.wraps(function)
+    def register(function: Function) -> Function:
         def build(
             backbone: str,
             *,
@@ -180,17 +192,13 @@ def register_family(
             backbone_options: Mapping[str, Any] | None = None,
             **options: Any,
         ) -> SegmentationModel:
-            def trunk(**own: Any) -> Backbone:
-                given = {**own, **(backbone_options or {})}
-                return create_backbone(backbone, width=width, in_channels=in_channels, **given)
+            built = build_backbone(backbone, width=width, in_channels=in_channels, backbone_options=backbone_options)
+            return function(built, width, **options)
 
-            return function(trunk, width, **options)
-
-        own = list(inspect.signature(function).parameters.values())[2:]
-        common = list(inspect.signature(build, follow_wrapped=False).parameters.values())[:-1]
-        vars(build)["__signature__"] = inspect.Signature(common + own)
         for backbone, preset in backbones.items():
-            register_model(f"{architecture}.{backbone}", paper, backbone=backbone, **preset)(build)
+            register_model(f"{architecture}.{backbone}", paper, options_of=options_of, backbone=backbone, **preset)(
+                build
+            )
         return function
 
-    return enter
+    return register

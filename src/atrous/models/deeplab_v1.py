@@ -22,11 +22,11 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, create_backbone
+from atrous.backbones import Backbone
 from atrous.errors import AtrousError, did_you_mean
 from atrous.layers.pad import crop, pad_to_grid
 from atrous.layers.resize import resize
-from atrous.models.base import SegmentationModel, register_model, scaled
+from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -143,8 +143,8 @@ def init_gaussian(conv: nn.Module, std: float) -> None:
         nn.init.normal_(parameter, std=std if name == "weight" else 0.0)
 
 
-@register_model("deeplab_v1.vgg16", PAPER)
-@register_model("deeplab_v1_msc.vgg16", PAPER, msc=True)
+@register_model("deeplab_v1.vgg16", PAPER, options_of=DeepLabV1)
+@register_model("deeplab_v1_msc.vgg16", PAPER, options_of=DeepLabV1, msc=True)
 def deeplab_v1(
     *,
     fov: FieldOfView = "large",
@@ -156,6 +156,8 @@ def deeplab_v1(
     """DeepLab v1 on VGG-16, `fov` a row of table 2; `width` scales all channels, `backbone_options` go to it."""
     if fov not in FIELDS_OF_VIEW:
         raise AtrousError(f"fov '{fov}': it is {', '.join(FIELDS_OF_VIEW)}.{did_you_mean(fov, FIELDS_OF_VIEW)}")
-    geometry = {**FIELDS_OF_VIEW[fov], "dilate_pools": False, **(backbone_options or {})}
-    trunk = create_backbone("vgg16", width=width, in_channels=in_channels, **geometry)
-    return DeepLabV1(trunk, in_channels=in_channels, **{"branch_channels": scaled(128, width), **options})
+    geometry = {**FIELDS_OF_VIEW[fov], "dilate_pools": False}
+    backbone = build_backbone(
+        "vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, **geometry
+    )
+    return DeepLabV1(backbone, in_channels=in_channels, **{"branch_channels": scaled(128, width), **options})

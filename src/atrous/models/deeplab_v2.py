@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, create_backbone
+from atrous.backbones import Backbone
 from atrous.backbones.vgg import FullyConnected
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
 from atrous.layers.dilate import set_dilation
 from atrous.layers.pad import pad_to_grid
 from atrous.layers.resize import resize
-from atrous.models.base import SegmentationModel, register_model, scaled
+from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
 from atrous.models.deeplab_v1 import DeepLab, init_gaussian
 from atrous.registry import Paper
 
@@ -173,7 +173,7 @@ class DeepLabV2MSC(DeepLabV2):
         return maps
 
 
-@register_model("deeplab_v2.vgg16", PAPER)
+@register_model("deeplab_v2.vgg16", PAPER, options_of=DeepLabV2)
 def deeplab_v2_vgg16(
     *,
     width: float = 1.0,
@@ -182,13 +182,15 @@ def deeplab_v2_vgg16(
     **options: Any,
 ) -> DeepLabV2:
     """DeepLab v2 on VGG-16; `width` scales all channels, `backbone_options` go to the backbone."""
-    geometry = {"pool_kernels": (3,) * 5, "dilate_pools": False, **(backbone_options or {})}
-    trunk = create_backbone("vgg16", width=width, in_channels=in_channels, **geometry)
-    return DeepLabV2(trunk, **{"hidden": scaled(1024, width), **options})
+    geometry = {"pool_kernels": (3,) * 5, "dilate_pools": False}
+    backbone = build_backbone(
+        "vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, **geometry
+    )
+    return DeepLabV2(backbone, **{"hidden": scaled(1024, width), **options})
 
 
-@register_model("deeplab_v2.resnet101", PAPER)
-@register_model("deeplab_v2_msc.resnet101", PAPER, msc=True)
+@register_model("deeplab_v2.resnet101", PAPER, options_of=DeepLabV2)
+@register_model("deeplab_v2_msc.resnet101", PAPER, options_of=DeepLabV2, msc=True)
 def deeplab_v2_resnet101(
     *,
     msc: bool = False,
@@ -198,5 +200,7 @@ def deeplab_v2_resnet101(
     **options: Any,
 ) -> DeepLabV2:
     """DeepLab v2 on ResNet-101; `width` scales its channels, `backbone_options` go to the backbone."""
-    trunk = create_backbone("resnet101_caffe", width=width, in_channels=in_channels, **(backbone_options or {}))
-    return (DeepLabV2MSC if msc else DeepLabV2)(trunk, **options)
+    backbone = build_backbone(
+        "resnet101_caffe", width=width, in_channels=in_channels, backbone_options=backbone_options
+    )
+    return (DeepLabV2MSC if msc else DeepLabV2)(backbone, **options)

@@ -18,7 +18,7 @@ What differs between the paper and what was released, all by name:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from atrous.errors import AtrousError
 from atrous.layers.aspp import ASPP
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
-from atrous.models.base import SegmentationModel, Trunk, register_family, scaled
+from atrous.models.base import SegmentationModel, build_backbone, register_family, register_model, scaled
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -171,18 +171,28 @@ MODEL_BACKBONES: dict[str, dict[str, Any]] = {
 }
 
 
-@register_family("deeplab_v3", MODEL_BACKBONES, PAPER)
-def deeplab_v3(trunk: Trunk, width: float, **options: Any) -> DeepLabV3:
+@register_family("deeplab_v3", MODEL_BACKBONES, PAPER, options_of=DeepLabV3)
+def deeplab_v3(backbone: Backbone, width: float, **options: Any) -> DeepLabV3:
     """DeepLab v3 on any backbone; `width` scales all its channels."""
-    return DeepLabV3(trunk(), **{"channels": scaled(256, width), **options})
+    return DeepLabV3(backbone, **{"channels": scaled(256, width), **options})
 
 
-RESNETS: dict[str, dict[str, Any]] = {"resnet50": {}, "resnet101": {}, "resnet50_beta": {}, "resnet101_beta": {}}
-
-
-@register_family("deeplab_v3_cascade", RESNETS, PAPER)
-def deeplab_v3_cascade(trunk: Trunk, width: float, *, stages: int = 7, **options: Any) -> DeepLabV3Cascade:
+@register_model("deeplab_v3_cascade.resnet50", PAPER, options_of=DeepLabV3Cascade, backbone="resnet50")
+@register_model("deeplab_v3_cascade.resnet101", PAPER, options_of=DeepLabV3Cascade, backbone="resnet101")
+@register_model("deeplab_v3_cascade.resnet50_beta", PAPER, options_of=DeepLabV3Cascade, backbone="resnet50_beta")
+@register_model("deeplab_v3_cascade.resnet101_beta", PAPER, options_of=DeepLabV3Cascade, backbone="resnet101_beta")
+def deeplab_v3_cascade(
+    backbone: str,
+    *,
+    stages: int = 7,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DeepLabV3Cascade:
     """The cascade on a ResNet, up to "block" `stages`; `*_beta` have the strides where the paper has them."""
-    resnet = trunk(stages=stages)
+    resnet = build_backbone(
+        backbone, width=width, in_channels=in_channels, backbone_options=backbone_options, stages=stages
+    )
     assert isinstance(resnet, ResNet)
     return DeepLabV3Cascade(resnet, **options)

@@ -26,8 +26,7 @@ from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
 from atrous.layers.resize import resize
-from atrous.models.base import Trunk, register_family, scaled
-from atrous.models.deeplab_v3 import MODEL_BACKBONES as ENCODERS
+from atrous.models.base import register_family, scaled
 from atrous.models.deeplab_v3 import DeepLabV3, score_layer
 from atrous.registry import Paper
 
@@ -122,12 +121,24 @@ class DeepLabV3Plus(DeepLabV3):
 
 SEPARABLE: dict[str, Any] = {"separable": True, "multi_grid": None}
 
-MODEL_BACKBONES = {name: {} if name.startswith("resnet") else SEPARABLE for name in ENCODERS}
+MODEL_BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet50": {},
+    "resnet101": {},
+    "resnet152": {},
+    "resnet50_beta": {},
+    "resnet101_beta": {},
+    "mobilenet_v2": SEPARABLE,
+    "mobilenet_v2_x0.5": SEPARABLE,
+    "xception41": SEPARABLE,
+    "xception65": SEPARABLE,
+    "xception71": SEPARABLE,
+    "efficientnet_lite0": SEPARABLE,
+}
 
 
-@register_family("deeplab_v3_plus", MODEL_BACKBONES, PAPER)
-def deeplab_v3_plus(trunk: Trunk, width: float, **options: Any) -> DeepLabV3Plus:
+@register_family("deeplab_v3_plus", MODEL_BACKBONES, PAPER, options_of=(DeepLabV3Plus, DeepLabV3))
+def deeplab_v3_plus(backbone: Backbone, width: float, **options: Any) -> DeepLabV3Plus:
     """DeepLab v3+ on any backbone; `width` scales all its channels."""
     widths = {"channels": scaled(256, width), "decoder_channels": scaled(256, width)}
     widths["low_level_channels"] = scaled(48, width)
-    return DeepLabV3Plus(trunk(), **{**widths, **options})
+    return DeepLabV3Plus(backbone, **{**widths, **options})

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, create_backbone
+from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.dilate import set_dilation
 from atrous.layers.pad import crop, mirror_pad
 from atrous.layers.resize import BilinearDeconv, resize
-from atrous.models.base import SegmentationModel, register_model
+from atrous.models.base import SegmentationModel, build_backbone, register_model
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -170,11 +170,16 @@ class Dilated(SegmentationModel):
         return crop(resize(beyond, (height, width), align_corners=True), image.shape[2:], top=0, left=0)
 
 
-@register_model("dilated_frontend.vgg16", PAPER)
-@register_model("dilation7.vgg16", PAPER, context="basic", dilations=(1, 1, 2, 4, 8, 1))
-@register_model("dilation8.vgg16", PAPER, context="large")
+@register_model("dilated_frontend.vgg16", PAPER, options_of=Dilated)
+@register_model("dilation7.vgg16", PAPER, options_of=Dilated, context="basic", dilations=(1, 1, 2, 4, 8, 1))
+@register_model("dilation8.vgg16", PAPER, options_of=Dilated, context="large")
 @register_model(
-    "dilation10.vgg16", PAPER, context="basic", dilations=(1, 1, 2, 4, 8, 16, 32, 64, 1), deconvolution=True
+    "dilation10.vgg16",
+    PAPER,
+    options_of=Dilated,
+    context="basic",
+    dilations=(1, 1, 2, 4, 8, 16, 32, 64, 1),
+    deconvolution=True,
 )
 def dilated(
     *,
@@ -184,5 +189,8 @@ def dilated(
     **options: Any,
 ) -> Dilated:
     """Dilated on VGG-16; `width` scales all channels of the backbone, `backbone_options` go to it."""
-    frontend = {"padding": 0, "pool_kernels": (2, 2, 2, 1, 1), "fc": {"padding": 0}, **(backbone_options or {})}
-    return Dilated(create_backbone("vgg16", width=width, in_channels=in_channels, **frontend), **options)
+    frontend = {"padding": 0, "pool_kernels": (2, 2, 2, 1, 1), "fc": {"padding": 0}}
+    backbone = build_backbone(
+        "vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, **frontend
+    )
+    return Dilated(backbone, **options)

@@ -25,13 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, create_backbone
+from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
 from atrous.layers.heads import FCNHead
 from atrous.layers.pad import crop
 from atrous.layers.resize import BilinearDeconv
-from atrous.models.base import SegmentationModel, Trunk, register_family, register_model
+from atrous.models.base import SegmentationModel, build_backbone, register_family, register_model
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -146,10 +146,10 @@ def _score(in_channels: int, num_classes: int) -> nn.Conv2d:
     return conv
 
 
-@register_model("fcn_32s.vgg16", PAPER, finest=32)
-@register_model("fcn_16s.vgg16", PAPER, finest=16)
-@register_model("fcn_8s.vgg16", PAPER, finest=8)
-@register_model("fcn_8s_at_once.vgg16", PAPER, finest=8, at_once=True)
+@register_model("fcn_32s.vgg16", PAPER, options_of=FCN, finest=32)
+@register_model("fcn_16s.vgg16", PAPER, options_of=FCN, finest=16)
+@register_model("fcn_8s.vgg16", PAPER, options_of=FCN, finest=8)
+@register_model("fcn_8s_at_once.vgg16", PAPER, options_of=FCN, finest=8, at_once=True)
 def fcn_vgg16(
     *,
     upsampling: Upsampling = "fixed",
@@ -160,8 +160,8 @@ def fcn_vgg16(
 ) -> FCN:
     """FCN on VGG-16; `width` scales all channels of the backbone, `backbone_options` go to it."""
     fc = {"padding": 3 if upsampling == "resize" else 0}
-    trunk = create_backbone("vgg16", fc=fc, width=width, in_channels=in_channels, **(backbone_options or {}))
-    return FCN(trunk, upsampling=upsampling, **options)
+    backbone = build_backbone("vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, fc=fc)
+    return FCN(backbone, upsampling=upsampling, **options)
 
 
 class DilatedFCN(SegmentationModel):
@@ -200,7 +200,7 @@ class DilatedFCN(SegmentationModel):
         return [(self._to_size_of(image, scores), weight) for scores, weight in outputs]
 
 
-@register_family("fcn", {"resnet50": {}, "resnet101": {}}, PAPER)
-def fcn(trunk: Trunk, width: float, **options: Any) -> DilatedFCN:
+@register_family("fcn", {"resnet50": {}, "resnet101": {}}, PAPER, options_of=DilatedFCN)
+def fcn(backbone: Backbone, width: float, **options: Any) -> DilatedFCN:
     """The FCN head on a ResNet; `width` scales its channels."""
-    return DilatedFCN(trunk(), **options)
+    return DilatedFCN(backbone, **options)

@@ -31,7 +31,7 @@ from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import conv3x3, init_convs
 from atrous.layers.resize import BilinearDeconv, resize
-from atrous.models.base import SegmentationModel, Trunk, register_family
+from atrous.models.base import SegmentationModel, register_family
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -193,7 +193,7 @@ class GCN(SegmentationModel):
         return x
 
 
-@register_family("gcn", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER)
-def gcn(trunk: Trunk, width: float, **options: Any) -> GCN:
+@register_family("gcn", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER, options_of=GCN)
+def gcn(backbone: Backbone, width: float, **options: Any) -> GCN:
     """GCN on a ResNet; `width` scales the ResNet's channels, all others are the number of classes."""
-    return GCN(trunk(), **options)
+    return GCN(backbone, **options)

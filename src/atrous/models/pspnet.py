@@ -15,7 +15,7 @@ What differs between the paper and what was released, all by name:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,7 +28,7 @@ from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
 from atrous.layers.resize import resize
-from atrous.models.base import SegmentationModel, Trunk, register_family, scaled
+from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -172,8 +172,26 @@ class PSPNet(SegmentationModel):
         ]
 
 
-@register_family("pspnet", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER)
-def pspnet(trunk: Trunk, width: float, *, stem: Stem = "deep", whole_stage: bool = False, **options: Any) -> PSPNet:
+@register_model("pspnet.resnet50", PAPER, options_of=PSPNet, backbone="resnet50")
+@register_model("pspnet.resnet101", PAPER, options_of=PSPNet, backbone="resnet101")
+@register_model("pspnet.resnet152", PAPER, options_of=PSPNet, backbone="resnet152")
+def pspnet(
+    backbone: str,
+    *,
+    stem: Stem = "deep",
+    whole_stage: bool = False,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> PSPNet:
     """PSPNet on a ResNet; `width` scales all its channels."""
-    resnet = trunk(stem=stem, whole_stage=whole_stage)
+    resnet = build_backbone(
+        backbone,
+        width=width,
+        in_channels=in_channels,
+        backbone_options=backbone_options,
+        stem=stem,
+        whole_stage=whole_stage,
+    )
     return PSPNet(resnet, **{"channels": scaled(512, width), **options})

@@ -20,7 +20,7 @@ What differs between the paper and what was released, all by name:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import conv3x3
 from atrous.layers.resize import resize
-from atrous.models.base import SegmentationModel, Trunk, register_family, scaled
+from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -248,7 +248,21 @@ def _grouped(stages: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [stages[start : start + size] for start in range(len(stages) - size, -1, -size)]
 
 
-@register_family("refinenet", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER)
-def refinenet(trunk: Trunk, width: float, *, scales: Sequence[float] = (1.0,), **options: Any) -> RefineNet:
+@register_model("refinenet.resnet50", PAPER, options_of=RefineNet, backbone="resnet50")
+@register_model("refinenet.resnet101", PAPER, options_of=RefineNet, backbone="resnet101")
+@register_model("refinenet.resnet152", PAPER, options_of=RefineNet, backbone="resnet152")
+def refinenet(
+    backbone: str,
+    *,
+    scales: Sequence[float] = (1.0,),
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> RefineNet:
     """RefineNet on a ResNet, one per scale; `width` scales all its channels."""
-    return RefineNet(*(trunk() for _ in scales), scales=scales, **{"channels": scaled(256, width), **options})
+    resnets = [
+        build_backbone(backbone, width=width, in_channels=in_channels, backbone_options=backbone_options)
+        for _ in scales
+    ]
+    return RefineNet(*resnets, scales=scales, **{"channels": scaled(256, width), **options})

@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, create_backbone
+from atrous.backbones import Backbone
 from atrous.backbones.vgg import STAGES, VGG16
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pool import CeilMaxPool2d
-from atrous.models.base import SegmentationModel, register_model, scaled
+from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -194,15 +194,15 @@ def segnet(
     backbone_options: Mapping[str, Any] | None = None,
 ) -> SegNet:
     """SegNet on VGG-16 with batch normalization; dropout around `bayesian` of its five poolings."""
-    trunk = create_backbone("vgg16_bn", width=width, in_channels=in_channels, **(backbone_options or {}))
-    assert isinstance(trunk, VGG16)
+    backbone = build_backbone("vgg16_bn", width=width, in_channels=in_channels, backbone_options=backbone_options)
+    assert isinstance(backbone, VGG16)
     decoder = []
     for stage, (_, count) in reversed(list(enumerate(STAGES))):
-        own, finer = trunk.channels[stage], trunk.channels[max(stage - 1, 0)]
+        own, finer = backbone.channels[stage], backbone.channels[max(stage - 1, 0)]
         outputs = [own] * (count - 1) + [finer] * (stage > 0)  # the last of the finest stage is the classifier
         decoder.append(nn.Sequential(*(ConvNormAct(own, out, 3, bias=True) for out in outputs)))
-    classifier = nn.Conv2d(trunk.channels[0], num_classes, 3, padding=1)
-    return SegNet(trunk, decoder, classifier, bayesian=bayesian, dropout=dropout)
+    classifier = nn.Conv2d(backbone.channels[0], num_classes, 3, padding=1)
+    return SegNet(backbone, decoder, classifier, bayesian=bayesian, dropout=dropout)
 
 
 @register_model("segnet.basic", PAPER)

@@ -37,6 +37,8 @@ PAPER = Paper(
 )
 
 
+@register_model("unet.valid", PAPER, padded=False, batch_norm=False)
+@register_model("unet.padded", PAPER, padded=True, batch_norm=True)
 class UNet(SegmentationModel):
     """Two 3x3 convolutions at each of the levels, down and up again.
 
@@ -126,10 +128,3 @@ def _convs(in_channels: int, channels: int, *, padded: bool, batch_norm: bool, b
         for layer in layers:
             layer.get_submodule("0").padding = (0, 0)  # type: ignore[assignment]
     return nn.Sequential(*layers)
-
-
-@register_model("unet.valid", PAPER, padded=False, batch_norm=False)
-@register_model("unet.padded", PAPER, padded=True, batch_norm=True)
-def unet(**options: object) -> UNet:
-    """U-Net; `width` scales the channels of every level."""
-    return UNet(**options)  # type: ignore[arg-type]
