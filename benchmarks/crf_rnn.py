@@ -24,7 +24,7 @@ from torch import Tensor
 from atrous import create_model
 from atrous.data.catalog import open_dataset
 from atrous.models.base import SegmentationModel
-from atrous.models.crf_rnn import CRFRecurrent
+from atrous.models.crf_rnn import ModelWithCRF
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 VOID = 255
@@ -128,7 +128,7 @@ def main() -> None:
         model = copy.deepcopy(network)
         groups = [{"params": list(model.parameters()), "lr": arguments.lr / 3}]
         if name != "without CRF":
-            model = CRFRecurrent(model, std=STD)
+            model = ModelWithCRF(model, std=STD)
             model.crf.requires_grad_(name == "CRF learned")
             groups += [{"params": list(model.crf.parameters()), "lr": arguments.crf_lr}]
         losses = train(model, data, arguments.steps, batch, size, groups, seed + 1)

@@ -18,7 +18,7 @@ from atrous.layers.pad import mirror_pad
 from atrous.models.gcn import GlobalConvolution
 from atrous.models.pspnet import PyramidPooling
 from atrous.models.refinenet import ChainedResidualPooling, MultiResolutionFusion
-from atrous.models.segnet import pool, unpool
+from atrous.models.segnet import max_pool, max_unpool
 
 MAX_POOL = F.max_pool2d
 
@@ -149,8 +149,8 @@ def test_large_fov_sees_224_pixels() -> None:
 def test_unpooled_values_are_seen_from_their_windows() -> None:
     """Max-unpooling puts a value anywhere in the window it came from."""
     with FieldTracer() as tracer:
-        pooled, positions = pool(tracer.watch(torch.rand(1, 1, 5, 6)))
-        rows, columns = tracer.field(unpool(pooled, positions, (5, 6)))
+        pooled, indices = max_pool(tracer.watch(torch.rand(1, 1, 5, 6)))
+        rows, columns = tracer.field(max_unpool(pooled, indices, (5, 6)))
     assert rows.first.tolist() == [0, 0, 2, 2, 4]
     assert rows.last.tolist() == [1, 1, 3, 3, 4]
     assert columns.last.tolist() == [1, 1, 3, 3, 5, 5]

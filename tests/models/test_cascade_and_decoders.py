@@ -112,15 +112,15 @@ def test_a_fourth_branch_at_rate_24() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(AtrousError, match="takes 3 factors"):
+    with pytest.raises(AtrousError, match="3 factors are needed"):
         create_model(CASCADE, width=0.125, multi_grid=(1, 2))
     with pytest.raises(AtrousError, match="stages 3"):
         create_model(CASCADE, width=0.125, stages=3)
     with pytest.raises(AtrousError, match="256"):
         create_model(CASCADE, width=0.125, output_stride=12)
-    with pytest.raises(AtrousError, match="decoder of 0"):
+    with pytest.raises(AtrousError, match="decoder_convs 0"):
         create_model("deeplab_v3_plus.resnet50", width=0.125, decoder_convs=0)
-    with pytest.raises(AtrousError, match="of size 5"):
+    with pytest.raises(AtrousError, match="decoder_kernel_size 5"):
         create_model("deeplab_v3_plus.resnet50", width=0.125, decoder_kernel_size=5)
     with pytest.raises(AtrousError, match=r"Did you mean 'deeplab_v3\.xception65'"):
         create_model("deeplab_v3.xeption65")

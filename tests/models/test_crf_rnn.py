@@ -8,7 +8,7 @@ import torch
 
 from atrous import create_model
 from atrous.card import Card, Preprocessing
-from atrous.models.crf_rnn import CRFRecurrent
+from atrous.models.crf_rnn import ModelWithCRF
 from atrous.weights import load, save
 
 
@@ -34,9 +34,9 @@ def test_the_mean_cancels_and_the_std_is_undone() -> None:
     network = create_model("deeplab_v3.mobilenet_v2", width=0.125, num_classes=3).eval()
     network.scores = lambda image: torch.linspace(-1, 1, 3 * 20 * 20).view(1, 3, 20, 20)  # whatever the image
     pixels = torch.randint(0, 256, (1, 3, 20, 20)).float()
-    plain = CRFRecurrent(network).eval()
+    plain = ModelWithCRF(network).eval()
     std = (58.0, 57.0, 56.0)
-    normalized = CRFRecurrent(network, std=std).eval()
+    normalized = ModelWithCRF(network, std=std).eval()
     mean_and_std = (pixels - 120) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(plain(pixels), normalized(mean_and_std), rtol=1e-3, atol=1e-3)
 

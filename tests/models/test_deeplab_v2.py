@@ -115,7 +115,7 @@ def test_branches_start_from_vgg16s_fully_connected_layers() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(AtrousError, match=r"atrous_rates \(\): one or more are needed"):
+    with pytest.raises(AtrousError, match=r"atrous_rates \(\): give at least one rate"):
         create_model("deeplab_v2.vgg16", width=0.125, atrous_rates=())
     with pytest.raises(AtrousError, match=r"atrous_rates \(6, 0\)"):
         create_model("deeplab_v2.resnet101", width=0.125, atrous_rates=(6, 0))

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from atrous import AtrousError, create_model
-from atrous.models.dilated import LARGE, ContextModule
+from atrous.models.dilated import LARGE_MULTIPLES, ContextModule
 
 BASIC = (1, 1, 2, 4, 8, 16, 1)
 
 
 @pytest.mark.parametrize("size", [(66, 66), (128, 128), (66, 91), (60, 159)])
-def test_front_end_takes_186_pixels_off_each_side(size: tuple[int, int]) -> None:
+def test_the_front_end_removes_186_pixels_on_each_side(size: tuple[int, int]) -> None:
     """900 -> 66, 1396 -> 128, 900x1100 -> 66x91, 852x1640 -> 60x159."""
     with torch.device("meta"):
         model = create_model("dilated_frontend.vgg16", width=0.125).eval()
@@ -25,19 +25,21 @@ def test_front_end_takes_186_pixels_off_each_side(size: tuple[int, int]) -> None
     assert tuple(scores[2:]) == size
 
 
-@pytest.mark.parametrize(("multiples", "pad_once"), [((1,) * 7, False), (LARGE, True), (LARGE, False)])
+@pytest.mark.parametrize(
+    ("multiples", "pad_once"), [((1,) * 7, False), (LARGE_MULTIPLES, True), (LARGE_MULTIPLES, False)]
+)
 @torch.no_grad()
 def test_without_noise_the_context_module_is_the_identity(multiples: tuple[int, ...], pad_once: bool) -> None:
     module = ContextModule(5, BASIC, multiples, pad_once=pad_once)
-    module.set_identity(noise=0.0)
+    module.init_identity(noise=0.0)
     scores = torch.rand(2, 5, 20, 13)
     torch.testing.assert_close(module(scores), scores)
-    module.set_identity()
+    module.init_identity()
     assert not torch.equal(module(scores), scores)
     torch.testing.assert_close(module(scores), scores, atol=0.5, rtol=0)
 
 
-def test_the_context_module_sees_67_scores() -> None:
+def test_the_receptive_field_of_the_context_module_is_67_scores() -> None:
     module = ContextModule(3, BASIC, (1,) * 7)
     scores = torch.rand(1, 3, 99, 99, requires_grad=True)
     module(scores)[..., 49, 49].sum().backward()
@@ -88,7 +90,7 @@ def test_bad_arguments_are_named() -> None:
         create_model("dilation8.vgg16", width=0.125, output_stride=16)
     with pytest.raises(AtrousError, match=r"output_stride 4: this network runs at 8\.$"):
         create_model("dilation10.vgg16", width=0.125, output_stride=4)
-    with pytest.raises(AtrousError, match="context 'huge': the context module is 'basic' or 'large'"):
+    with pytest.raises(AtrousError, match="context 'huge': choose 'basic' or 'large'"):
         create_model("dilation8.vgg16", width=0.125, context="huge")
-    with pytest.raises(AtrousError, match=r"dilations \(1, 2\): the large context module takes 7"):
+    with pytest.raises(AtrousError, match=r"dilations \(1, 2\): the large context module needs 7"):
         create_model("dilation8.vgg16", width=0.125, dilations=(1, 2))

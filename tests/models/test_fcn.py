@@ -92,9 +92,9 @@ def test_released_fcn_runs_at_32_only() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(AtrousError, match=r"^finest 4: FCN is 32s, 16s or 8s\.$"):
+    with pytest.raises(AtrousError, match=r"^finest 4: the finest stride of FCN is 32, 16 or 8\.$"):
         create_model("fcn_8s.vgg16", width=0.125, finest=4)
-    with pytest.raises(AtrousError, match="upsampling 'nearest': FCN knows"):
+    with pytest.raises(AtrousError, match="upsampling 'nearest': choose 'fixed'"):
         create_model("fcn_8s.vgg16", width=0.125, upsampling="nearest")
     with pytest.raises(AtrousError, match=r"Did you mean 'fcn_8s\.vgg16'"):
         create_model("fcn8s.vgg16")

@@ -9,7 +9,7 @@ from torch import nn
 
 from atrous import AtrousError, create_model
 from atrous.analysis.counts import count_parameters
-from atrous.models.gcn import BoundaryRefinement, GlobalConvolution, stacked
+from atrous.models.gcn import BoundaryRefinement, GlobalConvolution, stacked_convs
 
 NAME = "gcn.resnet50"
 
@@ -44,7 +44,7 @@ def test_parameters_of_the_alternatives(context: str, options: dict, thousands: 
 
 
 @torch.no_grad()
-def test_a_large_kernel_is_linear_and_sees_k_by_k() -> None:
+def test_a_large_kernel_is_linear_with_a_receptive_field_of_k_by_k() -> None:
     module = GlobalConvolution(3, 2, 5).double()
     zero = module(torch.zeros(1, 3, 11, 13, dtype=torch.float64))
     a, b = torch.randn(2, 1, 3, 11, 13, dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_a_large_kernel_is_one_dense_convolution_of_low_rank() -> None:
 
 
 def test_a_stack_reaches_as_far_without_nonlinearities() -> None:
-    layers = stacked(8, 3, 9, 5)
+    layers = stacked_convs(8, 3, 9, 5)
     assert [type(layer) for layer in layers] == [nn.Conv2d] * 4
     assert [tuple(layer.weight.shape[:2]) for layer in layers] == [(5, 8), (5, 5), (5, 5), (3, 5)]
 
@@ -116,13 +116,13 @@ def test_deconvolutions_begin_as_interpolation() -> None:
 
 @pytest.mark.parametrize("stride", [4, 2])
 @torch.no_grad()
-def test_runs_as_densely_as_one_likes(stride: int) -> None:
+def test_small_output_strides_keep_the_size(stride: int) -> None:
     model = create_model(NAME, width=0.125, num_classes=3, output_stride=stride, kernel_size=3).eval()
     assert model(torch.randn(1, 3, 21, 14)).shape == (1, 3, 21, 14)
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(AtrousError, match="kernel_size 14: it must be odd"):
+    with pytest.raises(AtrousError, match="kernel_size 14: it must be odd and positive"):
         create_model(NAME, width=0.125, kernel_size=14)
     with pytest.raises(AtrousError, match="context 'local'"):
         create_model(NAME, width=0.125, context="local")

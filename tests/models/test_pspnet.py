@@ -88,7 +88,7 @@ def test_released_networks_dilate_whole_stages() -> None:
 
 def test_bad_arguments() -> None:
     for options in ({"bins": ()}, {"bins": (0, 1)}):
-        with pytest.raises(AtrousError, match="at least one is needed"):
+        with pytest.raises(AtrousError, match="give at least one number of bins"):
             create_model(NAME, width=0.125, **options)
     with pytest.raises(AtrousError, match="pool 'mean'"):
         create_model(NAME, width=0.125, pool="mean")

@@ -1,4 +1,4 @@
-"""SegNet: pooling indices, odd sizes, Monte-Carlo samples."""
+"""SegNet: pooling indices, odd sizes, Monte Carlo samples."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from atrous import AtrousError, create_model
-from atrous.models.segnet import pool, unpool
+from atrous.models.segnet import max_pool, max_unpool
 
 
 @pytest.mark.parametrize("size", [(6, 8), (45, 60), (23, 31), (1, 1)])
 def test_pooling_after_unpooling_is_the_identity(size: tuple[int, int]) -> None:
-    pooled, positions = pool(torch.rand(2, 3, *size))
-    back = unpool(pooled, positions, size)
+    pooled, indices = max_pool(torch.rand(2, 3, *size))
+    back = max_unpool(pooled, indices, size)
     assert back.shape == (2, 3, *size)
-    again, same = pool(back)
+    again, same = max_pool(back)
     assert torch.equal(again, pooled)
-    assert torch.equal(same, positions)
+    assert torch.equal(same, indices)
     assert (back > 0).sum() == (pooled > 0).sum()
 
 
-def test_unpooling_is_torchs() -> None:
-    pooled, positions = pool(torch.randn(2, 3, 10, 14))
-    assert torch.equal(unpool(pooled, positions, (10, 14)), F.max_unpool2d(pooled, positions, 2))
+def test_unpooling_equals_torch() -> None:
+    pooled, indices = max_pool(torch.randn(2, 3, 10, 14))
+    assert torch.equal(max_unpool(pooled, indices, (10, 14)), F.max_unpool2d(pooled, indices, 2))
 
 
 def test_sizes_of_the_paper() -> None:
@@ -51,7 +51,7 @@ def test_the_decoder_mirrors_the_encoder() -> None:
     assert basic.classifier.kernel_size == (1, 1)
 
 
-def test_encoder_takes_torchvisions_vgg16_bn() -> None:
+def test_encoder_has_the_keys_of_torchvision_vgg16_bn() -> None:
     model = create_model("segnet.vgg16", width=0.125)
     names = set(model.backbone.state_dict())
     assert {"features.0.weight", "features.0.bias", "features.1.running_mean", "features.41.weight"} <= names
@@ -67,7 +67,7 @@ def test_strides_cannot_become_dilations(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "places"), [("bayesian_segnet.vgg16", 6), ("bayesian_segnet.basic", 4)])
-def test_dropout_lies_around_the_bottleneck(name: str, places: int) -> None:
+def test_dropout_is_around_the_bottleneck(name: str, places: int) -> None:
     model = create_model(name, width=0.125)
     calls = []
     model.dropout.register_forward_hook(lambda *_: calls.append(1))
@@ -96,7 +96,7 @@ def test_monte_carlo_is_the_mean_and_variance_of_the_samples() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(AtrousError, match="no dropout to draw samples with"):
+    with pytest.raises(AtrousError, match="has no dropout"):
         create_model("segnet.basic", width=0.125).monte_carlo(torch.randn(1, 3, 8, 8))
-    with pytest.raises(AtrousError, match="samples 0: Monte-Carlo inference takes 1 or more"):
+    with pytest.raises(AtrousError, match="samples 0: Monte Carlo sampling needs 1 or more"):
         create_model("bayesian_segnet.basic", width=0.125).monte_carlo(torch.randn(1, 3, 8, 8), samples=0)

@@ -17,29 +17,29 @@ def test_sizes_of_figure_1() -> None:
     assert model.scores(torch.randn(1, 1, 388, 388)).shape == (1, 2, 388, 388)
     assert seen[:5] == [(572, 568), (284, 280), (140, 136), (68, 64), (32, 28)]
     assert seen[5:] == [(56, 52), (104, 100), (200, 196), (392, 388)]
-    assert model.tile(388) == 572
+    assert model.input_size(388) == 572
     assert model.margin() == 92
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 20, 388])
 def test_every_tile_is_184_pixels_larger_than_its_scores(size: int) -> None:
     model = create_model("unet.valid", width=0.0625)
-    assert model.tile(size) >= size + 184
-    assert (model.tile(size) - 124) % 16 == 0
-    assert model.scores(torch.randn(1, 3, size, size)).shape[-1] == model.tile(size) - 184
+    assert model.input_size(size) >= size + 184
+    assert (model.input_size(size) - 124) % 16 == 0
+    assert model.scores(torch.randn(1, 3, size, size)).shape[-1] == model.input_size(size) - 184
 
 
 @torch.no_grad()
 def test_overlapping_tiles_agree_inside() -> None:
-    """What a valid network says of a pixel hangs on the pixel's surroundings only: tiles join without a seam."""
+    """The scores of a valid network depend on the pixel's surroundings only: tiles join without a seam."""
     model = create_model("unet.valid", width=0.0625, num_classes=3).eval()
     image = torch.randn(1, 3, 244, 244)
     whole = model(image)
     tile = mirror_pad(image, (92, 92), (92, 92))[..., 16 : 16 + 316, 32 : 32 + 316]
     margin, model.margin = model.margin, lambda: 0
-    tile_of, model.tile = model.tile, lambda size: size
+    input_size, model.input_size = model.input_size, lambda size: size
     part = model.scores(tile)
-    model.margin, model.tile = margin, tile_of
+    model.margin, model.input_size = margin, input_size
     torch.testing.assert_close(part, whole[..., 16 : 16 + 132, 32 : 32 + 132], rtol=1e-4, atol=1e-5)
 
 
@@ -55,7 +55,7 @@ def test_levels_are_an_argument() -> None:
     assert model(torch.randn(1, 3, 13, 9)).shape == (1, 2, 13, 9)
     small = create_model("unet.valid", channels=(8, 16), num_classes=2)
     assert small(torch.randn(1, 3, 13, 9)).shape == (1, 2, 13, 9)
-    with pytest.raises(AtrousError, match=r"^channels \(64,\): U-Net has 2 levels or more\.$"):
+    with pytest.raises(AtrousError, match=r"^channels \(64,\): U-Net needs 2 levels or more\.$"):
         create_model("unet.padded", channels=(64,))
     with pytest.raises(AtrousError, match="Did you mean 'batch_norm'"):
         create_model("unet.padded", batchnorm=True)

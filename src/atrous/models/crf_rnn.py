@@ -1,13 +1,14 @@
 """CRF-RNN: Conditional Random Fields as Recurrent Neural Networks (Zheng, Jayasumana, Romera-Paredes, Vineet, Su, Du,
 Huang, Torr; ICCV 2015).
 
-The mean field of the fully connected CRF, unrolled as the last layer of FCN-8s and trained with it: each iteration
-filters the class probabilities over position and color, weighs both results per class, mixes the classes by a learned
-compatibility, adds the unaries and normalizes. Five iterations in training, ten at test. The layer itself is
-`atrous.crf.CRFRNN`.
+Mean-field inference in the fully connected CRF, unrolled as the last layer of FCN-8s and trained with it. Each
+iteration filters the class probabilities by position and by color, weights both results per class, combines the classes
+by a learned compatibility matrix, adds the unary terms and normalizes. There are five iterations in training and ten in
+evaluation. The layer itself is `atrous.crf.CRFRNN`.
 
-What differs: the released layer stores the per-class weights as matrices that start diagonal, here they are the vectors
-of the paper; its demonstration code subtracts the mean's red from blue and the reverse, which is not repeated.
+Differences: the released layer stores the per-class weights as matrices that are initialized to diagonal ones; here
+they are vectors, as in the paper. The released demonstration code subtracts the mean of red from blue and vice versa;
+this is not reproduced.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ PAPER = Paper(
 )
 
 
-class CRFRecurrent(SegmentationModel):
-    """Any network of this package, refined by a CRF that is trained with it.
+class ModelWithCRF(SegmentationModel):
+    """Any network of this package followed by a CRF-RNN layer, trained end to end.
 
-    The CRF looks at colors in steps of an 8-bit pixel. Of the preprocessing it needs to know the `std` only (in units
-    of the pixel, 1 for Caffe's, which divides by nothing): the mean cancels in differences. Images of other than three
-    channels show it their first three, the only one thrice.
+    The color kernel of the CRF is in units of 8-bit pixel values. It needs the `std` of the preprocessing in these
+    units (1 for Caffe's preprocessing, which does not divide), but not the mean, which cancels in differences. The CRF
+    uses the first three channels of the image; an image of one or two channels has its first repeated three times.
 
-    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are the network's, before the CRF.
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are those of the network, before the CRF.
     """
 
     def __init__(self, network: SegmentationModel, *, std: Sequence[float] = (1.0, 1.0, 1.0), **crf: Any) -> None:
@@ -80,7 +81,7 @@ def crf_rnn(
     std: Sequence[float] = (1.0, 1.0, 1.0),
     training_iterations: int = 5,
     iterations: int = 10,
-) -> CRFRecurrent:
+) -> ModelWithCRF:
     """On FCN-8s, whose upsampling but for the last is learned; `width` scales all channels of its backbone."""
     network = fcn_vgg16(
         finest=8,
@@ -91,4 +92,4 @@ def crf_rnn(
         in_channels=in_channels,
         backbone_options=backbone_options,
     )
-    return CRFRecurrent(network, std=std, training_iterations=training_iterations, iterations=iterations)
+    return ModelWithCRF(network, std=std, training_iterations=training_iterations, iterations=iterations)

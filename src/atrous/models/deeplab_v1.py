@@ -1,17 +1,18 @@
 """DeepLab v1: Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs (Chen, Papandreou,
 Kokkinos, Murphy, Yuille; ICLR 2015).
 
-VGG-16 whose last two strides are traded for holes in the filters behind them (the "hole" algorithm), so that classes
-are scored at every eighth pixel. How much of the image fc6 sees is chosen freely: table 2 compares kernels and rates,
-and "LargeFOV" sees as much as the best with a sixth of its parameters. The CRF that sharpens the result is in
-`atrous.crf`, for it was no part of the network.
+VGG-16 whose last two strides are replaced by dilation of the following filters (the "hole" algorithm), so that scores
+are computed at every eighth pixel. The field of view of fc6 is a free choice: table 2 compares kernel sizes and rates,
+and "LargeFOV" has the same field of view as the best of them with a sixth of its parameters. The CRF that refines the
+result is in `atrous.crf`, because it is not part of the network.
 
 As released, and by default: Caffe's pooling, 3x3 with stride 2 and padding 1 in LargeFOV and 2x2 otherwise; pool4 and
-pool5 keep their size and are not dilated, for Caffe could not. `backbone_options={"dilate_pools": True}` makes the
-features exactly those of the strided network.
+pool5 keep the size of their input and are not dilated, because Caffe has no dilated pooling.
+`backbone_options={"dilate_pools": True}` gives exactly the features of the strided network.
 
-What differs: images are filled up with zeros (the mean) to 8 k + 1 pixels a side, which 321, training's size, and 513,
-testing's, are already. The released 2x2 variants score two positions less a side, and crop the label to match.
+Differences: images are padded with zeros (the mean) to 8 k + 1 pixels per side; the crops of 321 pixels for training
+and 513 for testing need no padding. The released 2x2 variants compute two scores fewer per side and crop the labels to
+match.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ FIELDS_OF_VIEW: dict[str, dict[str, Any]] = {
     "4x4": {"fc": {"kernel_size": 4, "dilation": 2}},
     "small": {"fc": {"kernel_size": 4, "dilation": 1}},
 }
-"""The rows of table 2: DeepLab-CRF-LargeFOV, -7x7, -4x4 and plain DeepLab-CRF, with fields of view of 224, 224, 224 and
-128 pixels. Dilations are those at output stride 32, a quarter of the paper's rates at 8."""
+"""Options of VGG-16 for the rows of table 2: DeepLab-CRF-LargeFOV, -7x7, -4x4 and DeepLab-CRF, with fields of view of
+224, 224, 224 and 128 pixels. Dilations hold at output stride 32: a quarter of the paper's rates at 8."""
 
 
-class DeepLab(SegmentationModel):
-    """What v1 and v2 share: scores lie on a grid whose corners are the image's, once it is filled up to fit.
+class CaffeDeepLab(SegmentationModel):
+    """Base class of DeepLab v1 and v2, which upsample with aligned corners from an image padded to the output stride.
 
-    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` ceil((H - 1) / output_stride) + 1.
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have ceil((H - 1) / output_stride) + 1 rows.
     """
 
     align_corners = True
@@ -66,7 +67,7 @@ class DeepLab(SegmentationModel):
 
 
 class MultiScaleBranch(nn.Sequential):
-    """A small classifier on finer features: 3x3 and 1x1 convolutions of 128 channels with dropout, and the scores.
+    """Classifier on finer features: 3x3 and 1x1 convolutions of 128 channels with dropout, then a 1x1 score layer.
 
     Shape: (N, in_channels, h, w) -> (N, num_classes, ceil(h / stride), ceil(w / stride)).
     Source: section 4.3 (MSc).
@@ -88,14 +89,15 @@ class MultiScaleBranch(nn.Sequential):
         return x
 
 
-class DeepLabV1(DeepLab):
-    """VGG-16 with its fully connected layers, fc8 and, with `msc`, the branches of its multi-scale variant.
+class DeepLabV1(CaffeDeepLab):
+    """DeepLab v1: VGG-16 with fc6 and fc7, the classifier fc8 and, with `msc`, the branches of the multi-scale variant.
 
-    The branches look at the image and at the first four poolings. Their scores are added to those of fc8: in training
-    at the output stride, else at the resolution of the image, where each branch keeps its own.
+    The inputs of the branches are the image and the outputs of the first four poolings. Their scores are added to those
+    of fc8: in training at the output stride; otherwise each branch keeps its resolution, and the sum is taken at the
+    resolution of the image.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
-    Raises: `AtrousError` for an output stride the network cannot have.
+    Raises: `AtrousError` for an output stride the network does not support.
     """
 
     def __init__(
@@ -128,17 +130,17 @@ class DeepLabV1(DeepLab):
     def forward(self, image: Tensor) -> Tensor:
         if self.training or not self.branches:
             return super().forward(image)
-        filled = pad_to_grid(image, self.output_stride)
-        maps = self.backbone(filled)
-        height, width = filled.shape[2:]
+        padded = pad_to_grid(image, self.output_stride)
+        maps = self.backbone(padded)
+        height, width = padded.shape[2:]
         total = resize(self.classifier(maps[-1]), (height, width), align_corners=True)
-        for branch, x in zip(self.branches, (filled, *maps), strict=False):
+        for branch, x in zip(self.branches, (padded, *maps), strict=False):
             total = total + resize(branch(x), (height, width), align_corners=True)
         return crop(total, image.shape[2:], top=0, left=0)
 
 
 def init_gaussian(conv: nn.Module, std: float) -> None:
-    """Weights of this standard deviation, biases zero."""
+    """Initialize a convolution with normal weights of standard deviation `std` and zero biases."""
     for name, parameter in conv.named_parameters():
         nn.init.normal_(parameter, std=std if name == "weight" else 0.0)
 

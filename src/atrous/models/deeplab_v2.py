@@ -1,17 +1,18 @@
 """DeepLab v2: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully Connected CRFs
 (Chen, Papandreou, Kokkinos, Murphy, Yuille; PAMI 2018).
 
-What follows the dilated backbone of v1 becomes a pyramid: several fc6, each with its own atrous rate and with its own
-fc7 and fc8, look at the same features, and their scores are added (ASPP). The rates are an argument: `ASPP_S`, `ASPP_L`
-and, with a single branch, `LARGE_FOV`. On ResNet-101 a branch is one 3x3 convolution. `deeplab_v2_msc` runs on three
-scales of the image at once.
+Atrous spatial pyramid pooling (ASPP) replaces the classifier of v1: parallel branches, each with its own fc6 at its own
+atrous rate and its own fc7 and fc8, classify the same features, and their scores are added. The rates are an argument:
+`ASPP_S`, `ASPP_L` and, with a single branch, `LARGE_FOV`. On ResNet-101 a branch is one 3x3 convolution.
+`deeplab_v2_msc` runs on three scales of the image and takes the maximum of their scores.
 
-As released, and by default: on VGG-16 the pooling of v1, without its average; on ResNet-101 the strides are on the
-first convolution of a stage, so that every 3x3 of a dilated stage is dilated, the first one too, and that is exact, for
-it was a 1x1 that lost its stride. Batch normalization is frozen in training (`layers.norm.freeze_batch_norm`).
+As released, and by default: on VGG-16 the pooling of v1, without its average pooling; on ResNet-101 the stride of a
+stage is on its first 1x1 convolution, so that every 3x3 convolution of a dilated stage is dilated, the first included.
+This is exact, because the layer that loses its stride is a 1x1 convolution. Batch normalization is frozen in training
+(`layers.norm.freeze_batch_norm`).
 
-What differs: images are filled up with zeros (the mean) to 8 k + 1 pixels a side, 32 k + 1 for three scales, which 321
-and 513 are already; Caffe's rounding of pool1 then is everybody's.
+Differences: images are padded with zeros (the mean) to 8 k + 1 pixels per side, 32 k + 1 for three scales; 321 and 513
+need no padding. At these sizes Caffe's rounding of pool1 agrees with that of other libraries.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from atrous.layers.dilate import set_dilation
 from atrous.layers.pad import pad_to_grid
 from atrous.layers.resize import resize
 from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
-from atrous.models.deeplab_v1 import DeepLab, init_gaussian
+from atrous.models.deeplab_v1 import CaffeDeepLab, init_gaussian
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -48,34 +49,34 @@ LARGE_FOV = (12,)
 
 
 class SumASPP(nn.Module):
-    """Atrous spatial pyramid pooling of DeepLab v2: whole classifiers side by side, their scores added.
+    """Atrous spatial pyramid pooling of DeepLab v2: the sum of the scores of parallel classifiers.
 
-    `branch` builds one for an atrous rate, its dilated convolution first: a 3x3 convolution to the classes (ResNet), or
-    fc6, fc7 and fc8 (VGG-16). `rates` hold at output stride 8 and follow `set_output_stride`.
+    `branch` builds the classifier for an atrous rate, its dilated convolution first: a 3x3 convolution (ResNet), or
+    fc6, fc7 and fc8 (VGG-16). `rates` apply at output stride 8; `set_output_stride` scales them.
 
     Shape: (N, in_channels, h, w) -> (N, num_classes, h, w).
     Source: DeepLab v2 section 3.2 and figure 7.
-    Raises: `AtrousError` for no rates, or rates below 1.
+    Raises: `AtrousError` for an empty list of rates, or rates below 1.
     """
 
-    DECLARED_AT = 8
+    NOMINAL_OUTPUT_STRIDE = 8
 
     def __init__(self, branch: Callable[[int], nn.Module], rates: Sequence[int]) -> None:
         super().__init__()
         if not rates or any(rate < 1 for rate in rates):
-            raise AtrousError(f"atrous_rates {tuple(rates)}: one or more are needed, each of 1 or more.")
+            raise AtrousError(f"atrous_rates {tuple(rates)}: give at least one rate, each 1 or more.")
         self.rates = tuple(rates)
         self.branches = nn.ModuleList(branch(rate) for rate in rates)
 
-    def takes_output_stride(self, output_stride: int) -> bool:
-        """Whether all rates are whole numbers there."""
-        return not any(rate * self.DECLARED_AT % output_stride for rate in self.rates)
+    def supports_output_stride(self, output_stride: int) -> bool:
+        """Check that all scaled rates are integers."""
+        return not any(rate * self.NOMINAL_OUTPUT_STRIDE % output_stride for rate in self.rates)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Scale the rates, so that each branch keeps its field of view in the image."""
+        """Scale the atrous rates to an output stride, so that each branch keeps its field of view in the image."""
         for rate, branch in zip(self.rates, self.branches, strict=True):
             conv = next(layer for layer in branch.modules() if isinstance(layer, nn.Conv2d))
-            set_dilation(conv, rate * self.DECLARED_AT // output_stride)
+            set_dilation(conv, rate * self.NOMINAL_OUTPUT_STRIDE // output_stride)
 
     def forward(self, x: Tensor) -> Tensor:
         first, *others = self.branches
@@ -85,11 +86,11 @@ class SumASPP(nn.Module):
         return scores
 
 
-class DeepLabV2(DeepLab):
-    """A backbone and ASPP, of 3x3 convolutions or, with `hidden` channels, of fc6, fc7 and fc8.
+class DeepLabV2(CaffeDeepLab):
+    """DeepLab v2: a backbone and ASPP of 3x3 convolutions or, with `hidden` channels, of fc6, fc7 and fc8.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
-    Raises: `AtrousError` for an output stride or rates that cannot be.
+    Raises: `AtrousError` for an output stride or rates the network does not support.
     """
 
     def __init__(
@@ -112,13 +113,13 @@ class DeepLabV2(DeepLab):
             return FullyConnected(channels, hidden, kernel_size=3, dilation=rate, num_classes=num_classes)
 
         self.aspp = SumASPP(branch, atrous_rates)
-        init_convs(self.aspp, mode="fan_in")  # where VGG-16's weights will be
+        init_convs(self.aspp, mode="fan_in")  # VGG-16 has no batch normalization
         for classifier in self.head():
             init_gaussian(classifier, 0.01)
         self.set_output_stride(output_stride)
 
     def possible_output_strides(self) -> list[int]:
-        return [stride for stride in super().possible_output_strides() if self.aspp.takes_output_stride(stride)]
+        return [stride for stride in super().possible_output_strides() if self.aspp.supports_output_stride(stride)]
 
     def set_output_stride(self, output_stride: int) -> SegmentationModel:
         super().set_output_stride(output_stride)
@@ -126,14 +127,14 @@ class DeepLabV2(DeepLab):
         return self
 
     def head(self) -> list[nn.Module]:
-        """The classifiers alone: fc6 and fc7 come from VGG-16."""
+        """List the classifiers only: fc6 and fc7 are pretrained with VGG-16."""
         return [branch[-1] if isinstance(branch, FullyConnected) else branch for branch in self.aspp.branches]
 
     def scores(self, image: Tensor) -> Tensor:
         return self.aspp(self.backbone(pad_to_grid(image, self.output_stride))[-1])
 
     def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load a classifier into the backbone, and VGG-16's fc6 and fc7, decimated, into every branch alike."""
+        """Load classifier weights: into the backbone and, for VGG-16, the decimated fc6 and fc7 into every branch."""
         super().load_backbone(state_dict)
         fully_connected = {
             name.removeprefix("classifier."): value
@@ -163,7 +164,7 @@ class DeepLabV2MSC(DeepLabV2):
 
     def _at_scales(self, image: Tensor) -> list[Tensor]:
         """Compute the scores at each scale, resized to the size of those at the full scale."""
-        image = pad_to_grid(image, 4 * self.output_stride)  # quarters of it are multiples of the stride again
+        image = pad_to_grid(image, 4 * self.output_stride)  # so that its quarters fit the stride too
         maps = [super().scores(image)]
         rows, columns = maps[0].shape[2:]
         for quarters in (3, 2):

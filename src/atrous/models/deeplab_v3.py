@@ -1,19 +1,21 @@
 """DeepLab v3: Rethinking Atrous Convolution for Semantic Image Segmentation (Chen, Papandreou, Schroff, Adam; 2017).
 
-A ResNet whose last strides are traded for dilations, multi-grid rates in its last stage, and then one of two ways to
-see more: in parallel, by atrous spatial pyramid pooling with image-level features (`DeepLabV3`, section 3.3), or in
-cascade, by copies of the last stage (`DeepLabV3Cascade`, section 3.2). No CRF.
+A ResNet whose last strides are replaced by dilation, with multi-grid rates in its last stage. The field of view is
+enlarged in one of two ways: in parallel, by atrous spatial pyramid pooling with image-level features (`DeepLabV3`,
+section 3.3), or in cascade, by copies of the last stage (`DeepLabV3Cascade`, section 3.2). There is no CRF.
 
-What differs between the paper and what was released, all by name:
+Differences between the paper and the released networks, each available by an id or an argument:
 
 - `deeplab_v3.mobilenet_v2` has the head of the MobileNetV2 paper (section 6.3): no atrous rates, only the 1x1 branch
   and image pooling. `atrous_rates=(6, 12, 18)` gives it the full pyramid.
-- `*_beta` backbones are TensorFlow DeepLab's, on which the paper's figures were measured: three 3x3 convolutions as the
-  stem, and the stride in the last unit of a stage.
-- `dropout=0.1` before the classifier is TensorFlow DeepLab's; the paper's text has none.
-- `refine=True` adds the 3x3 convolution that torchvision puts between ASPP and classifier; with `auxiliary=True`,
-  `multi_grid=(1, 1, 1)`, `dropout=0.5` and `output_stride=8` its released state dicts fit.
-- Xception and EfficientNet are not in the paper; v3+, which brought Xception, found no gain from multi-grid on it.
+- `*_beta` backbones are those of TensorFlow DeepLab, on which the paper's results were measured: three 3x3 convolutions
+  as the stem, and the stride in the last unit of a stage.
+- `dropout=0.1` before the classifier follows TensorFlow DeepLab; the paper mentions no dropout.
+- `refine=True` adds the 3x3 convolution that torchvision has between ASPP and classifier. With `refine=True`,
+  `auxiliary=True`, `multi_grid=(1, 1, 1)`, `dropout=0.5` and `output_stride=8` the network matches torchvision's
+  released state dicts.
+- Xception and EfficientNet are not in the paper. The paper of v3+, which added Xception, found no gain from multi-grid
+  on it.
 """
 
 from __future__ import annotations
@@ -41,10 +43,12 @@ PAPER = Paper(
 
 
 class DeepLabV3(SegmentationModel):
-    """Backbone, ASPP, classifier. The multi-grid (1, 2, 4) is the best of table 5; the rates hold at output stride 16.
+    """DeepLab v3 with ASPP: backbone, ASPP and classifier.
+
+    The multi-grid (1, 2, 4) is the best of table 5. `atrous_rates` apply at output stride 16 and scale with the stride.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
-    Raises: `AtrousError` for an output stride or rates that cannot be.
+    Raises: `AtrousError` for an output stride or rates the network does not support.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class DeepLabV3(SegmentationModel):
         self.auxiliary = FCNHead(backbone.channels[-2], num_classes) if auxiliary else None
         for part in self.head():
             init_convs(part)
-        self.classifier = score_layer(channels, num_classes)
+        self.classifier = build_classifier(channels, num_classes)
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> SegmentationModel:
@@ -112,14 +116,14 @@ class DeepLabV3(SegmentationModel):
 
 
 class DeepLabV3Cascade(SegmentationModel):
-    """A ResNet with its last stage copied one to three times, and a 1x1 classifier.
+    """DeepLab v3 in cascade: a ResNet whose last stage is copied up to three times, and a 1x1 classifier.
 
-    Built with `stages` of 4 to 7 it is the "block4" to "block7" of tables 2 and 3. Every copy would halve the
-    resolution once more, to stride 256; it dilates instead, to rates of 2, 4, 8 and 16 at output stride 16, which
-    `multi_grid` multiplies in each. The multi-grid (1, 2, 1) is the best of table 3.
+    With `stages` of 4 to 7 it is "block4" to "block7" of tables 2 and 3. Without dilation every copy would halve the
+    resolution again, down to stride 256. At output stride 16 the blocks have rates of 2, 4, 8 and 16, multiplied by
+    `multi_grid` within each block. The multi-grid (1, 2, 1) is the best of table 3.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
-    Raises: `AtrousError` for an output stride or a multi-grid that cannot be.
+    Raises: `AtrousError` for an output stride the network does not support, or a multi-grid without 3 factors.
     """
 
     def __init__(
@@ -133,20 +137,20 @@ class DeepLabV3Cascade(SegmentationModel):
     ) -> None:
         super().__init__()
         if len(multi_grid) != 3:
-            raise AtrousError(f"multi_grid {tuple(multi_grid)}: each block of the cascade takes 3 factors.")
+            raise AtrousError(f"multi_grid {tuple(multi_grid)}: 3 factors are needed, one for each unit of a block.")
         self.num_classes = num_classes
         self.align_corners = align_corners
         self.backbone = backbone
         backbone.set_multi_grid(tuple(multi_grid) * (len(backbone.channels) - 3))
-        self.classifier = score_layer(backbone.channels[-1], num_classes)
+        self.classifier = build_classifier(backbone.channels[-1], num_classes)
         self.set_output_stride(output_stride)
 
     def scores(self, image: Tensor) -> Tensor:
         return self.classifier(self.backbone(image)[-1])
 
 
-def score_layer(channels: int, num_classes: int) -> nn.Conv2d:
-    """The 1x1 classifier, initialized as TensorFlow DeepLab initializes it."""
+def build_classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    """Build the 1x1 classifier, with TensorFlow DeepLab's initialization."""
     layer = nn.Conv2d(channels, num_classes, 1)
     init_convs(layer)
     nn.init.trunc_normal_(layer.weight, std=0.01)

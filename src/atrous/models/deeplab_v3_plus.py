@@ -1,18 +1,20 @@
 """DeepLab v3+: Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation (Chen, Zhu,
 Papandreou, Schroff, Adam; ECCV 2018).
 
-DeepLab v3 as an encoder, and a small decoder that brings back the boundaries: the encoder's features, upsampled to
-stride 4, meet the backbone's low-level features, reduced to 48 channels so that they do not outweigh them; two 3x3
-convolutions refine both (tables 1 and 2). With `separable=True` the atrous convolutions of ASPP and those of the
-decoder are depthwise separable ("SC" in table 5), as they are on Xception unless switched off.
+DeepLab v3 as the encoder, with a small decoder that refines object boundaries. The encoder's features, upsampled to
+stride 4, are concatenated with the backbone's low-level features, which a 1x1 convolution reduces to 48 channels so
+that they do not outweigh them; two 3x3 convolutions refine the result (tables 1 and 2). With `separable=True` the
+atrous convolutions of ASPP and the convolutions of the decoder are depthwise separable ("SC" in table 5); this is the
+default on Xception.
 
-The decoder's tables are arguments: `low_level_channels` (table 1), `decoder_convs`, `decoder_channels`,
-`decoder_kernel_size` and `conv3_tap` (table 2). With the tap, the decoder climbs from the encoder to Conv3 (stride 8)
-and from there to Conv2, as TensorFlow DeepLab does with `decoder_output_stride=8,4`.
+The ablations of the decoder are arguments: `low_level_channels` (table 1), `decoder_convs`, `decoder_channels`,
+`decoder_kernel_size` and `conv3_tap` (table 2). With the tap there are two decoders in sequence, the first on the
+features of Conv3 (stride 8), the second on those of Conv2, as in TensorFlow DeepLab with `decoder_output_stride=8,4`.
 
-What differs from the paper: on `*_beta` backbones TensorFlow's release taps a convolution inside the strided last unit
-of a stage; here as elsewhere the tap is the stage's map, that unit's input ("Conv2 before striding"). MobileNetV2 is
-not in the paper; it gets separable convolutions, as its kind, and so does EfficientNet-Lite.
+Differences from the paper: on `*_beta` backbones TensorFlow's release takes the low-level features from a convolution
+inside the strided last unit of a stage. Here they are the stage's output before that unit on every backbone ("Conv2
+before striding"). MobileNetV2 and EfficientNet-Lite are not in the paper; they too have separable convolutions by
+default.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
 from atrous.layers.resize import resize
 from atrous.models.base import register_family, scaled
-from atrous.models.deeplab_v3 import DeepLabV3, score_layer
+from atrous.models.deeplab_v3 import DeepLabV3, build_classifier
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -39,7 +41,7 @@ PAPER = Paper(
 
 
 class Decoder(nn.Module):
-    """Low-level features reduced by a 1x1 convolution, joined to the encoder's, refined.
+    """Decoder: reduce low-level features by a 1x1 convolution, concatenate them with the encoder's, refine the result.
 
     Shape: `low` (N, low_channels, H, W), `high` (N, high_channels, h, w) -> (N, channels, H, W).
     Source: figure 2; `low_level_channels` is table 1, `convs` and `kernel_size` table 2.
@@ -59,7 +61,10 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         if convs < 1 or kernel_size not in (1, 3):
-            raise AtrousError(f"A decoder of {convs} convolutions of size {kernel_size}: at least 1, of size 1 or 3.")
+            raise AtrousError(
+                f"decoder_convs {convs}, decoder_kernel_size {kernel_size}: the decoder needs 1 or more convolutions, "
+                "of kernel size 1 or 3."
+            )
         self.align_corners = align_corners
         self.reduce = ConvNormAct(low_channels, low_level_channels)
         inputs = [low_level_channels + high_channels] + [channels] * (convs - 1)
@@ -77,7 +82,9 @@ class Decoder(nn.Module):
 
 
 class DeepLabV3Plus(DeepLabV3):
-    """DeepLab v3 with a decoder between its ASPP and its classifier; the other options are `DeepLabV3`'s.
+    """DeepLab v3+: DeepLab v3 with a decoder between ASPP and classifier.
+
+    All further arguments are those of `DeepLabV3`.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at stride 4.
     """
@@ -110,7 +117,7 @@ class DeepLabV3Plus(DeepLabV3):
         for part in (self.conv3, self.decoder):
             if part is not None:
                 init_convs(part)
-        self.classifier = score_layer(decoder_channels, self.num_classes)
+        self.classifier = build_classifier(decoder_channels, self.num_classes)
 
     def _classify(self, maps: list[Tensor]) -> Tensor:
         x = self._encode(maps)

@@ -1,15 +1,16 @@
 """Dilated: Multi-Scale Context Aggregation by Dilated Convolutions (Yu, Koltun; ICLR 2016).
 
-A front-end, VGG-16 without its last two poolings, whose fully connected layers are dilated convolutions; and a context
-module that works on its class scores, of layers whose dilations grow exponentially: 67x67 scores are seen, and none is
-lost. The module begins as the identity.
+A front-end, VGG-16 without its last two poolings and with dilated convolutions as its fully connected layers, computes
+class scores. A context module refines the scores by convolutions whose dilations grow exponentially: its receptive
+field is 67x67 scores, without loss of resolution. The module is initialized to the identity.
 
-As released: the image is mirrored by 186 pixels on each side, and no convolution of the front-end is padded. The
-networks are named by the layers of their context module: `dilation8` (VOC; the module is the large one of table 1, and
-pads its input once, by 33), `dilation7` (KITTI, without dilation 16), `dilation10` (Cityscapes, with dilations 32 and
-64 and a transposed convolution to end with). CamVid's is `dilation8` with `context="basic"` and 11 classes.
+As released: the image is padded by reflection, by 186 pixels on each side, and no convolution of the front-end is
+padded. The networks are named by the number of layers of their context module: `dilation8` (VOC; the large module of
+table 1, which pads its input once, by 33), `dilation7` (KITTI, without dilation 16), `dilation10` (Cityscapes, with
+dilations 32 and 64 and a transposed convolution at the end). CamVid's network is `dilation8` with `context="basic"` and
+11 classes.
 
-What differs: the released script interpolates probabilities, here as everywhere it is the scores.
+Differences: the released script interpolates probabilities; here scores are interpolated, as in all other networks.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ PAPER = Paper(
 )
 
 MARGIN = 186
-"""What the convolutions of the front-end take off on each side, in pixels of the image."""
+"""Pixels of the image that the unpadded convolutions of the front-end remove on each side."""
 
-STRIDE = 8
-"""The output stride that dilations are declared at."""
+NOMINAL_OUTPUT_STRIDE = 8
+"""The output stride at which the dilations apply as given."""
 
-LARGE = (2, 2, 4, 8, 16, 32, 32)
+LARGE_MULTIPLES = (2, 2, 4, 8, 16, 32, 32)
 """Channels of the large context module in multiples of the number of classes: table 1."""
 
 Context = Literal["basic", "large"]
 
 
 class ContextModule(nn.Module):
-    """3x3 convolutions with these dilations, a ReLU after each, and a 1x1 convolution; it begins as the identity.
+    """Context module: dilated 3x3 convolutions with ReLU, then a 1x1 convolution, initialized to the identity.
 
-    `multiples` are the channels of the 3x3 convolutions in multiples of the classes. The padding keeps the size, layer
-    by layer, or at the beginning for all of them (`pad_once`).
+    `multiples` are the channels of the 3x3 convolutions in multiples of the number of classes. The padding keeps the
+    size: of every layer by itself or, with `pad_once`, of all layers by padding the input.
 
     Shape: (N, C, h, w) -> (N, C, h, w).
     Source: section 3, table 1 and equations 4 and 5.
@@ -68,12 +69,12 @@ class ContextModule(nn.Module):
             self.convs.append(nn.Conv2d(channels, multiple * num_classes, 3, padding=padding, dilation=dilation))
             channels = multiple * num_classes
         self.final = nn.Conv2d(channels, num_classes, 1)
-        self.set_identity()
+        self.init_identity()
 
-    def set_identity(self, noise: float = 0.01) -> None:
-        """Start all over: each class passes unchanged, `noise` (relative to the weights) aside.
+    def init_identity(self, noise: float = 0.01) -> None:
+        """Initialize the weights to the identity of each class, plus noise of standard deviation `noise` x weight.
 
-        Where a layer has n channels for each class, its input is shared out among them evenly.
+        In a layer with n output channels per class, each of them gets 1 / n of the sum of the inputs of its class.
         """
         with torch.no_grad():
             for conv in (*self._convs(), self.final):
@@ -87,9 +88,9 @@ class ContextModule(nn.Module):
                 conv.bias.zero_()  # type: ignore[union-attr]
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Scale the dilations, so that the module sees as much of the image as before."""
+        """Scale the dilations to an output stride, so that the module keeps its field of view in the image."""
         for conv, dilation in zip(self._convs(), self.dilations, strict=True):
-            set_dilation(conv, dilation * STRIDE // output_stride)
+            set_dilation(conv, dilation * NOMINAL_OUTPUT_STRIDE // output_stride)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pad_once:
@@ -103,13 +104,13 @@ class ContextModule(nn.Module):
 
 
 class Dilated(SegmentationModel):
-    """The front-end and, with `context`, the context module. The backbone is a VGG-16 with fc6 and fc7, unpadded.
+    """The front-end and, with `context`, the context module. The backbone is an unpadded VGG-16 with fc6 and fc7.
 
-    `dilations` are those of the context module's 3x3 convolutions. The scores are upsampled as in the released scripts,
-    anchored at every eighth pixel, or by a fixed transposed convolution (`deconvolution`).
+    `dilations` are those of the context module's 3x3 convolutions. The scores are upsampled bilinearly, with samples at
+    every eighth pixel as in the released scripts, or by a fixed transposed convolution (`deconvolution=True`).
 
-    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` ceil(H / 8).
-    Raises: `AtrousError` for a context module there is not, or whose dilations are not seven for "large".
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have ceil(H / 8) rows.
+    Raises: `AtrousError` for an unknown `context`, or a "large" one whose dilations are not seven.
     """
 
     def __init__(
@@ -120,13 +121,13 @@ class Dilated(SegmentationModel):
         context: Context | None = None,
         dilations: Sequence[int] = (1, 1, 2, 4, 8, 16, 1),
         deconvolution: bool = False,
-        output_stride: int = STRIDE,
+        output_stride: int = NOMINAL_OUTPUT_STRIDE,
     ) -> None:
         super().__init__()
         if context not in (None, "basic", "large"):
-            raise AtrousError(f"context '{context}': the context module is 'basic' or 'large'.")
-        if context == "large" and len(dilations) != len(LARGE):
-            raise AtrousError(f"dilations {tuple(dilations)}: the large context module takes {len(LARGE)}.")
+            raise AtrousError(f"context '{context}': choose 'basic' or 'large', or None for the front-end alone.")
+        if context == "large" and len(dilations) != len(LARGE_MULTIPLES):
+            raise AtrousError(f"dilations {tuple(dilations)}: the large context module needs {len(LARGE_MULTIPLES)}.")
         self.num_classes = num_classes
         self.backbone = backbone
         self.score = nn.Conv2d(backbone.channels[-1], num_classes, 1)
@@ -134,18 +135,19 @@ class Dilated(SegmentationModel):
         nn.init.zeros_(self.score.bias)  # type: ignore[arg-type]
         self.context: ContextModule | None = None
         if context is not None:
-            multiples = LARGE if context == "large" else (1,) * len(dilations)
+            multiples = LARGE_MULTIPLES if context == "large" else (1,) * len(dilations)
             self.context = ContextModule(num_classes, dilations, multiples, pad_once=context == "large")
-        self.upsample = (
-            BilinearDeconv(num_classes, STRIDE, padding=STRIDE // 2, depthwise=True) if deconvolution else None
-        )
+        self.upsample: BilinearDeconv | None = None
+        if deconvolution:
+            stride = NOMINAL_OUTPUT_STRIDE
+            self.upsample = BilinearDeconv(num_classes, stride, padding=stride // 2, depthwise=True)
         self.set_output_stride(output_stride)
 
     def possible_output_strides(self) -> list[int]:
         if self.upsample is not None:
-            return [STRIDE]
+            return [NOMINAL_OUTPUT_STRIDE]
         possible = super().possible_output_strides()
-        return possible if self.context is None else [stride for stride in possible if stride <= STRIDE]
+        return possible if self.context is None else [stride for stride in possible if stride <= NOMINAL_OUTPUT_STRIDE]
 
     def set_output_stride(self, output_stride: int) -> SegmentationModel:
         super().set_output_stride(output_stride)
@@ -156,9 +158,9 @@ class Dilated(SegmentationModel):
         return self
 
     def scores(self, image: Tensor) -> Tensor:
-        grid = max(self.output_stride, STRIDE)
+        grid = max(self.output_stride, NOMINAL_OUTPUT_STRIDE)
         height, width = image.shape[-2:]
-        after = (MARGIN + -height % grid, MARGIN + -width % grid)  # so that no pooling has to round
+        after = (MARGIN + -height % grid, MARGIN + -width % grid)  # to sides that every pooling divides evenly
         scores = self.score(self.backbone(mirror_pad(image, (MARGIN, MARGIN), after))[-1])
         return scores if self.context is None else self.context(scores)
 
@@ -166,7 +168,7 @@ class Dilated(SegmentationModel):
         if self.upsample is not None:
             return crop(self.upsample(scores), image.shape[2:], top=0, left=0)
         height, width = (n * self.output_stride + 1 for n in scores.shape[2:])
-        beyond = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # the last score has no neighbor to interpolate with
+        beyond = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # gives the last score a neighbor to interpolate with
         return crop(resize(beyond, (height, width), align_corners=True), image.shape[2:], top=0, left=0)
 
 

@@ -1,19 +1,20 @@
 """FCN: Fully Convolutional Networks for Semantic Segmentation (Long, Shelhamer, Darrell; CVPR 2015, PAMI 2017).
 
-A classifier run as a convolution gives a coarse map of class scores; transposed convolutions bring it back to the size
-of the image. Skips add the scores of finer layers on the way: FCN-32s has none, FCN-16s takes in pool4, FCN-8s pool3 as
-well.
+A classifier applied convolutionally gives a coarse map of class scores; transposed convolutions upsample it to the size
+of the image. Skip connections add the scores of finer layers on the way: FCN-32s has none, FCN-16s adds pool4, FCN-8s
+pool4 and pool3.
 
-As released: the image is padded by 100 pixels, so that even the smallest one leaves fc6 something to look at; the
-surplus is cropped at fixed offsets. The transposed convolutions are fixed to bilinear interpolation ("fixed"); the
-paper also learns all but the last ("learned"). "At once" trains all skips together, with the skipped features scaled
-down by fixed factors.
+As released: the image is padded by 100 pixels, so that fc6 has a non-empty input for images of any size; the surplus is
+cropped at fixed offsets. The transposed convolutions are fixed to bilinear interpolation (`upsampling="fixed"`); the
+paper also learns all but the last ("learned"). The "at once" variant trains all skips together, with the skipped
+features scaled down by fixed factors.
 
-What differs, by name: `upsampling="resize"` is the network as it would be written today, with neither pad nor
-transposed convolutions; fc6 keeps the size of its map, and scores are resized to those they are added to. It can be
-dilated, the released one cannot, for its factors of upsampling are fixed.
+Differences: `upsampling="resize"` is a modern form of the network, with neither padding of the image nor transposed
+convolutions: fc6 keeps the size of its input, and scores are resized to the size of those they are added to. It can run
+at other output strides; the released network cannot, because its upsampling factors are fixed.
 
-`fcn.resnet50` is what others call FCN: a small head on a dilated ResNet, here exactly torchvision's.
+`fcn.resnet50` is the network that other libraries call FCN: a small head on a dilated ResNet, identical to
+torchvision's.
 """
 
 from __future__ import annotations
@@ -43,18 +44,18 @@ PAPER = Paper(
 
 Upsampling = Literal["fixed", "learned", "resize"]
 
-PAD = 100
-"""Padding of the first convolution in pixels, one of which is the convolution's own."""
+IMAGE_PADDING = 100
+"""Padding of the first convolution in pixels; one of them is the convolution's usual padding."""
 
-FINEST: dict[int, tuple[int, ...]] = {32: (19,), 16: (5, 27), 8: (5, 9, 31)}
-"""Offsets at which the surplus of the padding is cropped: at each skip, and at the end, by the finest stride."""
+CROP_OFFSETS: dict[int, tuple[int, ...]] = {32: (19,), 16: (5, 27), 8: (5, 9, 31)}
+"""For each finest stride, the offsets in pixels at which the padding is cropped: at each skip, then at the output."""
 
-AT_ONCE = (0.01, 0.0001)
-"""Factors of the features of pool4 and pool3 in the network that is trained at once."""
+AT_ONCE_SCALES = (0.01, 0.0001)
+"""Scales of the features of pool4 and pool3 in the network that is trained at once."""
 
 
 class Scale(nn.Module):
-    """Multiply each channel by a number that is not trained.
+    """Multiply each channel by a fixed factor.
 
     Shape: (N, C, h, w) -> (N, C, h, w).
     """
@@ -68,12 +69,13 @@ class Scale(nn.Module):
 
 
 class FCN(SegmentationModel):
-    """FCN-32s, -16s or -8s, by the `finest` stride that is scored. The backbone is a VGG-16 with fc6 and fc7.
+    """FCN-32s, FCN-16s or FCN-8s on a VGG-16 with fc6 and fc7.
 
-    `upsampling_bias` gives the first transposed convolution a bias, as CRF-RNN's release has it.
+    `finest` is the stride of the finest scores: 32, 16 or 8. `upsampling_bias` gives the first transposed convolution a
+    bias, as in the release of CRF-RNN.
 
-    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at the finest stride, still with the padding.
-    Raises: `AtrousError` for a `finest` stride or an `upsampling` there is not.
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have the finest stride and include the padding.
+    Raises: `AtrousError` for an unknown `finest` stride or `upsampling`.
     """
 
     def __init__(
@@ -88,23 +90,23 @@ class FCN(SegmentationModel):
         output_stride: int = 32,
     ) -> None:
         super().__init__()
-        if finest not in FINEST:
-            raise AtrousError(f"finest {finest}: FCN is 32s, 16s or 8s.")
+        if finest not in CROP_OFFSETS:
+            raise AtrousError(f"finest {finest}: the finest stride of FCN is 32, 16 or 8.")
         if upsampling not in ("fixed", "learned", "resize"):
-            raise AtrousError(f"upsampling '{upsampling}': FCN knows 'fixed', 'learned' and 'resize'.")
+            raise AtrousError(f"upsampling '{upsampling}': choose 'fixed', 'learned' or 'resize'.")
         self.num_classes = num_classes
-        self.released = upsampling != "resize"
-        self.offsets = FINEST[finest]
+        self.is_padded = upsampling != "resize"
+        self.offsets = CROP_OFFSETS[finest]
         self.backbone = backbone
         *_, pool3, pool4, fc7 = backbone.channels
         skips = (pool4, pool3)[: len(self.offsets) - 1]
-        self.score = _score(fc7, num_classes)
+        self.score = _zero_classifier(fc7, num_classes)
         self.score_skips = nn.ModuleList(
-            nn.Sequential(*([Scale(n, factor)] if at_once else []), _score(n, num_classes))
-            for n, factor in zip(skips, AT_ONCE, strict=False)
+            nn.Sequential(*([Scale(n, factor)] if at_once else []), _zero_classifier(n, num_classes))
+            for n, factor in zip(skips, AT_ONCE_SCALES, strict=False)
         )
         self.upscore = nn.ModuleList()
-        if self.released:
+        if self.is_padded:
             learned = upsampling == "learned"
             self.upscore.extend(
                 BilinearDeconv(num_classes, 2, learned=learned, bias=upsampling_bias and index == 0)
@@ -114,16 +116,16 @@ class FCN(SegmentationModel):
         self.set_output_stride(output_stride)
 
     def possible_output_strides(self) -> list[int]:
-        return [32] if self.released else super().possible_output_strides()
+        return [32] if self.is_padded else super().possible_output_strides()
 
     def scores(self, image: Tensor) -> Tensor:
-        if self.released:
-            image = F.pad(image, [PAD - 1] * 4)
+        if self.is_padded:
+            image = F.pad(image, [IMAGE_PADDING - 1] * 4)
         *_, pool3, pool4, fc7 = self.backbone(image)
         scores = self.score(fc7)
         for step, (score_skip, pool) in enumerate(zip(self.score_skips, (pool4, pool3), strict=False)):
             skipped = score_skip(pool)
-            if self.released:
+            if self.is_padded:
                 scores = self.upscore[step](scores)
                 offset = self.offsets[step]
                 scores = scores + crop(skipped, scores.shape[2:], top=offset, left=offset)
@@ -132,14 +134,17 @@ class FCN(SegmentationModel):
         return scores
 
     def forward(self, image: Tensor) -> Tensor:
-        if not self.released:
+        if not self.is_padded:
             return super().forward(image)
         offset = self.offsets[-1]
         return crop(self.upscore[-1](self.scores(image)), image.shape[2:], top=offset, left=offset)
 
 
-def _score(in_channels: int, num_classes: int) -> nn.Conv2d:
-    """A layer of zeros: random ones "yielded neither better performance nor faster convergence" (section 4)."""
+def _zero_classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
+    """Build a 1x1 classifier of zeros.
+
+    Source: section 4: random initialization "yielded neither better performance nor faster convergence".
+    """
     conv = nn.Conv2d(in_channels, num_classes, 1)
     for parameter in conv.parameters():
         nn.init.zeros_(parameter)
@@ -165,7 +170,7 @@ def fcn_vgg16(
 
 
 class DilatedFCN(SegmentationModel):
-    """A dilated backbone and a head of one 3x3 convolution; the same on the stage before, for an auxiliary loss.
+    """A dilated backbone with an FCN head, and a second FCN head on the stage before for an auxiliary loss.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
     Source: torchvision's `fcn_resnet50` and `fcn_resnet101`.

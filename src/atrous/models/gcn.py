@@ -1,21 +1,21 @@
 """GCN: Large Kernel Matters, Improve Semantic Segmentation by Global Convolutional Network (Peng, Zhang, Yu, Luo, Sun;
 CVPR 2017).
 
-A classifier should see densely connected, large regions; a localizer should be convolutional. So the score maps come
-from convolutions whose kernels reach across most of the map, affordable because they are factored (figure 3), at every
-stage of a ResNet; and residual units on the score maps align the boundaries (figure 2).
+Classification needs dense connections over large regions, localization needs convolutions. The score maps therefore
+come from convolutions whose kernels cover most of the map, at every stage of a ResNet; factorization makes them
+affordable (figure 3). Residual units on the score maps refine the boundaries (figure 2).
 
-What the ablations vary is an argument:
+The ablations of the paper are arguments:
 
-- `kernel_size`, any odd number (table 1): 15 for crops of 512, 25 for Cityscapes' 800.
-- `context`: "global" is the factored kernel; "trivial" a full k x k convolution (table 2); "stacked" as many 3x3
-  convolutions as reach equally far, with `stacked_channels` between them (tables 3 and 4). Neither has biases, nor has
-  the stack nonlinearities, as the parameters in these tables tell.
-- `refine_boundaries=False` leaves out the residual units (table 5).
+- `kernel_size`, any odd number (table 1): 15 for crops of 512 pixels, 25 for the 800 of Cityscapes.
+- `context`: "global" is the factored kernel, "trivial" a full k x k convolution (table 2), "stacked" a stack of 3x3
+  convolutions with the same receptive field and `stacked_channels` between them (tables 3 and 4). According to the
+  parameter counts of these tables, "trivial" and "stacked" have no biases; the stack has no nonlinearities.
+- `refine_boundaries=False` removes the residual units (table 5).
 
-The paper enlarges score maps with learned deconvolutions, which start as bilinear interpolation here; public ports
-interpolate (`upsampling="bilinear"`). Denser output strides leave no resolution to gain between some stages: there the
-deconvolution is passed by.
+The paper upsamples score maps by learned deconvolutions, which are initialized to bilinear interpolation here; public
+ports interpolate (`upsampling="bilinear"`). At a small output stride some stages have equal resolution: between those
+there is no upsampling.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ Upsampling = Literal["deconvolution", "bilinear"]
 
 
 class GlobalConvolution(nn.Module):
-    """A k x k convolution's reach at the price of its edges: k x 1 then 1 x k, plus 1 x k then k x 1.
+    """Global convolution: a factored k x k kernel, k x 1 then 1 x k plus 1 x k then k x 1.
 
-    Nothing inside is nonlinear, so the whole is a k x k convolution, of low rank.
+    There is no nonlinearity inside, so the module is equivalent to a k x k convolution of low rank.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
     Source: GCN figure 3B.
-    Raises: `AtrousError` for an even kernel, which would shift the map.
+    Raises: `AtrousError` for an even kernel size, which would shift the map.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
-        check_odd(kernel_size)
+        _check_odd(kernel_size)
 
         def tall(inputs: int) -> nn.Conv2d:
             return nn.Conv2d(inputs, out_channels, (kernel_size, 1), padding=(kernel_size // 2, 0))
@@ -73,7 +73,7 @@ class GlobalConvolution(nn.Module):
 
 
 class BoundaryRefinement(nn.Module):
-    """x + (3x3 convolution, ReLU, 3x3 convolution): a residual that sharpens score maps at boundaries.
+    """Boundary refinement: a residual unit on score maps, x + (3x3 convolution, ReLU, 3x3 convolution).
 
     Shape: (N, channels, H, W) -> the same.
     Source: GCN figure 2C.
@@ -88,8 +88,8 @@ class BoundaryRefinement(nn.Module):
         return x + self.conv2(F.relu(self.conv1(x)))
 
 
-class Double(nn.Module):
-    """Twice the resolution, cropped to the size asked for: a learned deconvolution.
+class LearnedUpsample2x(nn.Module):
+    """Upsample by 2 with a learned deconvolution, then crop to `size`.
 
     Shape: `x` (N, channels, h, w) and a size of up to (2h, 2w) -> (N, channels, *size).
     """
@@ -100,18 +100,19 @@ class Double(nn.Module):
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         x = self.deconv(x)
-        return F.pad(x, (0, size[1] - x.shape[3], 0, size[0] - x.shape[2]))  # a crop that exporters leave open
+        # Padding by a negative amount crops; unlike a slice it exports with dynamic sizes.
+        return F.pad(x, (0, size[1] - x.shape[3], 0, size[0] - x.shape[2]))
 
 
-class Interpolate(nn.Module):
-    """The same without anything learned."""
+class BilinearUpsample2x(nn.Module):
+    """Upsample bilinearly to `size`, without parameters; takes the same arguments as `LearnedUpsample2x`."""
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         return resize(x, (size[0], size[1]), align_corners=False)
 
 
-def stacked(in_channels: int, out_channels: int, kernel_size: int, channels: int) -> nn.Sequential:
-    """3x3 convolutions, nothing between them, that reach as far as one of `kernel_size`.
+def stacked_convs(in_channels: int, out_channels: int, kernel_size: int, channels: int) -> nn.Sequential:
+    """Build a stack of 3x3 convolutions, without nonlinearities, with the receptive field of one of `kernel_size`.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
     Source: tables 3 and 4.
@@ -120,17 +121,16 @@ def stacked(in_channels: int, out_channels: int, kernel_size: int, channels: int
     return nn.Sequential(*(conv3x3(inputs, outputs) for inputs, outputs in pairwise(widths)))
 
 
-def check_odd(kernel_size: int) -> None:
-    """Raises: `AtrousError` for a kernel size that is not odd."""
+def _check_odd(kernel_size: int) -> None:
     if kernel_size < 1 or kernel_size % 2 == 0:
-        raise AtrousError(f"kernel_size {kernel_size}: it must be odd, such as {max(1, kernel_size + 1)}.")
+        raise AtrousError(f"kernel_size {kernel_size}: it must be odd and positive, such as {max(1, kernel_size + 1)}.")
 
 
 class GCN(SegmentationModel):
-    """Score maps of every stage through large kernels, joined from coarse to fine.
+    """GCN: score maps of every stage by large kernels, upsampled and added from coarse to fine.
 
-    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at the image's size already.
-    Raises: `AtrousError` for an even kernel, or a context or upsampling the paper does not know.
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have the size of the image.
+    Raises: `AtrousError` for an even kernel size, or an unknown `context` or `upsampling`.
     """
 
     def __init__(
@@ -146,40 +146,40 @@ class GCN(SegmentationModel):
         upsampling: Upsampling = "deconvolution",
     ) -> None:
         super().__init__()
-        check_odd(kernel_size)
+        _check_odd(kernel_size)
         if context not in ("global", "trivial", "stacked"):
-            raise AtrousError(f"context '{context}': it is 'global', 'trivial' or 'stacked'.")
+            raise AtrousError(f"context '{context}': choose 'global', 'trivial' or 'stacked'.")
         if upsampling not in ("deconvolution", "bilinear"):
-            raise AtrousError(f"upsampling '{upsampling}': it is 'deconvolution' or 'bilinear'.")
+            raise AtrousError(f"upsampling '{upsampling}': choose 'deconvolution' or 'bilinear'.")
         self.num_classes = num_classes
         self.backbone = backbone
 
-        def see(channels: int) -> nn.Module:
+        def context_module(channels: int) -> nn.Module:
             if context == "global":
                 return GlobalConvolution(channels, num_classes, kernel_size)
             if context == "stacked":
-                return stacked(channels, num_classes, kernel_size, stacked_channels)
+                return stacked_convs(channels, num_classes, kernel_size, stacked_channels)
             return nn.Conv2d(channels, num_classes, kernel_size, padding=kernel_size // 2, bias=False)
 
-        def boundary() -> nn.Module:
+        def refinement() -> nn.Module:
             return BoundaryRefinement(num_classes) if refine_boundaries else nn.Identity()
 
-        def upsample() -> nn.Module:
-            return Double(num_classes) if upsampling == "deconvolution" else Interpolate()
+        def upsampling_module() -> nn.Module:
+            return LearnedUpsample2x(num_classes) if upsampling == "deconvolution" else BilinearUpsample2x()
 
         steps = len(backbone.channels) + 1  # between the stages, and from stride 4 over 2 to the image
-        self.contexts = nn.ModuleList(see(channels) for channels in backbone.channels)
-        self.refine_stage = nn.ModuleList(boundary() for _ in backbone.channels)
-        self.upsample = nn.ModuleList(upsample() for _ in range(steps))
-        self.refine_sum = nn.ModuleList(boundary() for _ in range(steps))
+        self.contexts = nn.ModuleList(context_module(channels) for channels in backbone.channels)
+        self.refine_stage = nn.ModuleList(refinement() for _ in backbone.channels)
+        self.upsample = nn.ModuleList(upsampling_module() for _ in range(steps))
+        self.refine_sum = nn.ModuleList(refinement() for _ in range(steps))
         for part in (self.contexts, self.refine_stage, self.refine_sum):
             init_convs(part)
         self.set_output_stride(output_stride)
 
     def scores(self, image: Tensor) -> Tensor:
         scores = [
-            refine(see(features))
-            for see, refine, features in zip(self.contexts, self.refine_stage, self.backbone(image), strict=True)
+            refine(context(features))
+            for context, refine, features in zip(self.contexts, self.refine_stage, self.backbone(image), strict=True)
         ]
         height, width = image.shape[-2:]
         finest, *coarser = self.backbone.strides

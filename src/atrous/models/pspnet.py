@@ -1,16 +1,17 @@
 """PSPNet: Pyramid Scene Parsing Network (Zhao, Shi, Qi, Wang, Jia; CVPR 2017).
 
-A dilated ResNet at stride 8, and beside each of its pixels what the region, the quarter, the whole of the image hold:
-averages over 1, 4, 9 and 36 bins (figure 3). An auxiliary classifier on the fourth stage, weighted 0.4, helps training
-(section 3.3).
+A dilated ResNet at output stride 8 and pyramid pooling: the feature map is concatenated with its averages over grids of
+1, 4, 9 and 36 bins, from the whole image to its regions (figure 3). An auxiliary classifier on the fourth stage, with
+weight 0.4, supports training (section 3.3).
 
-What differs between the paper and what was released, all by name:
+Differences between the paper and the released networks, each available as an argument:
 
-- The backbone has the three 3x3 convolutions of the released networks in the place of the 7x7 (`stem`).
+- The backbone has the three 3x3 convolutions of the released networks instead of the 7x7 convolution (`stem`).
 - The released Caffe networks dilate every 3x3 convolution of a stage, its first included; weights from them and from
   `semseg` need `whole_stage=True`. Without it, the features are exactly those of the strided ResNet, sampled densely.
-- The released networks pool with windows fixed for their crop: `pooling_crop=(473, 473)` (VOC, ADE20K) or
-  `(713, 713)` (Cityscapes). Without it the bins follow the map, which is the same at the size of the crop.
+- The released networks pool over windows of fixed size, computed from their crop: `pooling_crop=(473, 473)` (VOC,
+  ADE20K) or `(713, 713)` (Cityscapes). Without it the bins adapt to the size of the map, which is equivalent for inputs
+  of the size of the crop.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ Pool = Literal["average", "max"]
 
 
 class PyramidPooling(nn.Module):
-    """The map beside its averages (or maxima) over grids of a few bins, from the whole image to its sixths.
+    """Pyramid pooling: concatenate a feature map with its averages (or maxima) over grids of `bins` x `bins`.
 
-    Each grid goes through a 1x1 convolution that reduces its channels to 1 / len(bins), unless `reduce` is off, and
-    is brought back to the size of the map. The bins cover a map of any size, as adaptive pooling does. With a `crop`
-    (height, width in image pixels) the windows are those of the released networks instead, fixed in size: at
-    473 x 473 and stride 8 they are 60, 30, 20 and 10 pixels of the map wide, wherever the image ends.
+    A 1x1 convolution reduces each grid to 1 / len(bins) of the channels (with `reduce=False` there is none), and the
+    result is resized to the map. The bins adapt to the size of the map (adaptive pooling). With a `crop` (height, width
+    in image pixels) the pooling windows have the fixed size of the released networks instead: for 473 x 473 at stride 8
+    they are 60, 30, 20 and 10 pixels of the map wide, whatever the size of the image.
 
     Shape: (N, in_channels, h, w) -> (N, out_channels, h, w); `out_channels` is an attribute.
     Source: PSPNet section 3.1 and figure 3; the ablation of table 1.
-    Raises: `AtrousError` for bins or a way of pooling that cannot be.
+    Raises: `AtrousError` for empty `bins`, bins below 1, or an unknown `pool`.
     """
 
     def __init__(
@@ -66,58 +67,57 @@ class PyramidPooling(nn.Module):
     ) -> None:
         super().__init__()
         if not bins or any(count < 1 for count in bins):
-            raise AtrousError(f"bins {tuple(bins)}: at least one is needed, each 1 or more.")
+            raise AtrousError(f"bins {tuple(bins)}: give at least one number of bins, each 1 or more.")
         if pool not in ("average", "max"):
-            raise AtrousError(f"pool '{pool}': it is 'average' or 'max'.")
+            raise AtrousError(f"pool '{pool}': choose 'average' or 'max'.")
         self.bins = tuple(bins)
         self.pool = pool
         self.crop = crop
-        self.map_of_crop: tuple[int, int] | None = None
+        self.crop_map_size: tuple[int, int] | None = None
         self.align_corners = align_corners
         channels = max(1, in_channels // len(self.bins)) if reduce else in_channels
         self.convs = nn.ModuleList(ConvNormAct(in_channels, channels) if reduce else nn.Identity() for _ in self.bins)
         self.out_channels = in_channels + channels * len(self.bins)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Fixed windows keep their size in the image; bins need no change."""
+        """Adapt fixed windows to an output stride, so that they keep their size in the image."""
         if self.crop is not None:
             height, width = ((side - 1) // output_stride + 1 for side in self.crop)
-            self.map_of_crop = height, width
+            self.crop_map_size = height, width
 
     def windows(self) -> list[tuple[int, int]]:
-        """Height and width of each fixed window, in pixels of the map; none where the bins follow the map."""
-        if self.map_of_crop is None:
+        """List height and width of each fixed window in pixels of the map; empty without a `crop`."""
+        if self.crop_map_size is None:
             return []
-        height, width = self.map_of_crop
+        height, width = self.crop_map_size
         return [(-(-height // count), -(-width // count)) for count in self.bins]
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        if self.map_of_crop is None:
+        if self.crop_map_size is None:
             adaptive = F.adaptive_avg_pool2d if self.pool == "average" else F.adaptive_max_pool2d
             pooled = [adaptive(x, count) for count in self.bins]
         else:
-            pooled = [self._fixed(x, window) for window in self.windows()]
+            pooled = [self._pool_windows(x, window) for window in self.windows()]
         maps = [
             resize(conv(grid), (height, width), align_corners=self.align_corners)
             for conv, grid in zip(self.convs, pooled, strict=True)
         ]
         return torch.cat([x, *maps], 1)
 
-    def _fixed(self, x: Tensor, window: tuple[int, int]) -> Tensor:
+    def _pool_windows(self, x: Tensor, window: tuple[int, int]) -> Tensor:
         size = min(window[0], x.shape[2]), min(window[1], x.shape[3])
         pool = F.avg_pool2d if self.pool == "average" else F.max_pool2d
         return pool(x, size, size, ceil_mode=True)
 
 
 class PSPNet(SegmentationModel):
-    """Backbone, pyramid pooling, a 3x3 convolution, classifier.
+    """PSPNet: backbone, pyramid pooling, a 3x3 convolution and a 1x1 classifier.
 
-    `bins`, `pool` and `reduce` are those of table 1; without bins it is the table's baseline, with `auxiliary_weight`
-    that of table 2.
+    `bins`, `pool` and `reduce` are the ablations of table 1, `auxiliary_weight` that of table 2.
 
-    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at the output stride.
-    Raises: `AtrousError` for an output stride or bins that cannot be.
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have the output stride.
+    Raises: `AtrousError` for an unsupported output stride, invalid `bins` or an unknown `pool`.
     """
 
     def __init__(

@@ -1,21 +1,23 @@
 """RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation (Lin, Milan, Shen, Reid; CVPR
 2017).
 
-A ResNet with all its strides, and a cascade of blocks that walk back from its coarsest map to its finest: each adapts
-its inputs with residual units, fuses them at the finest resolution among them, gathers context with chained residual
-pooling, and refines the sum with residual units again. Only residual connections lead from the loss to any layer.
+A ResNet at its full stride of 32 and a cascade of RefineNet blocks from its coarsest feature map to its finest. Each
+block adapts its inputs with residual units, fuses them at the finest resolution among them, gathers context with
+chained residual pooling, and refines the result with residual units. Gradients reach every layer through residual
+connections.
 
-What differs between the paper and what was released, all by name:
+Differences between the paper and the released networks, each available as an argument:
 
 - The paper's figure has two stages of chained pooling; the released networks have four (`pooling_stages`). Later models
   (NYUDv2, Person-Part, ADE20K) convolve before they pool (`pooling_order="conv-pool"`).
-- The paper adapts the output of one block with two units at the entry of the next, after its own output unit: three
-  units in a row. The release has those three at the end of each block, behind them the 3x3 convolution of the next
-  block's fusion, and so have we.
-- The MATLAB release enlarges the image by 1.2 before the first convolution: `scales=(1.2,)`. The ablation's "2-scale"
-  network sees it at two scales, through a ResNet each: `scales=(1.2, 0.6)`. The paper does not say how their maps
-  meet: here the maps of one stage enter one fusion, the finer scale's first.
-- `cascades=1` fuses all four stages in one block; 2 takes two stages in each; 4 is the paper's network (figure 7).
+- In the paper a block ends with one residual unit, and the next block adapts its output with two more: three units in
+  sequence. The released networks have all three at the end of the block, followed by the 3x3 convolution of the next
+  block's fusion. This file follows the release.
+- The MATLAB release enlarges the image by 1.2 before the first convolution: `scales=(1.2,)`. The "2-scale" network of
+  the ablation runs a ResNet on each of two scales: `scales=(1.2, 0.6)`. The paper does not specify how their maps are
+  combined: here the maps of one stage enter one fusion, those of the finer scale first.
+- `cascades=1` fuses all four stages in one block, `cascades=2` two stages per block; the paper's network
+  has 4 (figure 7).
 """
 
 from __future__ import annotations
@@ -41,11 +43,13 @@ PAPER = Paper(
     arxiv="1611.06612",
 )
 
-Order = Literal["pool-conv", "conv-pool"]
+PoolingOrder = Literal["pool-conv", "conv-pool"]
 
 
 class ResidualConvUnit(nn.Module):
-    """x + two 3x3 convolutions, a ReLU before each and no normalization; only the first has a bias.
+    """Residual convolution unit: x + two 3x3 convolutions, each after a ReLU, without normalization.
+
+    Only the first convolution has a bias.
 
     Shape: (N, channels, H, W) -> the same.
     Source: RefineNet figure 3b; the biases are those of the released networks.
@@ -61,7 +65,7 @@ class ResidualConvUnit(nn.Module):
 
 
 class MultiResolutionFusion(nn.Module):
-    """Maps of several resolutions, each through a 3x3 convolution, brought to the size of the finest, and summed.
+    """Multi-resolution fusion: apply a 3x3 convolution to each map, resize all to the finest and add them.
 
     Shape: [(N, in_channels[i], h_i, w_i), ...] -> (N, out_channels, max h_i, max w_i). The first is the finest.
     Source: RefineNet figure 3c.
@@ -81,19 +85,19 @@ class MultiResolutionFusion(nn.Module):
 
 
 class ChainedResidualPooling(nn.Module):
-    """A chain of 5x5 max pooling and 3x3 convolution, every link of which is added to the map it started from.
+    """Chained residual pooling: a chain of 5x5 max pooling and 3x3 convolution, every link added to the input.
 
-    `order` says which of the two comes first in a link: "pool-conv" in the paper, "conv-pool" in its later models.
+    `order` is the order within a link of the chain: "pool-conv" in the paper, "conv-pool" in the authors' later models.
 
     Shape: (N, channels, H, W) -> the same.
     Source: RefineNet figure 3d.
-    Raises: `AtrousError` for an order that is neither.
+    Raises: `AtrousError` for an unknown `order`.
     """
 
-    def __init__(self, channels: int, *, stages: int = 4, order: Order = "pool-conv") -> None:
+    def __init__(self, channels: int, *, stages: int = 4, order: PoolingOrder = "pool-conv") -> None:
         super().__init__()
         if order not in ("pool-conv", "conv-pool"):
-            raise AtrousError(f"pooling_order '{order}': it is 'pool-conv' or 'conv-pool'.")
+            raise AtrousError(f"pooling_order '{order}': choose 'pool-conv' or 'conv-pool'.")
         self.order = order
         self.convs = nn.ModuleList(conv3x3(channels, channels) for _ in range(stages))
         self.pool = nn.MaxPool2d(5, stride=1, padding=2)
@@ -107,7 +111,7 @@ class ChainedResidualPooling(nn.Module):
 
 
 class Adapt(nn.Sequential):
-    """A backbone's map reduced by a 3x3 convolution, then two residual units.
+    """Adapt a backbone's feature map: a 3x3 convolution to fewer channels, then two residual units.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
     """
@@ -119,10 +123,10 @@ class Adapt(nn.Sequential):
 
 
 class RefineBlock(nn.Module):
-    """One RefineNet block: adapt the backbone's maps, fuse them with the block before's, pool in a chain, refine.
+    """RefineNet block: adapt the backbone's maps, fuse them with the coarser block's output, pool in a chain, refine.
 
-    Shape: `maps` [(N, in_channels[i], h_i, w_i), ...], the finest first, and `before` (N, before_channels, h, w) of the
-    block before, if any -> (N, channels, max h_i, max w_i).
+    Shape: `maps` [(N, in_channels[i], h_i, w_i), ...], the finest first, and `coarser` (N, coarser_channels, h, w), the
+    output of the coarser block, if any -> (N, channels, max h_i, max w_i).
     Source: figure 3a.
     """
 
@@ -131,34 +135,34 @@ class RefineBlock(nn.Module):
         in_channels: Sequence[int],
         channels: int,
         *,
-        before_channels: int | None = None,
+        coarser_channels: int | None = None,
         pooling_stages: int,
-        pooling_order: Order,
+        pooling_order: PoolingOrder,
         output_units: int,
         align_corners: bool,
     ) -> None:
         super().__init__()
         self.adapt = nn.ModuleList(Adapt(inputs, channels) for inputs in in_channels)
-        widths = [channels] * len(in_channels) + ([before_channels] if before_channels else [])
+        widths = [channels] * len(in_channels) + ([coarser_channels] if coarser_channels else [])
         self.fuse = MultiResolutionFusion(widths, channels, align_corners=align_corners) if len(widths) > 1 else None
         self.pooling = ChainedResidualPooling(channels, stages=pooling_stages, order=pooling_order)
         self.refine = nn.Sequential(*(ResidualConvUnit(channels) for _ in range(output_units)))
 
-    def forward(self, maps: Sequence[Tensor], before: Tensor | None) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], coarser: Tensor | None) -> Tensor:
         paths = [adapt(x) for adapt, x in zip(self.adapt, maps, strict=True)]
-        if before is not None:
-            paths.append(before)
+        if coarser is not None:
+            paths.append(coarser)
         return self.refine(self.pooling(paths[0] if self.fuse is None else self.fuse(paths)))
 
 
 class RefineNet(SegmentationModel):
-    """A backbone per scale of the image, and a cascade of RefineNet blocks from coarse to fine.
+    """RefineNet: one backbone per scale of the image, and a cascade of RefineNet blocks from coarse to fine.
 
-    `channels` are those of all blocks but the first of the four, which has twice as many. `output_units` residual units
-    end a block.
+    Every block has `channels` channels, except the first of four, which has twice as many. A block ends with
+    `output_units` residual units.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at stride 4 of the (finest) scaled image.
-    Raises: `AtrousError` for a number of cascades or scales that cannot be.
+    Raises: `AtrousError` for an unsupported number of cascades, or scales that do not match the backbones.
     """
 
     def __init__(
@@ -170,7 +174,7 @@ class RefineNet(SegmentationModel):
         cascades: int = 4,
         channels: int = 256,
         pooling_stages: int = 4,
-        pooling_order: Order = "pool-conv",
+        pooling_order: PoolingOrder = "pool-conv",
         output_units: int = 3,
         scales: Sequence[float] = (1.0,),
         dropout: float = 0.5,
@@ -178,9 +182,11 @@ class RefineNet(SegmentationModel):
     ) -> None:
         super().__init__()
         if cascades not in (1, 2, 4):
-            raise AtrousError(f"cascades {cascades}: the paper has 1, 2 and 4.")
+            raise AtrousError(f"cascades {cascades}: choose 1, 2 or 4.")
         if len(scales) != 1 + len(further) or any(scale <= 0 for scale in scales):
-            raise AtrousError(f"scales {tuple(scales)}: one positive scale for each of {1 + len(further)} backbones.")
+            raise AtrousError(
+                f"scales {tuple(scales)}: give one positive scale for each of {1 + len(further)} backbones."
+            )
         self.num_classes = num_classes
         self.align_corners = align_corners
         self.backbone = backbone
@@ -189,22 +195,22 @@ class RefineNet(SegmentationModel):
         self.dropout = nn.Dropout(dropout)
         self.stages_per_block = 4 // cascades
         self.blocks = nn.ModuleList()
-        before: int | None = None
-        for taps in _grouped(backbone.channels, self.stages_per_block):
-            width = 2 * channels if cascades == 4 and before is None else channels
+        coarser_channels: int | None = None
+        for taps in _group_stages(backbone.channels, self.stages_per_block):
+            width = 2 * channels if cascades == 4 and coarser_channels is None else channels
             inputs = [tap for tap in taps for _ in scales]
             self.blocks.append(
                 RefineBlock(
                     inputs,
                     width,
-                    before_channels=before,
+                    coarser_channels=coarser_channels,
                     pooling_stages=pooling_stages,
                     pooling_order=pooling_order,
                     output_units=output_units,
                     align_corners=align_corners,
                 )
             )
-            before = width
+            coarser_channels = width
         self.classifier = conv3x3(channels, num_classes, bias=True)
         for part in self.head():
             for layer in part.modules():
@@ -226,25 +232,25 @@ class RefineNet(SegmentationModel):
     def scores(self, image: Tensor) -> Tensor:
         per_scale = []
         for backbone, scale in zip([self.backbone, *self.further], self.scales, strict=True):
-            *fine, coarse, coarsest = backbone(self._scaled(image, scale))
+            *fine, coarse, coarsest = backbone(self._resize(image, scale))
             per_scale.append([*fine, self.dropout(coarse), self.dropout(coarsest)])
         stages = list(zip(*per_scale, strict=True))  # fine to coarse, each the maps of all scales
         x: Tensor | None = None
-        for block, taps in zip(self.blocks, _grouped(stages, self.stages_per_block), strict=True):
+        for block, taps in zip(self.blocks, _group_stages(stages, self.stages_per_block), strict=True):
             x = block([tap for stage in taps for tap in stage], x)
         assert x is not None
         return self.classifier(self.dropout(x))
 
-    def _scaled(self, image: Tensor, scale: Fraction) -> Tensor:
+    def _resize(self, image: Tensor, scale: Fraction) -> Tensor:
         if scale == 1:
             return image
         p, q = scale.numerator, scale.denominator
-        height, width = ((2 * side * p + q) // (2 * q) for side in image.shape[-2:])  # rounded, in whole numbers
+        height, width = ((2 * side * p + q) // (2 * q) for side in image.shape[-2:])  # round(side * scale), exactly
         return resize(image, (max(height, 1), max(width, 1)), align_corners=self.align_corners)
 
 
-def _grouped(stages: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """The stages from coarse to fine in groups of `size`, each group from fine to coarse."""
+def _group_stages(stages: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """Split stages, given fine to coarse, into groups of `size`: coarse groups first, each group fine to coarse."""
     return [stages[start : start + size] for start in range(len(stages) - size, -1, -size)]
 
 

@@ -1,16 +1,17 @@
 """SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation (Badrinarayanan, Kendall, Cipolla;
 PAMI 2017), and Bayesian SegNet (Kendall, Badrinarayanan, Cipolla; BMVC 2017).
 
-The decoder undoes the encoder's poolings one by one: each value goes back to the very pixel it was the maximum of, and
-convolutions fill in the rest. Only those positions are kept from the encoder, no features.
+The decoder reverses the encoder's poolings one by one: max unpooling puts each value back at the position of the
+maximum it came from, and convolutions fill in the zeros between. Only these pooling indices pass from the encoder to
+the decoder, no features.
 
-`segnet.vgg16` has the thirteen convolutions of VGG-16 and their mirror image, `segnet.basic` four 7x7 convolutions on
-either side, with no ReLU in the decoder and the released network's local response normalization of the image. The
-Bayesian variants have dropout around the bottleneck, which `monte_carlo` keeps active to draw samples of the posterior.
+`segnet.vgg16` has the thirteen convolutions of VGG-16 and a decoder that mirrors them; `segnet.basic` has four 7x7
+convolutions in the encoder and four in the decoder, no ReLU in the decoder, and the released network's local response
+normalization of the image. The Bayesian variants have dropout around the bottleneck; `monte_carlo` keeps it active to
+draw samples from the posterior.
 
-What differs: nothing in the networks. The released scripts measure the statistics of batch normalization anew after
-training and fold them into the weights; here the first is `layers.norm.recalibrate_batch_norm`, the second is left to
-export.
+Differences: none in the networks. After training, the released scripts recompute the statistics of batch normalization
+and fold them into the weights; here `layers.norm.recalibrate_batch_norm` does the former, and export the latter.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ BAYESIAN_PAPER = Paper(
 
 
 class BasicEncoder(Backbone):
-    """Four 7x7 convolutions of 64 channels, each with batch normalization, ReLU and pooling, behind the LRN.
+    """Encoder of SegNet-Basic: LRN, then four 7x7 convolutions, each with batch normalization, ReLU and max pooling.
 
     Shape: (N, in_channels, H, W) -> maps of 64 channels at strides 2, 4, 8, 16 (x width).
     Source: SegNet section 3.1; `segnet_basic_train.prototxt`.
@@ -81,31 +82,31 @@ class BasicEncoder(Backbone):
         return maps
 
 
-def pool(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The maxima of 2x2 windows, the last of which may hang over the edge, and where in its map each one was.
+def max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Max-pool 2x2 windows in ceil mode and return the maxima and their indices.
 
-    Shape: (N, C, H, W) -> two (N, C, ceil(H / 2), ceil(W / 2)); positions are row * W + column.
+    Shape: (N, C, H, W) -> two (N, C, ceil(H / 2), ceil(W / 2)); an index is row * W + column.
     """
     return F.max_pool2d(x, 2, stride=2, ceil_mode=True, return_indices=True)
 
 
-def unpool(x: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
-    """Put each value where it was the maximum, zero everywhere else: the inverse of `pool`, for odd sizes as well.
+def max_unpool(x: Tensor, indices: Tensor, size: tuple[int, int]) -> Tensor:
+    """Place each value at the position of its maximum, with zeros elsewhere: the inverse of `max_pool`, for any size.
 
     Shape: two (N, C, h, w) -> (N, C, *size).
     Source: SegNet section 3.2 and figure 3.
     """
     plane = x.new_zeros(x.shape[0], x.shape[1], size[0] * size[1])
-    return plane.scatter(2, positions.flatten(2), x.flatten(2)).view(x.shape[0], x.shape[1], *size)
+    return plane.scatter(2, indices.flatten(2), x.flatten(2)).view(x.shape[0], x.shape[1], *size)
 
 
 class SegNet(SegmentationModel):
-    """An encoder, its mirror image and a classifier.
+    """SegNet: an encoder, a decoder that mirrors it, and a classifier.
 
-    `decoder` has a stage for each of the encoder's, coarsest first. The `bayesian` stages next to the bottleneck, on
-    either side, are followed by dropout.
+    `decoder` has one stage for each stage of the encoder, coarsest first. In encoder and decoder, the `bayesian` stages
+    nearest to the bottleneck are followed by dropout.
 
-    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W), exactly, for even and odd sizes alike.
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W), without resizing, for even and odd sizes.
     """
 
     backbone: VGG16 | BasicEncoder
@@ -132,22 +133,22 @@ class SegNet(SegmentationModel):
                 nn.init.constant_(layer.bias, 0.001)
 
     def possible_output_strides(self) -> list[int]:
-        return [self.backbone.native_strides[-1]]  # every pooling is undone by its unpooling
+        return [self.backbone.native_strides[-1]]  # every pooling has a matching unpooling
 
     def scores(self, image: Tensor) -> Tensor:
-        x, undo = image, []
+        x, poolings = image, []
         stages = self.backbone.stages()
-        dropped = [index >= len(stages) - self.bayesian for index in range(len(stages))]
-        for stage, drop in zip(stages, dropped, strict=True):
+        has_dropout = [index >= len(stages) - self.bayesian for index in range(len(stages))]
+        for stage, drop in zip(stages, has_dropout, strict=True):
             *convs, _ = stage
             for layer in convs:
                 x = layer(x)
             size = (x.shape[2], x.shape[3])
-            x, positions = pool(x)
-            undo.append((positions, size))
+            x, indices = max_pool(x)
+            poolings.append((indices, size))
             x = self.dropout(x) if drop else x
-        for mirrored, drop in zip(self.decoder, reversed(dropped), strict=True):
-            x = mirrored(unpool(x, *undo.pop()))
+        for mirrored, drop in zip(self.decoder, reversed(has_dropout), strict=True):
+            x = mirrored(max_unpool(x, *poolings.pop()))
             x = self.dropout(x) if drop else x
         return self.classifier(x)
 
@@ -156,27 +157,30 @@ class SegNet(SegmentationModel):
 
     @torch.no_grad()
     def monte_carlo(self, image: Tensor, samples: int = 50) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the class probabilities over samples with dropout active; all else as in evaluation.
+        """Compute mean and variance of the class probabilities over Monte Carlo dropout samples.
 
-        The variance is the model's uncertainty of each class, its mean over the classes that of the pixel.
+        Dropout is active, everything else is in evaluation mode. The variance is the model's uncertainty of each class;
+        its mean over the classes is the uncertainty of the pixel.
 
         Shape: (N, in_channels, H, W) -> two (N, num_classes, H, W).
-        Source: Bayesian SegNet section 4; `test_bayesian_segnet.py` (the variance is that of the samples, by n).
-        Raises: `AtrousError` for a network without dropout, and for less than one sample.
+        Source: Bayesian SegNet section 4; `test_bayesian_segnet.py` (the variance of the samples divides by n).
+        Raises: `AtrousError` for a network without dropout or fewer than one sample.
         """
         if not self.bayesian:
-            raise AtrousError("This SegNet has no dropout to draw samples with: build a bayesian_segnet.")
+            raise AtrousError(
+                "This SegNet has no dropout, which Monte Carlo sampling needs: create a 'bayesian_segnet' instead."
+            )
         if samples < 1:
-            raise AtrousError(f"samples {samples}: Monte-Carlo inference takes 1 or more.")
+            raise AtrousError(f"samples {samples}: Monte Carlo sampling needs 1 or more.")
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         self.dropout.train()
         mean = squares = image.new_zeros(())
         for count in range(1, samples + 1):
-            drawn = self(image).softmax(1)
-            deviation = drawn - mean
+            sample = self(image).softmax(1)
+            deviation = sample - mean
             mean = mean + deviation / count
-            squares = squares + deviation * (drawn - mean)
+            squares = squares + deviation * (sample - mean)
         for module, mode in modes:
             module.training = mode
         return mean, squares / samples

@@ -1,15 +1,15 @@
 """U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger, Fischer, Brox; MICCAI 2015).
 
-A contracting path of five levels and an expansive one that mirrors it; each level of the second sees, beside what
-comes up from below, the features of its counterpart.
+A contracting path of five levels and an expansive path that mirrors it. Each level of the expansive path takes the
+upsampled features of the level below, concatenated with the features of the same level in the contracting path.
 
-`unet.valid` is the paper's: convolutions without padding, so that the map of scores is smaller than the image by 184
-pixels, skips cropped to fit, no batch normalization. The image is continued by its mirror image for what the
-convolutions use up, as the paper does at its borders (overlap-tile), and to a size whose poolings are all even.
-`unet.padded` is the network everyone means today: convolutions that keep the size, and batch normalization.
+`unet.valid` is the paper's network: convolutions without padding, so that the score map is 184 pixels smaller than the
+input, skip connections cropped to fit, no batch normalization. The image is extended by reflection to make up for the
+pixels that the convolutions remove, as in the paper (overlap-tile), and to a size that is even before every pooling.
+`unet.padded` is the network usually called U-Net today: convolutions that keep the size, and batch normalization.
 
-What differs: the paper's loss weights the pixels between touching cells, and it trains on elastic deformations; both
-belong to training, and are not here.
+Differences: the paper weights the loss of pixels between touching cells and trains with elastic deformations. Both are
+part of training and not implemented here.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ PAPER = Paper(
 @register_model("unet.valid", PAPER, padded=False, batch_norm=False)
 @register_model("unet.padded", PAPER, padded=True, batch_norm=True)
 class UNet(SegmentationModel):
-    """Two 3x3 convolutions at each of the levels, down and up again.
+    """U-Net: two 3x3 convolutions per level in the contracting and in the expansive path.
 
-    `channels` are those of the levels, the last one the bottom. With `conv_bias=None` convolutions have a bias where
-    they have no batch normalization. Dropout follows the two deepest levels of the contracting path.
+    `channels` has one number per level, the bottom level last. With `conv_bias=None` convolutions have a bias only
+    without batch normalization. Dropout follows the two deepest levels of the contracting path.
 
-    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` reach beyond the image at the bottom and on the
-    right, to 16 b - 60 pixels in the valid network, to 16 b in the padded one.
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` extend beyond the image at the bottom and on the
+    right, to 16 b - 60 pixels in the valid network and to 16 b in the padded one.
     Source: figure 1; dropout: section 3.1 and the released prototxt.
     Raises: `AtrousError` for fewer than two levels.
     """
@@ -65,7 +65,7 @@ class UNet(SegmentationModel):
     ) -> None:
         super().__init__()
         if len(channels) < 2:
-            raise AtrousError(f"channels {tuple(channels)}: U-Net has 2 levels or more.")
+            raise AtrousError(f"channels {tuple(channels)}: U-Net needs 2 levels or more.")
         self.num_classes = num_classes
         self.padded = padded
         levels = [scaled(n, width) for n in channels]
@@ -86,26 +86,27 @@ class UNet(SegmentationModel):
         return [self.output_stride]
 
     def head(self) -> list[nn.Module]:
-        return []  # nothing is pre-trained, all of it learns at one rate
+        return []  # nothing is pretrained: all parameters have the same learning rate
 
-    def tile(self, size: int) -> int:
-        """The side of the image that yields scores for `size` pixels: 572 for 388, 16 b + 124 for 16 b - 60.
+    def input_size(self, size: int) -> int:
+        """Compute the side of the input that gives scores for `size` pixels: 572 for 388, 16 b + 124 for 16 b - 60.
 
-        Valid convolutions take 4 pixels off at each level, before they are halved and after they are doubled. Padded
-        ones take none, and poolings are even on any 16 b.
+        Valid convolutions remove 4 pixels per level, at the resolution of the level. Padded ones remove none and need a
+        side of 16 b, which is even before every pooling.
         """
         stride, lost = self.output_stride, 0 if self.padded else 4 * (self.output_stride - 1)
         bottom = -(-(size + lost) // stride)
         return stride * bottom + 2 * self.margin() - lost
 
     def margin(self) -> int:
-        """By how much scores begin later than the image: half of 184 for valid convolutions."""
+        """Compute the padding at the top and on the left, in pixels: half of 184 for valid convolutions, else 0."""
         return 0 if self.padded else 4 * (self.output_stride - 1) + 2 * self.output_stride
 
     def scores(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        margin, tiles = self.margin(), (self.tile(height), self.tile(width))
-        x = mirror_pad(image, (margin, margin), (tiles[0] - height - margin, tiles[1] - width - margin))
+        margin = self.margin()
+        bottom, right = (self.input_size(side) - side - margin for side in (height, width))
+        x = mirror_pad(image, (margin, margin), (bottom, right))
         skips: list[Tensor] = []
         for level, convs in enumerate(self.contract):
             x = convs(F.max_pool2d(x, 2) if level else x)
