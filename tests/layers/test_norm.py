@@ -1,4 +1,4 @@
-"""Batch normalization: single values, frozen layers, recalibrated statistics."""
+"""Batch normalization (single values, frozen layers, recalibrated statistics) and layer normalization."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from atrous import AtrousError, create_model
-from atrous.layers.norm import BatchNorm2d, freeze_batch_norm, recalibrate_batch_norm, unfreeze_batch_norm
+from atrous.layers.norm import (
+    BatchNorm2d,
+    LayerNorm2d,
+    freeze_batch_norm,
+    recalibrate_batch_norm,
+    unfreeze_batch_norm,
+)
 
 
 def test_one_batch_gives_its_own_mean_and_unbiased_variance() -> None:
@@ -88,3 +94,14 @@ class TestBatchNorm:
         model(torch.randn(2, 3, 33, 33))
         assert not all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
         assert all(norm.weight.requires_grad for norm in norms)
+
+
+def test_channels_first_layer_norm_normalizes_each_pixel_over_its_channels() -> None:
+    layer = LayerNorm2d(6)
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    x = 3 * torch.randn(2, 6, 4, 5) + 1
+    expected = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
+    expected = expected * layer.weight[:, None, None] + layer.bias[:, None, None]
+    torch.testing.assert_close(layer(x), expected)
+    assert layer(x).is_contiguous(memory_format=torch.channels_last)

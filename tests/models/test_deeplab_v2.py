@@ -69,7 +69,7 @@ def test_the_caffe_resnet_dilates_every_3x3_of_a_stage_and_exactly() -> None:
 )
 def test_only_the_classifiers_learn_faster(name: str, parts: int) -> None:
     model = create_model(name, width=0.125, num_classes=7)
-    groups = model.parameter_groups(1.0, head=10, bias=2)
+    groups = model.parameter_groups(1.0, head_lr_mult=10, bias_lr_mult=2)
     fast = {group["lr"]: group["params"] for group in groups if group["name"] == "head"}
     assert set(fast) == {10, 20}
     assert [len(parameters) for parameters in fast.values()] == [parts, parts]

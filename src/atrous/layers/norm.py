@@ -1,4 +1,4 @@
-"""Batch normalization that copes with single values, can be frozen for good, span processes, and be measured anew."""
+"""Batch normalization (frozen, synchronized, recalibrated; single values) and channels-first layer normalization."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from atrous.errors import AtrousError
 
 M = TypeVar("M", bound=nn.Module)
+
+NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Layers whose parameters are the scale and shift of a normalization."""
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -66,6 +69,20 @@ class BatchNorm2d(nn.BatchNorm2d):
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalization of each pixel over its channels, for maps with the channels first.
+
+    Shape: (N, channels, H, W) -> the same.
+    Source: A ConvNet for the 2020s (Liu et al. 2022), section 2.6; its epsilon of 1e-6.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class _SumOverProcesses(torch.autograd.Function):

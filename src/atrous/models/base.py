@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atrous.backbones import Backbone, create_backbone
 from atrous.card import Card
 from atrous.errors import AtrousError
+from atrous.layers.norm import NORMALIZATION
 from atrous.layers.resize import resize
 from atrous.registry import Paper, Registry
 
@@ -98,22 +99,22 @@ class SegmentationModel(nn.Module):
         lr: float,
         *,
         weight_decay: float = 0.0,
-        head: float = 1.0,
-        bias: float = 1.0,
+        head_lr_mult: float = 1.0,
+        bias_lr_mult: float = 1.0,
         decay_bias: bool = True,
         decay_norm: bool = True,
         decay_depthwise: bool = True,
     ) -> list[dict[str, Any]]:
-        """Parameters in groups for an optimizer, with the multipliers the papers use.
+        """Group the parameters for an optimizer, with the papers' learning-rate multipliers and weight decay.
 
-        `head` and `bias` multiply the learning rate (DeepLab v2: 10 and 2); the `decay_` switches free the biases of
-        convolutions, the scale and shift of normalization, and depthwise kernels (DeepLab v3+) from weight decay.
-        Parameters that need no gradient are left out.
+        `head_lr_mult` and `bias_lr_mult` multiply the learning rate (DeepLab v2: 10 and 2). The `decay_` switches
+        exempt the biases of convolutions, the scale and shift of normalization (batch, layer, group, instance), and
+        depthwise kernels (DeepLab v3+) from weight decay. Parameters that need no gradient are left out.
         """
         in_head = {id(p) for part in self.head() for p in part.parameters()}
         groups: dict[tuple[str, float, float], dict[str, Any]] = {}
         for layer in self.modules():
-            norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+            norm = isinstance(layer, NORMALIZATION)
             depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
             for name, parameter in layer.named_parameters(recurse=False):
                 if not parameter.requires_grad:
@@ -121,7 +122,7 @@ class SegmentationModel(nn.Module):
                 is_bias = name == "bias" and not norm
                 decay = decay_norm if norm else decay_bias if is_bias else decay_depthwise if depthwise else True
                 part = "head" if id(parameter) in in_head else "backbone"
-                rate = lr * (head if part == "head" else 1.0) * (bias if is_bias else 1.0)
+                rate = lr * (head_lr_mult if part == "head" else 1.0) * (bias_lr_mult if is_bias else 1.0)
                 key = (part, rate, weight_decay if decay else 0.0)
                 group = groups.setdefault(key, {"name": part, "params": [], "lr": rate, "weight_decay": key[2]})
                 group["params"].append(parameter)

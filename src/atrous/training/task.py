@@ -96,8 +96,8 @@ class SegmentationTask(L.LightningModule):
         groups = self.model.parameter_groups(
             how.lr,
             weight_decay=how.weight_decay,
-            head=how.head,
-            bias=how.bias,
+            head_lr_mult=how.head,
+            bias_lr_mult=how.bias,
             decay_bias=how.decay_bias,
             decay_norm=how.decay_norm,
             decay_depthwise=how.decay_depthwise,

@@ -1,0 +1,47 @@
+"""The contract's default methods: parameter groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atrous.layers.norm import BatchNorm2d, LayerNorm2d
+from atrous.models import SegmentationModel
+
+
+class OneLayer(SegmentationModel):
+    """A network whose head is a convolution and a normalization layer."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = norm
+
+    def scores(self, image: Tensor) -> Tensor:
+        return self.norm(self.conv(image))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [BatchNorm2d(4), nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4), nn.LayerNorm(4), LayerNorm2d(4)],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_every_kind_of_normalization_counts_as_normalization(norm: nn.Module) -> None:
+    """Its scale and shift are spared from decay by `decay_norm`, and its shift is no bias of a convolution."""
+    model = OneLayer(norm)
+    groups = model.parameter_groups(0.1, weight_decay=0.5, head_lr_mult=10, bias_lr_mult=2, decay_norm=False)
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {id(p) for p in model.conv.parameters()}
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert [rates[id(p)] for p in (model.conv.weight, model.conv.bias, norm.weight, norm.bias)] == [1, 2, 1, 1]
+
+
+def test_rates_and_decay_of_head_and_biases() -> None:
+    model = OneLayer(BatchNorm2d(4))
+    groups = model.parameter_groups(0.1, weight_decay=0.5, head_lr_mult=10, decay_bias=False)
+    assert {(group["name"], group["lr"], group["weight_decay"], len(group["params"])) for group in groups} == {
+        ("head", 1.0, 0.5, 3),
+        ("head", 1.0, 0.0, 1),
+    }
+    assert torch.optim.SGD(groups, lr=0.1)
