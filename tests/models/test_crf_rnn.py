@@ -1,4 +1,4 @@
-"""CRF-RNN: a network and a CRF that learn together."""
+"""CRF-RNN: a network and a CRF trained together."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from atrous.models.crf_rnn import ModelWithCRF
 from atrous.weights import load, save
 
 
-def test_five_iterations_in_training_and_ten_at_test() -> None:
+def test_five_iterations_in_training_and_ten_in_evaluation() -> None:
     model = create_model("crf_rnn.vgg16", width=0.03125)
     assert (model.crf.training_iterations, model.crf.iterations) == (5, 10)
     assert (model.crf.sigma_alpha, model.crf.sigma_beta, model.crf.sigma_gamma) == (160, 3, 3)
 
 
-def test_with_no_weight_on_its_kernels_the_network_is_left_alone() -> None:
+def test_zero_kernel_weights_leave_the_scores_unchanged() -> None:
     model = create_model("crf_rnn.vgg16", width=0.03125, num_classes=4).eval()
     image = 50 * torch.randn(1, 3, 40, 30)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def test_the_mean_cancels_and_the_std_is_undone() -> None:
     torch.testing.assert_close(plain(pixels), normalized(mean_and_std), rtol=1e-3, atol=1e-3)
 
 
-def test_it_is_saved_with_a_card_and_loaded(tmp_path: Path) -> None:
+def test_saves_and_loads_with_a_card(tmp_path: Path) -> None:
     model = create_model("crf_rnn.vgg16", width=0.03125, num_classes=2, std=(2.0, 2.0, 2.0)).eval()
     torch.nn.init.normal_(model.network.score.weight)
     card = Card(

@@ -14,7 +14,7 @@ def convs(module: nn.Module) -> list[nn.Conv2d]:
     return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
 
 
-def test_321_pixels_on_their_way_through_large_fov() -> None:
+def test_feature_map_sizes_of_large_fov_for_321_pixels() -> None:
     model = create_model("deeplab_v1.vgg16", width=0.125).eval()
     assert [m.shape[2] for m in model.backbone(torch.randn(1, 3, 321, 17))] == [161, 81, 41, 41, 41]
 
@@ -46,18 +46,18 @@ def test_fields_of_view_of_table_2(fov: str, kernel: int, rate: int, pixels: int
 def test_multi_scale_branches_are_strided_in_training_only() -> None:
     model = create_model("deeplab_v1_msc.vgg16", width=0.125, num_classes=3)
     image = torch.randn(1, 3, 65, 49)
-    seen = []
+    sizes = []
     for branch in model.branches:
-        branch.register_forward_hook(lambda _, inputs, out: seen.append(tuple(out.shape[2:])))
+        branch.register_forward_hook(lambda _, inputs, out: sizes.append(tuple(out.shape[2:])))
     model.train()(image)
-    assert seen == [(9, 7)] * 5
-    seen.clear()
+    assert sizes == [(9, 7)] * 5
+    sizes.clear()
     model.eval()(image)
-    assert seen == [(65, 49), (33, 25), (17, 13), (9, 7), (9, 7)]
+    assert sizes == [(65, 49), (33, 25), (17, 13), (9, 7), (9, 7)]
 
 
 @torch.no_grad()
-def test_multi_scale_branches_say_the_same_where_both_look() -> None:
+def test_multi_scale_branches_agree_at_shared_samples() -> None:
     model = create_model("deeplab_v1_msc.vgg16", width=0.125, num_classes=3).eval()
     for branch in model.branches:
         for conv in convs(branch):
@@ -66,7 +66,7 @@ def test_multi_scale_branches_say_the_same_where_both_look() -> None:
     torch.testing.assert_close(model(image)[..., ::8, ::8], model.scores(image), rtol=1e-3, atol=1e-4)
 
 
-def test_bad_arguments_are_named() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match=r"fov 'larg': it is large, 7x7, 4x4, small\. Did you mean 'large'"):
         create_model("deeplab_v1.vgg16", width=0.125, fov="larg")
     with pytest.raises(AtrousError, match="output_stride 32: this network runs at 1, 2, 4, 8, 16"):

@@ -1,4 +1,4 @@
-"""DeepLab v2, and what it shares with v1: the grid, pyramids, learning rates, scales."""
+"""DeepLab v2: the grid of the scores (shared with v1), ASPP, learning rates, scales."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_pyramid_is_the_sum_of_its_branches(rates: tuple[int, ...]) -> None:
         torch.testing.assert_close(model.aspp(x), sum(branch(x) for branch in model.aspp.branches))
 
 
-def test_rates_follow_the_output_stride_where_they_stay_whole() -> None:
+def test_rates_scale_with_the_output_stride_if_they_stay_integers() -> None:
     model = create_model("deeplab_v2.resnet101", width=0.125)
     assert model.possible_output_strides() == [2, 4, 8, 16]
     model.set_output_stride(16)
@@ -54,7 +54,7 @@ def test_rates_follow_the_output_stride_where_they_stay_whole() -> None:
     assert model.output_stride == 16
 
 
-def test_the_caffe_resnet_dilates_every_3x3_of_a_stage_and_exactly() -> None:
+def test_the_caffe_resnet_dilates_every_3x3_of_a_stage_exactly() -> None:
     """Its stride is on a 1x1 in front of them all, so the whole stage is what atrous consistency asks for."""
     model = create_model("deeplab_v2.resnet101", width=0.125)
     for stage, rate in ((model.backbone.layer3, 2), (model.backbone.layer4, 4)):
@@ -77,7 +77,7 @@ def test_only_the_classifiers_learn_faster(name: str, parts: int) -> None:
 
 
 @torch.no_grad()
-def test_three_scales_share_their_weights_and_the_largest_score_counts() -> None:
+def test_three_scales_share_weights_and_the_maximum_score_is_taken() -> None:
     model = create_model("deeplab_v2_msc.resnet101", width=0.125, num_classes=3).eval()
     single = create_model("deeplab_v2.resnet101", width=0.125, num_classes=3).eval()
     single.load_state_dict(model.state_dict())
@@ -89,14 +89,14 @@ def test_three_scales_share_their_weights_and_the_largest_score_counts() -> None
         maps.append(resize(scores, (9, 13), align_corners=True))
     fused = torch.stack(maps).amax(0)
     torch.testing.assert_close(model.scores(image), fused)
-    (first, _), *others = supervised = model.training_outputs(image)
-    assert [weight for _, weight in supervised] == [1.0] * 4
+    (first, _), *others = outputs = model.training_outputs(image)
+    assert [weight for _, weight in outputs] == [1.0] * 4
     torch.testing.assert_close(first, model(image))
     torch.testing.assert_close(others[0][0], single(image))
 
 
 @torch.no_grad()
-def test_branches_start_from_vgg16s_fully_connected_layers() -> None:
+def test_branches_load_the_fully_connected_layers_of_vgg16() -> None:
     width = 0.03125
     source = create_model("fcn_32s.vgg16", width=width).backbone.state_dict()
     matrices = {
@@ -114,7 +114,7 @@ def test_branches_start_from_vgg16s_fully_connected_layers() -> None:
     assert torch.equal(v1.backbone.features[0].weight, source["features.0.weight"])
 
 
-def test_bad_arguments_are_named() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match=r"atrous_rates \(\): give at least one rate"):
         create_model("deeplab_v2.vgg16", width=0.125, atrous_rates=())
     with pytest.raises(AtrousError, match=r"atrous_rates \(6, 0\)"):

@@ -1,4 +1,4 @@
-"""DeepLab v3 and v3+: what their papers say that a count of parameters does not show."""
+"""DeepLab v3: ASPP and cascade, as in the tables of the paper."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from atrous import AtrousError, create_model
+from atrous.backbones import create_backbone
+
+CASCADE = "deeplab_v3_cascade.resnet50_beta"
 
 
 def test_dilations_at_stride_16_and_8() -> None:
@@ -17,34 +20,86 @@ def test_dilations_at_stride_16_and_8() -> None:
     assert [branch[0].dilation[0] for branch in list(model.aspp.branches)[1:]] == [12, 24, 36]
 
 
-@pytest.mark.parametrize(("name", "side"), [("deeplab_v3.resnet50", 33), ("deeplab_v3_plus.resnet50", 129)])
-def test_513_pixels_are_scored_at(name: str, side: int) -> None:
+def test_size_of_the_scores_of_513_pixels() -> None:
     with torch.device("meta"):
-        model = create_model(name).eval()
-    assert model.scores(torch.empty(1, 3, 513, 513, device="meta")).shape == (1, 21, side, side)
+        model = create_model("deeplab_v3.resnet50").eval()
+    assert model.scores(torch.empty(1, 3, 513, 513, device="meta")).shape == (1, 21, 33, 33)
 
 
-def test_the_decoder_joins_48_channels_of_stride_4_with_256() -> None:
-    with torch.device("meta"):
-        model = create_model("deeplab_v3_plus.resnet101")
-    assert model.decoder.reduce[0].weight.shape == (48, 256, 1, 1)
-    assert [tuple(conv[0].weight.shape) for conv in model.decoder.refine] == [(256, 304, 3, 3), (256, 256, 3, 3)]
+def test_a_fourth_branch_at_rate_24() -> None:
+    model = create_model("deeplab_v3.resnet50", width=0.125, atrous_rates=(6, 12, 18, 24))
+    assert [branch[0].dilation[0] for branch in list(model.aspp.branches)[1:]] == [6, 12, 18, 24]
 
 
-def test_the_released_mobilenet_head_has_no_rates_and_the_classifier_starts_small() -> None:
+def test_the_mobilenet_head_has_no_rates_and_a_small_initial_classifier() -> None:
     model = create_model("deeplab_v3.mobilenet_v2")
     assert len(model.aspp.branches) == 1
     assert 0.005 < model.classifier.weight.std() < 0.012  # truncated normal, 0.01
     assert (model.classifier.bias == 0).all()
 
 
-def test_torchvisions_auxiliary_head_weighs_half() -> None:
+def test_the_auxiliary_head_has_half_the_loss_weight() -> None:
     model = create_model("deeplab_v3.resnet50", width=0.125, auxiliary=True)
     assert [weight for _, weight in model.training_outputs(torch.randn(2, 3, 33, 33))] == [1.0, 0.5]
 
 
-def test_bad_arguments() -> None:
+def test_xception_applies_multi_grid_to_the_exit_flow() -> None:
+    model = create_model("deeplab_v3.xception41", width=0.125, multi_grid=(1, 2, 4))
+    assert [conv[0][0].dilation[0] for conv in model.backbone.exit2] == [2, 4, 8]
+    model.set_output_stride(8)
+    assert [conv[0][0].dilation[0] for conv in model.backbone.exit2] == [4, 8, 16]
+    plain = create_model("deeplab_v3.xception41", width=0.125)
+    assert [conv[0][0].dilation[0] for conv in plain.backbone.exit2] == [2, 2, 2]
+
+
+def rates(stage: torch.nn.Module) -> list[int]:
+    return [unit.conv2.dilation[0] for unit in stage]
+
+
+def test_blocks_of_the_cascade_have_rates_2_4_8_16() -> None:
+    model = create_model(CASCADE, width=0.125, multi_grid=(1, 1, 1))
+    assert [rates(stage) for stage in model.backbone.stages()[3:]] == [[2] * 3, [4] * 3, [8] * 3, [16] * 3]
+    model = create_model(CASCADE, width=0.125, multi_grid=(1, 2, 1))
+    assert [rates(stage) for stage in model.backbone.stages()[3:]] == [
+        [2, 4, 2],
+        [4, 8, 4],
+        [8, 16, 8],
+        [16, 32, 16],
+    ]
+
+
+@pytest.mark.parametrize("name", ["deeplab_v3_cascade.resnet50", CASCADE])
+@pytest.mark.parametrize("stride", [8, 16, 32, 64, 128, 256])
+@torch.no_grad()
+def test_output_strides_of_table_1(name: str, stride: int) -> None:
+    model = create_model(name, width=0.125, output_stride=stride).eval()
+    assert model.scores(torch.randn(1, 3, 257, 257)).shape[2:] == (256 // stride + 1,) * 2
+    assert model.backbone.strides == tuple(min(s, stride) for s in (4, 8, 16, 32, 64, 128, 256))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_beta"])
+@torch.no_grad()
+def test_the_cascade_is_atrous_consistent(name: str) -> None:
+    backbone = create_backbone(name, width=0.125, stages=6).eval()
+    image = torch.randn(1, 3, 257, 129)
+    strided = backbone(image)[-1]
+    backbone.set_output_stride(16)
+    assert (backbone(image)[-1][..., ::8, ::8] - strided).abs().max() <= 1e-4 * strided.std()
+
+
+def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match="takes 3 factors"):
         create_model("deeplab_v3.resnet50", width=0.125, multi_grid=(1, 2))
     with pytest.raises(AtrousError, match="choose multiples of 2"):
         create_model("deeplab_v3.resnet50", width=0.125, output_stride=32, atrous_rates=(5,))
+    with pytest.raises(AtrousError, match=r"Did you mean 'deeplab_v3\.xception65'"):
+        create_model("deeplab_v3.xeption65")
+
+
+def test_invalid_arguments_of_the_cascade() -> None:
+    with pytest.raises(AtrousError, match="3 factors are needed"):
+        create_model(CASCADE, width=0.125, multi_grid=(1, 2))
+    with pytest.raises(AtrousError, match="stages 3"):
+        create_model(CASCADE, width=0.125, stages=3)
+    with pytest.raises(AtrousError, match="256"):
+        create_model(CASCADE, width=0.125, output_stride=12)

@@ -17,10 +17,10 @@ def test_the_front_end_removes_186_pixels_on_each_side(size: tuple[int, int]) ->
     """900 -> 66, 1396 -> 128, 900x1100 -> 66x91, 852x1640 -> 60x159."""
     with torch.device("meta"):
         model = create_model("dilated_frontend.vgg16", width=0.125).eval()
-        seen = []
-        model.backbone.register_forward_hook(lambda _, inputs, maps: seen.extend([inputs[0].shape, maps[-1].shape]))
+        shapes = []
+        model.backbone.register_forward_hook(lambda _, inputs, maps: shapes.extend([inputs[0].shape, maps[-1].shape]))
         model.scores(torch.empty(1, 3, 8 * size[0], 8 * size[1]))
-    padded, scores = seen
+    padded, scores = shapes
     assert tuple(padded[2:]) == (8 * size[0] + 372, 8 * size[1] + 372)
     assert tuple(scores[2:]) == size
 
@@ -76,7 +76,7 @@ def test_scores_are_anchored_at_every_eighth_pixel() -> None:
 
 
 @torch.no_grad()
-def test_denser_scores_contain_the_sparser_ones_with_their_context() -> None:
+def test_denser_scores_contain_the_sparser_ones_with_context() -> None:
     model = create_model("dilation8.vgg16", width=0.0625, num_classes=2, context="basic").eval()
     nn.init.normal_(model.score.weight)
     image = torch.randn(1, 3, 24, 32)
@@ -85,7 +85,7 @@ def test_denser_scores_contain_the_sparser_ones_with_their_context() -> None:
     torch.testing.assert_close(dense[..., ::2, ::2], coarse, rtol=1e-3, atol=1e-4)
 
 
-def test_bad_arguments_are_named() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match="output_stride 16: this network runs at 1, 2, 4, 8"):
         create_model("dilation8.vgg16", width=0.125, output_stride=16)
     with pytest.raises(AtrousError, match=r"output_stride 4: this network runs at 8\.$"):

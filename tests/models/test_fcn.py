@@ -1,4 +1,4 @@
-"""FCN: crops and pads, bilinear transposed convolutions, zero scores, and today's way."""
+"""FCN: padding and crops, fixed upsampling, zero scores, and the variant that resizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RELEASED = ["fcn_32s.vgg16", "fcn_16s.vgg16", "fcn_8s.vgg16", "fcn_8s_at_once.vg
 
 
 def scored(name: str, **options) -> nn.Module:
-    """A tiny network whose score layers are not zero any more."""
+    """Build a tiny network with random score layers."""
     model = create_model(name, width=0.125, num_classes=4, **options).eval()
     for layer in (model.score, *(skip[-1] for skip in model.score_skips)):
         nn.init.normal_(layer.weight)
@@ -25,7 +25,7 @@ def test_the_first_logits_are_all_zero(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_only_fixed_upsampling_and_scales_are_not_trained(name: str) -> None:
+def test_only_fixed_upsampling_and_scales_are_frozen(name: str) -> None:
     fixed = {key for key, p in create_model(name, width=0.125).named_parameters() if not p.requires_grad}
     assert {key.split(".")[0] for key in fixed} <= {"upscore", "score_skips"}
     assert all(".weight" in key for key in fixed)
@@ -35,7 +35,7 @@ def test_only_fixed_upsampling_and_scales_are_not_trained(name: str) -> None:
     assert not last.weight.requires_grad  # "final layer deconvolutional filters are fixed", section 4.3
 
 
-def test_the_pad_leaves_room_for_every_crop() -> None:
+def test_the_padding_leaves_room_for_every_crop() -> None:
     """500 pixels: 698 behind conv1, 16 behind pool5 and (fc6 unpadded) 16 - 6 + ... at stride 32, cropped from 544."""
     with torch.device("meta"):
         model = create_model("fcn_32s.vgg16", width=0.125).eval()
@@ -45,7 +45,7 @@ def test_the_pad_leaves_room_for_every_crop() -> None:
 
 
 @torch.no_grad()
-def test_skips_line_up_with_what_they_are_added_to() -> None:
+def test_skips_are_aligned_with_the_upsampled_scores() -> None:
     """A change of one pixel reaches the finest scores around that pixel, from every skip, and the logits there."""
     model = scored("fcn_8s.vgg16")
     for stage in model.score_skips:
@@ -74,7 +74,7 @@ def test_at_once_scales_the_skipped_features() -> None:
 
 
 @torch.no_grad()
-def test_todays_way_has_no_pad_and_can_be_dilated() -> None:
+def test_resize_upsampling_has_no_padding_and_can_be_dilated() -> None:
     model = scored("fcn_8s.vgg16", upsampling="resize")
     image = torch.randn(1, 3, 65, 97)
     assert not list(model.upscore)
@@ -86,12 +86,12 @@ def test_todays_way_has_no_pad_and_can_be_dilated() -> None:
     assert torch.equal(model.set_output_stride(32)(image), coarse)
 
 
-def test_released_fcn_runs_at_32_only() -> None:
+def test_released_fcn_runs_at_stride_32_only() -> None:
     with pytest.raises(AtrousError, match=r"output_stride 16: this network runs at 32\.$"):
         create_model("fcn_8s.vgg16", width=0.125).set_output_stride(16)
 
 
-def test_bad_arguments_are_named() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match=r"^finest 4: the finest stride of FCN is 32, 16 or 8\.$"):
         create_model("fcn_8s.vgg16", width=0.125, finest=4)
     with pytest.raises(AtrousError, match="upsampling 'nearest': choose 'fixed'"):
@@ -100,7 +100,7 @@ def test_bad_arguments_are_named() -> None:
         create_model("fcn8s.vgg16")
 
 
-def test_the_head_on_resnet_supervises_the_stage_before_at_half_the_weight() -> None:
+def test_the_auxiliary_head_on_resnet_has_half_the_loss_weight() -> None:
     model = create_model("fcn.resnet50", width=0.125, num_classes=3)
     assert model.output_stride == 8
     assert [weight for _, weight in model.training_outputs(torch.randn(1, 3, 33, 40))] == [1.0, 0.5]

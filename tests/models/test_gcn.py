@@ -1,4 +1,4 @@
-"""GCN: large kernels, and the parameters and linearity its ablations argue with."""
+"""GCN: large kernels, with the parameter counts and the linearity of the ablations."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_stack_reaches_as_far_without_nonlinearities() -> None:
 
 
 @torch.no_grad()
-def test_boundaries_are_a_residual() -> None:
+def test_boundary_refinement_is_a_residual() -> None:
     module = BoundaryRefinement(3)
     nn.init.zeros_(module.conv2.weight)
     nn.init.zeros_(module.conv2.bias)
@@ -103,7 +103,7 @@ def test_variants_keep_the_size(options: dict, size: tuple[int, int]) -> None:
 
 
 @torch.no_grad()
-def test_deconvolutions_begin_as_interpolation() -> None:
+def test_deconvolutions_are_initialized_to_interpolation() -> None:
     learned = create_model(NAME, width=0.125, num_classes=3).eval()
     fixed = create_model(NAME, width=0.125, num_classes=3, upsampling="bilinear").eval()
     fixed.load_state_dict(learned.state_dict(), strict=False)
@@ -121,7 +121,7 @@ def test_small_output_strides_keep_the_size(stride: int) -> None:
     assert model(torch.randn(1, 3, 21, 14)).shape == (1, 3, 21, 14)
 
 
-def test_bad_arguments() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match="kernel_size 14: it must be odd and positive"):
         create_model(NAME, width=0.125, kernel_size=14)
     with pytest.raises(AtrousError, match="context 'local'"):

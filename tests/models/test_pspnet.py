@@ -1,4 +1,4 @@
-"""PSPNet: pyramid pooling, in all of its ablation, and the windows of the released networks."""
+"""PSPNet: pyramid pooling with its ablations, and the windows of the released networks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_released_networks_dilate_whole_stages() -> None:
     assert [unit.conv2.dilation[0] for unit in released.layer3] == [2] * 6
 
 
-def test_bad_arguments() -> None:
+def test_invalid_arguments() -> None:
     for options in ({"bins": ()}, {"bins": (0, 1)}):
         with pytest.raises(AtrousError, match="give at least one number of bins"):
             create_model(NAME, width=0.125, **options)

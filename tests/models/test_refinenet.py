@@ -1,4 +1,4 @@
-"""RefineNet: its ablations, and what counts of parameters do not show."""
+"""RefineNet: the ablations, residual units, chained pooling and scales."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def test_two_scales_have_a_resnet_each_and_share_the_blocks() -> None:
     assert logits.shape == (2, 3, 50, 37)
     logits.square().mean().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-    trunk = count_parameters(model.backbone)
-    assert count_parameters(model.further) == trunk
+    parameters = count_parameters(model.backbone)
+    assert count_parameters(model.further) == parameters
     assert not {id(p) for p in model.further.parameters()} & {id(p) for part in model.head() for p in part.parameters()}
     model.set_output_stride(8)
     assert {backbone.output_stride for backbone in (model.backbone, *model.further)} == {8}
     assert model.backbone.layer4[1].conv2.dilation == model.further[0].layer4[1].conv2.dilation == (4, 4)
 
 
-def test_matlabs_release_enlarges_its_image() -> None:
+def test_the_matlab_release_enlarges_the_image() -> None:
     model = tiny(scales=(1.2,))
     assert model.scores(torch.randn(1, 3, 500, 375)).shape[2:] == (150, 113)  # a quarter of 600 x 450
     assert model(torch.randn(1, 3, 1, 1)).shape == (1, 3, 1, 1)
@@ -95,7 +95,7 @@ def test_the_orders_of_pooling_and_convolution_differ() -> None:
 
 
 @torch.no_grad()
-def test_a_residual_unit_leaves_its_input_alone() -> None:
+def test_a_residual_unit_does_not_modify_its_input() -> None:
     unit = ResidualConvUnit(4)
     nn.init.zeros_(unit.conv2.weight)
     x = torch.randn(1, 4, 7, 7)
@@ -108,14 +108,14 @@ def test_a_residual_unit_leaves_its_input_alone() -> None:
 
 def test_dropout_is_on_the_two_deepest_maps_and_before_the_classifier() -> None:
     model = tiny()
-    seen = []
-    model.dropout.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[1]))
+    channels = []
+    model.dropout.register_forward_hook(lambda module, args, output: channels.append(args[0].shape[1]))
     model(torch.randn(1, 3, 64, 64))
-    assert seen == [*model.backbone.channels[2:], model.classifier.in_channels]
+    assert channels == [*model.backbone.channels[2:], model.classifier.in_channels]
     assert model.dropout.p == 0.5
 
 
-def test_bad_arguments() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match="cascades 3"):
         tiny(cascades=3)
     with pytest.raises(AtrousError, match="pooling_order 'pool'"):

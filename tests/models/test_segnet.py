@@ -31,12 +31,12 @@ def test_sizes_of_the_paper() -> None:
     """360x480: the third and fourth poolings round up, and unpooling must give 45x60 and 23x30 again."""
     with torch.device("meta"):
         model = create_model("segnet.vgg16", width=0.125, num_classes=11).eval()
-    seen = []
+    sizes = []
     for stage in model.decoder:
-        stage.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+        stage.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
     image = torch.empty(1, 3, 360, 480, device="meta")
     assert model(image).shape == (1, 11, 360, 480)
-    assert seen == [(23, 30), (45, 60), (90, 120), (180, 240), (360, 480)]
+    assert sizes == [(23, 30), (45, 60), (90, 120), (180, 240), (360, 480)]
     maps = model.backbone(image)
     assert [tuple(m.shape[2:]) for m in maps] == [(180, 240), (90, 120), (45, 60), (23, 30), (12, 15)]
 
@@ -95,7 +95,7 @@ def test_monte_carlo_is_the_mean_and_variance_of_the_samples() -> None:
     torch.testing.assert_close(mean.sum(1), torch.ones(2, 33, 20))
 
 
-def test_bad_arguments_are_named() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match="has no dropout"):
         create_model("segnet.basic", width=0.125).monte_carlo(torch.randn(1, 3, 8, 8))
     with pytest.raises(AtrousError, match="samples 0: Monte Carlo sampling needs 1 or more"):

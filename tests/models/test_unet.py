@@ -11,18 +11,18 @@ from atrous.layers.pad import mirror_pad
 
 def test_sizes_of_figure_1() -> None:
     model = create_model("unet.valid", width=0.0625, in_channels=1, num_classes=2)
-    seen = []
+    sizes = []
     for level in [*model.contract, *model.expand]:
-        level.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0].shape[-1], out.shape[-1])))
+        level.register_forward_hook(lambda _, inputs, out: sizes.append((inputs[0].shape[-1], out.shape[-1])))
     assert model.scores(torch.randn(1, 1, 388, 388)).shape == (1, 2, 388, 388)
-    assert seen[:5] == [(572, 568), (284, 280), (140, 136), (68, 64), (32, 28)]
-    assert seen[5:] == [(56, 52), (104, 100), (200, 196), (392, 388)]
+    assert sizes[:5] == [(572, 568), (284, 280), (140, 136), (68, 64), (32, 28)]
+    assert sizes[5:] == [(56, 52), (104, 100), (200, 196), (392, 388)]
     assert model.input_size(388) == 572
     assert model.margin() == 92
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 20, 388])
-def test_every_tile_is_184_pixels_larger_than_its_scores(size: int) -> None:
+def test_inputs_are_184_pixels_larger_than_their_scores(size: int) -> None:
     model = create_model("unet.valid", width=0.0625)
     assert model.input_size(size) >= size + 184
     assert (model.input_size(size) - 124) % 16 == 0
