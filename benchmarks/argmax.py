@@ -67,8 +67,8 @@ def main() -> None:
         from atrous.imaging.io import read_image
 
         weights, image = arguments.weights
-        evidence = Segmenter.load(weights, device="cpu").evidence(read_image(image))
-        compare("real", evidence.views[0], max(evidence.frame))
+        prediction = Segmenter.load(weights, device="cpu").predict_coarse(read_image(image))
+        compare("real", prediction.views[0], max(prediction.input_size))
 
 
 if __name__ == "__main__":

@@ -86,14 +86,14 @@ def compare(arguments: argparse.Namespace) -> None:
 
     hold_image_level_feature(whole, pixels)
     difference = (whole.logits(pixels) - tiled.logits(pixels)).abs().amax(0).numpy()
-    evidence = tiled.evidence(pixels)
+    prediction = tiled.predict_coarse(pixels)
     far = np.ones(difference.shape, bool)
-    for axis, along in ((evidence.rows, 0), (evidence.columns, 1)):  # type: ignore[union-attr]
-        borders = {0} if axis.padded > axis.length else {0, axis.length}  # where window and whole end alike
+    for axis, along in ((prediction.rows, 0), (prediction.columns, 1)):  # type: ignore[union-attr]
+        borders = {0} if axis.padded_length > axis.length else {0, axis.length}  # where window and whole end alike
         for seam in {min(s, axis.length) for start in axis.starts for s in (start, start + axis.tile)} - borders:
             near = slice(max(0, seam - FAR), seam + FAR)
             far[(near, slice(None)) if along == 0 else (slice(None), near)] = False
-    same = (whole.evidence(pixels).labels() == evidence.labels()).mean()
+    same = (whole.predict_coarse(pixels).labels() == prediction.labels()).mean()
     print(f"{size}, the image-level feature held fixed: labels agree on {same:.2%}")
     if far.any():
         print(f"  logits differ by at most {difference[far].max():.1e} at {FAR} pixels from seams ({far.mean():.0%})")

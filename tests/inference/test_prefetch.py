@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from atrous import AtrousError, Segmenter
-from atrous.inference.prefetch import BackgroundWorker, ahead
+from atrous.inference.prefetch import BackgroundWorker, prefetch
 from tests.inference.test_tiling import Small, card, noise
 
 
@@ -19,7 +19,7 @@ def test_items_are_made_meanwhile_and_in_order() -> None:
 
     start = time.perf_counter()
     found = []
-    for item in ahead(slowly()):
+    for item in prefetch(slowly()):
         time.sleep(0.05)
         found.append(item)
     assert found == [0, 1, 2, 3, 4]
@@ -28,12 +28,12 @@ def test_items_are_made_meanwhile_and_in_order() -> None:
 
 def test_no_more_wait_than_asked() -> None:
     made = []
-    items = ahead((made.append(n) or n for n in range(100)), depth=2)
+    items = prefetch((made.append(n) or n for n in range(100)), depth=2)
     assert next(items) == 0
     time.sleep(0.2)
     assert len(made) <= 5
     items.close()
-    assert not any(thread.name == "atrous-ahead" for thread in threading.enumerate())
+    assert not any(thread.name == "atrous-prefetch" for thread in threading.enumerate())
 
 
 def test_an_error_comes_when_its_turn_does() -> None:
@@ -41,7 +41,7 @@ def test_an_error_comes_when_its_turn_does() -> None:
         yield 1
         raise ValueError("bad")
 
-    items = ahead(failing())
+    items = prefetch(failing())
     assert next(items) == 1
     with pytest.raises(ValueError, match="bad"):
         next(items)
@@ -49,9 +49,9 @@ def test_an_error_comes_when_its_turn_does() -> None:
 
 def test_tasks_are_done_in_order_and_waited_for() -> None:
     done: list[int] = []
-    with BackgroundWorker() as behind:
+    with BackgroundWorker() as worker:
         for number in range(10):
-            behind.do(done.append, number)
+            worker.submit(done.append, number)
     assert done == list(range(10))
 
 
@@ -59,18 +59,18 @@ def test_a_task_that_fails_is_heard_of() -> None:
     def fail() -> None:
         raise AtrousError("full disk")
 
-    with pytest.raises(AtrousError, match="full disk"), BackgroundWorker() as behind:
-        behind.do(fail)
+    with pytest.raises(AtrousError, match="full disk"), BackgroundWorker() as worker:
+        worker.submit(fail)
 
 
 def test_what_waits_is_dropped_when_the_block_fails() -> None:
     done: list[int] = []
 
     def leave_and_fail() -> None:
-        with BackgroundWorker(depth=100) as behind:
-            behind.do(time.sleep, 0.05)
+        with BackgroundWorker(depth=100) as worker:
+            worker.submit(time.sleep, 0.05)
             for number in range(50):
-                behind.do(done.append, number)
+                worker.submit(done.append, number)
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -84,7 +84,7 @@ def test_batches_of_mixed_sizes_give_what_single_images_do() -> None:
     batches: list[int] = []
     network = segmenter.model.body.forward
     segmenter.model.body.forward = lambda x: batches.append(len(x)) or network(x)
-    together = list(segmenter.many(pictures, batch=2))
+    together = list(segmenter.segment_many(pictures, batch=2))
     assert batches == [2, 1, 1, 1]
     for picture, found in zip(pictures, together, strict=True):
         np.testing.assert_array_equal(found.labels, segmenter(picture).labels)

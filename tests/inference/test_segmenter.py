@@ -125,7 +125,7 @@ def test_a_long_strip_is_refused_before_it_fills_the_memory(monkeypatch: pytest.
     """The shorter side says nothing of the longer one: 16 x 2000 would be 545 x 67,505."""
     model = create_model("deeplab_v3.mobilenet_v2", num_classes=3, width=0.125)
     segmenter = Segmenter(model, card(resize="shorter_side", size=(540, 720), grid=16), device="cpu")
-    monkeypatch.setattr("atrous.inference.segmenter.available", lambda device: 2**20)
+    monkeypatch.setattr("atrous.inference.segmenter.free_memory", lambda device: 2**20)
     with pytest.raises(AtrousError, match="a network input of 67505 x 545"):
         segmenter(picture(16, 2000))
 
@@ -174,7 +174,7 @@ def test_the_overlay_paints_things_and_not_the_background(found: Segmentation) -
 
 
 def test_labels_are_not_saved_as_jpeg(found: Segmentation, tmp_path: Path) -> None:
-    with pytest.raises(AtrousError, match="would blur them"):
+    with pytest.raises(AtrousError, match="JPEG would alter them"):
         found.save(tmp_path / "a.jpg")
     assert not any(tmp_path.iterdir())
 

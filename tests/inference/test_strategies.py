@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atrous import AtrousError, Segmenter, create_model, list_models
 from atrous.card import Card, Preprocessing
-from atrous.inference.tta import PRESETS, TestTime, look, scaled_side, window_starts
+from atrous.inference.tta import PRESETS, TTAConfig, run_views, scaled_side, window_starts
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
 
@@ -56,7 +56,7 @@ def test_every_preset_finds_what_one_look_finds(name: str) -> None:
     assert (found.labels == plain.labels).mean() > 0.97
     np.testing.assert_allclose(found.probabilities.sum(0), 1, rtol=1e-3)
     if PRESETS[name].crop is None:
-        assert len(model.seen) == PRESETS[name].looks
+        assert len(model.seen) == PRESETS[name].num_views
 
 
 def test_the_scales_of_v3_are_those_of_513() -> None:
@@ -66,11 +66,11 @@ def test_the_scales_of_v3_are_those_of_513() -> None:
 
 def test_probabilities_are_averaged_and_scores_maximized() -> None:
     image = torch.rand(1, 3, 20, 20)
-    segmenter = Segmenter(Pointwise(), card(), device="cpu", tta=TestTime((1.0,), flip=True))
+    segmenter = Segmenter(Pointwise(), card(), device="cpu", tta=TTAConfig((1.0,), flip=True))
     pixels = picture(20, 30)
     direct = torch.from_numpy(pixels.astype(np.float32) / 25.5).permute(2, 0, 1).softmax(0)
     torch.testing.assert_close(segmenter.probabilities(pixels), direct, rtol=1e-4, atol=1e-5)
-    (fused,) = look(lambda x: x * 10, image, PRESETS["v2"], align_corners=True)
+    (fused,) = run_views(lambda x: x * 10, image, PRESETS["v2"], align_corners=True)
     views = [
         resize(resize(image, size, align_corners=True) * 10, (20, 20), align_corners=True)
         for size in ((20, 20), (15, 15), (10, 10))
@@ -132,7 +132,7 @@ def test_labels_are_the_argmax_of_the_logits_for_every_network(name: str) -> Non
 def test_many_pictures_of_mixed_sizes_come_in_order() -> None:
     pictures = [picture(20, 30), picture(20, 30), picture(40, 30), picture(20, 30)]
     segmenter = Segmenter(Pointwise(), card(), device="cpu")
-    for found, pixels in zip(segmenter.many(pictures, batch=4), pictures, strict=True):
+    for found, pixels in zip(segmenter.segment_many(pictures, batch=4), pictures, strict=True):
         np.testing.assert_array_equal(found.labels, segmenter(pixels).labels)
 
 
@@ -140,6 +140,6 @@ def test_what_cannot_be_is_said() -> None:
     with pytest.raises(AtrousError, match="Did you mean 'v3'"):
         Segmenter(Pointwise(), card(), device="cpu", tta="v33")
     with pytest.raises(AtrousError, match="all positive"):
-        TestTime((0.0,))
-    with pytest.raises(AtrousError, match="without a tile"):
+        TTAConfig((0.0,))
+    with pytest.raises(AtrousError, match="remove tile"):
         Segmenter(Pointwise(), card(), device="cpu", tta="pspnet", tile=100)

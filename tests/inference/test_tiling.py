@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from atrous import AtrousError, Segmenter
 from atrous.card import Card, Preprocessing
 from atrous.inference import memory, segmenter
-from atrous.inference.tiling import Axis
+from atrous.inference.tiling import TiledAxis
 from atrous.models import SegmentationModel
 
 SEEN_AROUND = 24
@@ -57,15 +57,15 @@ def noise(height: int, width: int) -> np.ndarray:
 
 @given(length=st.integers(1, 900), tile=st.integers(1, 300), overlap=st.floats(0, 0.9), align_corners=st.booleans())
 def test_windows_cover_and_their_shares_sum_to_one(length: int, tile: int, overlap: float, align_corners: bool) -> None:
-    axis = Axis.cover(length, tile, overlap, align_corners=align_corners)
+    axis = TiledAxis.cover(length, tile, overlap, align_corners=align_corners)
     assert axis.tile >= tile
-    assert axis.padded >= length
+    assert axis.padded_length >= length
     assert all(start % 32 == 0 for start in axis.starts)
     stride = 16
     count = (axis.tile - align_corners) // stride + align_corners
-    assert axis.stride(count) == stride
-    total = np.zeros((axis.padded - align_corners) // stride + align_corners)
-    for start, share in zip(axis.starts, axis.weights(stride), strict=True):
+    assert axis.score_stride(count) == stride
+    total = np.zeros((axis.padded_length - align_corners) // stride + align_corners)
+    for start, share in zip(axis.starts, axis.blend_weights(stride), strict=True):
         assert share.shape == (count,)
         assert (share > 0).all()
         total[start // stride : start // stride + count] += share
@@ -81,11 +81,11 @@ def test_tiled_equals_whole_away_from_seams(align_corners: bool, overlap: float)
     whole = Segmenter(model, card(align_corners), device="cpu")
     tiled = Segmenter(model, card(align_corners), device="cpu", tile=tile, overlap=overlap)
     expected, found = whole.logits(pixels), tiled.logits(pixels)
-    evidence = tiled.evidence(pixels)
+    prediction = tiled.predict_coarse(pixels)
     far = np.ones((height, width), bool)
-    for axis, side in ((evidence.rows, height), (evidence.columns, width)):
+    for axis, side in ((prediction.rows, height), (prediction.columns, width)):
         for start in axis.starts:
-            for seam in {start, start + axis.tile} - {0, axis.padded}:
+            for seam in {start, start + axis.tile} - {0, axis.padded_length}:
                 near = slice(max(0, seam - SEEN_AROUND), seam + SEEN_AROUND)
                 far[(near, slice(None)) if side == height else (slice(None), near)] = False
     assert far.mean() > 0.2
@@ -136,14 +136,14 @@ def test_tiles_may_be_looked_at_more_than_once() -> None:
 def test_progress_is_told_of_every_window() -> None:
     tiled = Segmenter(Small(True), card(True), device="cpu", tile=65)
     told: list[tuple[int, int]] = []
-    tiled.progress = lambda done, total: told.append((done, total))
+    tiled.on_progress = lambda done, total: told.append((done, total))
     tiled(noise(200, 200))
     assert told == [(n, len(told)) for n in range(1, len(told) + 1)]
     assert len(told) > 4
 
 
 def test_large_labels_lie_in_a_mapped_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MAPPED_FROM", 1000)
+    monkeypatch.setattr(memory, "MEMMAP_PIXELS", 1000)
     found = Segmenter(Small(True), card(True), device="cpu", tile=65)(noise(70, 80))
     assert isinstance(found.labels, np.memmap)
     assert sum(found.class_fractions().values()) == pytest.approx(1)
@@ -152,14 +152,14 @@ def test_large_labels_lie_in_a_mapped_file(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_image_that_would_not_fit_is_tiled_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(segmenter, "SURELY_FITS", 0)
+    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
     monkeypatch.setattr(segmenter, "FALLBACK_TILE", 64)
-    monkeypatch.setattr(segmenter, "available", lambda device: 1e6)
+    monkeypatch.setattr(segmenter, "free_memory", lambda device: 1e6)
     model = Small(False)
     with caplog.at_level(logging.WARNING, "atrous"):
         labels = Segmenter(model, card(False), device="cpu")(noise(300, 400)).labels
     assert labels.shape == (300, 400)
-    assert "400 x 300 pixels at once: it is segmented in windows of 64" in caplog.text
+    assert "400 x 300 pixels: segmenting it in windows of 64" in caplog.text
 
 
 class Overflowing(Small):
@@ -177,7 +177,7 @@ def test_running_out_of_memory_falls_back_to_windows(
     monkeypatch.setattr(segmenter, "FALLBACK_TILE", 64)
     with caplog.at_level(logging.WARNING, "atrous"):
         Segmenter(Overflowing(False), card(False), device="cpu")(noise(150, 160))
-    assert "memory ran out" in caplog.text
+    assert "Memory ran out" in caplog.text
     squeezed = Segmenter(Overflowing(False), card(False, resize="squeeze", size=(128, 128)), device="cpu")
     with pytest.raises(AtrousError, match="another device"):
         squeezed(noise(150, 160))
@@ -197,7 +197,7 @@ def test_the_estimate_counts_inputs_and_outputs_of_the_widest_layer() -> None:
     needs = memory.bytes_per_pixel(model, model.scores, torch.device("cpu"))
     widest = 4 * (3 + 8 / 4)  # the first convolution: 3 channels in, 8 out at half the size
     assert needs == pytest.approx(2 * widest, rel=0.1)
-    assert memory.available(torch.device("cpu")) > 2**20
+    assert memory.free_memory(torch.device("cpu")) > 2**20
 
 
 def test_windows_that_cannot_be_are_refused() -> None:

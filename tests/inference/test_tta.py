@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from atrous import AtrousError, Segmenter
 from atrous.card import Card, Preprocessing
-from atrous.inference.tta import PRESETS, TestTime, run_views_fused, scaled_side, window_starts
+from atrous.inference.tta import PRESETS, TTAConfig, run_views_fused, scaled_side, window_starts
 from atrous.models import SegmentationModel
 
 
@@ -49,7 +49,7 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8)
 
 
-def by_hand(model: Convolution, image: Tensor, how: TestTime) -> Tensor:
+def by_hand(model: Convolution, image: Tensor, how: TTAConfig) -> Tensor:
     """Mean soft-max over scales and mirrors, every map made in full."""
 
     def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -94,7 +94,7 @@ def test_presets_by_hand(preset: str, align_corners: bool, how: dict, pixels: np
 def test_v2_takes_the_largest_score_on_the_grid_of_scale_1(pixels: np.ndarray) -> None:
     model = Convolution()
     segmenter = Segmenter(model, card(), device="cpu", tta="v2")
-    (view,) = segmenter.evidence(pixels).views
+    (view,) = segmenter.predict_coarse(pixels).views
     image = torch.from_numpy((pixels.astype(np.float32) - 127.5) / 30).permute(2, 0, 1)[None]
     with torch.no_grad():
         maps = []
@@ -109,7 +109,7 @@ def test_v2_takes_the_largest_score_on_the_grid_of_scale_1(pixels: np.ndarray) -
 def test_sizes_of_the_papers() -> None:
     sides = [scaled_side(513, scale, align_corners=True) for scale in PRESETS["v3"].scales]
     assert sides == [257, 385, 513, 641, 769, 897]
-    assert PRESETS["v3"].looks == 12
+    assert PRESETS["v3"].num_views == 12
 
 
 def test_crops_of_pspnet_cover_the_image_two_thirds_apart() -> None:
@@ -124,7 +124,7 @@ def test_crops_of_pspnet_cover_the_image_two_thirds_apart() -> None:
 
 def test_pspnet_divides_by_visits_and_resizes_probabilities(pixels: np.ndarray) -> None:
     model = Convolution()
-    how = TestTime((1.0,), flip=False, crop=33, long_side=61)
+    how = TTAConfig((1.0,), flip=False, crop=33, long_side=61)
     segmenter = Segmenter(model, card(), device="cpu", tta=how)
     found = segmenter(pixels, probabilities=True)
     np.testing.assert_allclose(found.probabilities.sum(0), 1, atol=1e-5)
@@ -151,11 +151,11 @@ def test_looks_fused_on_the_grid_are_the_mean(pixels: np.ndarray) -> None:
 
 
 def test_what_cannot_be_is_named() -> None:
-    with pytest.raises(AtrousError, match=r"no test-time preset 'v3plus'\. Did you mean 'v3_plus'"):
+    with pytest.raises(AtrousError, match=r"no test-time augmentation 'v3plus'\. Did you mean 'v3_plus'"):
         Segmenter(Convolution(), card(), device="cpu", tta="v3plus")
     with pytest.raises(AtrousError, match="all positive"):
-        TestTime((0.0, 1.0))
+        TTAConfig((0.0, 1.0))
     with pytest.raises(AtrousError, match="give both"):
-        TestTime(crop=473)
-    with pytest.raises(AtrousError, match="cuts its own windows"):
+        TTAConfig(crop=473)
+    with pytest.raises(AtrousError, match="crops its own windows"):
         Segmenter(Convolution(), card(), device="cpu", tta="pspnet", tile=64)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atrous.inference.upsampled_argmax import _in_bands, resize_taps, resized_rows, upsampled_argmax
+from atrous.inference.upsampled_argmax import _argmax_in_chunks, interpolate_rows, resize_taps, upsampled_argmax
 
 SIDES = st.integers(1, 40)
 
@@ -45,7 +45,7 @@ def test_equals_interpolate_then_argmax(
     assert found.shape == size
     np.testing.assert_array_equal(found[sure], expected[sure])
     banded = np.empty(size, np.uint8)
-    _in_bands(scores, *resize_taps(scores, size, align_corners=align_corners), banded)
+    _argmax_in_chunks(scores, *resize_taps(scores, size, align_corners=align_corners), banded)
     np.testing.assert_array_equal(banded[sure], expected[sure])
 
 
@@ -54,7 +54,7 @@ def test_rows_are_those_of_interpolate(height: int, width: int, size: tuple[int,
     scores = torch.randn(3, height, width)
     expected = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=align_corners)[0]
     rows, columns = resize_taps(scores, size, align_corners=align_corners)
-    torch.testing.assert_close(resized_rows(scores, rows, columns), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(interpolate_rows(scores, rows, columns), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])

@@ -9,7 +9,7 @@ import torch
 
 from atrous import AtrousError, Segmenter
 from atrous.inference.prediction import CoarsePrediction
-from atrous.inference.video import Smoother, Video, segment_video
+from atrous.inference.video import TemporalSmoother, VideoReader, segment_video
 from tests.inference.test_segmenter import Brightest, card, picture
 
 
@@ -28,15 +28,15 @@ def test_the_overlay_has_the_frames_rate_and_size(tmp_path: Path) -> None:
         Segmenter(Brightest(), card(), device="cpu"),
         source,
         tmp_path / "out" / "b.mp4",
-        progress=lambda done, total: told.append((done, total)),
+        on_progress=lambda done, total: told.append((done, total)),
     )
     assert timing.frames == 6
     assert told[-1] == (6, 6)
     assert set(timing.stages) == {"decode", "network", "labels", "draw"}
     assert min(timing.stages.values()) >= 0
     assert "6 frames" in str(timing)
-    made = Video(tmp_path / "out" / "b.mp4")
-    assert made.rate == pytest.approx(10)
+    made = VideoReader(tmp_path / "out" / "b.mp4")
+    assert made.fps == pytest.approx(10)
     frames = list(made)
     assert [frame.shape for frame in frames] == [(48, 64, 3)] * 6
     assert frames[0][24, 5].argmax() == 0  # the red part stays red
@@ -44,7 +44,7 @@ def test_the_overlay_has_the_frames_rate_and_size(tmp_path: Path) -> None:
 
 
 def test_smoothing_keeps_a_share_of_the_past() -> None:
-    smoother = Smoother(0.75)
+    smoother = TemporalSmoother(0.75)
     first, second = torch.randn(2, 3, 4, 5)
 
     def frame(view: torch.Tensor) -> CoarsePrediction:
@@ -60,7 +60,7 @@ def test_smoothing_keeps_a_share_of_the_past() -> None:
 
 
 def test_flicker_of_one_frame_is_smoothed_away() -> None:
-    smoother = Smoother(0.7)
+    smoother = TemporalSmoother(0.7)
     steady = torch.tensor([2.0, 0.0])[:, None, None].expand(2, 4, 4)
     for view in (steady, steady, steady.flip(0)):
         found = smoother(CoarsePrediction((view,), (8, 8), (8, 8), (8, 8), align_corners=False)).labels()
@@ -71,11 +71,11 @@ def test_flicker_of_one_frame_is_smoothed_away() -> None:
 def test_what_is_no_video_is_told(tmp_path: Path, contents: bytes) -> None:
     (tmp_path / "a.mp4").write_bytes(contents)
     with pytest.raises(AtrousError, match=r"a\.mp4: it cannot be opened as a video"):
-        Video(tmp_path / "a.mp4")
+        VideoReader(tmp_path / "a.mp4")
     with pytest.raises(AtrousError, match="no such file"):
-        Video(tmp_path / "b.mp4")
+        VideoReader(tmp_path / "b.mp4")
     with pytest.raises(AtrousError, match="from 0 to below 1"):
-        Smoother(1.0)
+        TemporalSmoother(1.0)
 
 
 def test_an_interruption_keeps_the_frames_so_far(tmp_path: Path) -> None:
@@ -84,6 +84,6 @@ def test_an_interruption_keeps_the_frames_so_far(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     segmenter = Segmenter(Brightest(), card(), device="cpu")
-    timing = segment_video(segmenter, clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", progress=stop)
+    timing = segment_video(segmenter, clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", on_progress=stop)
     assert timing.frames == 3
-    assert 1 <= len(list(Video(tmp_path / "b.mp4"))) <= 3
+    assert 1 <= len(list(VideoReader(tmp_path / "b.mp4"))) <= 3

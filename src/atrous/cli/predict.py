@@ -78,14 +78,14 @@ def predict(
     """
     from atrous.files import check_writable
     from atrous.inference import Segmenter
-    from atrous.inference.video import Smoother
+    from atrous.inference.video import TemporalSmoother
 
     videos = [given for given in images if _is_video(given)]
     jobs = plan([given for given in images if given not in videos], out)
     check_writable(out)
     if crf is not None:
         _check_crf(crf, videos)
-    Smoother(smooth)  # says what is wrong with it, if something is, before anything is loaded
+    TemporalSmoother(smooth)  # says what is wrong with it, if something is, before anything is loaded
     segmenter = Segmenter.load(weights, device=device, tta=tta, tile=tile)
     if output_stride is not None:
         segmenter.model.set_output_stride(output_stride)
@@ -111,7 +111,7 @@ def _segment_images(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from atrous.inference.prefetch import BackgroundWorker, ahead
+    from atrous.inference.prefetch import BackgroundWorker, prefetch
 
     console, notes = Console(), Console(stderr=True)
     failures: list[AtrousError] = []
@@ -129,16 +129,16 @@ def _segment_images(
     with Progress(*columns, console=notes, transient=True, disable=alone and not windows) as progress:
         task = progress.add_task("segmenting", total=len(jobs))
         if alone:
-            segmenter.progress = lambda count, total: progress.update(task, completed=count, total=total)
+            segmenter.on_progress = lambda count, total: progress.update(task, completed=count, total=total)
         try:
-            with BackgroundWorker() as behind:
-                for source, target, pixels in ahead((source, target, _read(source)) for source, target in jobs):
+            with BackgroundWorker() as worker:
+                for source, target, pixels in prefetch((source, target, _read(source)) for source, target in jobs):
                     if isinstance(pixels, AtrousError):
                         failures.append(pixels)
                     else:
                         start = time.perf_counter()
                         found = segmenter(pixels) if crf is None else _refined(segmenter, pixels, crf)
-                        behind.do(write, source, target, found, time.perf_counter() - start)
+                        worker.submit(write, source, target, found, time.perf_counter() - start)
                     if not alone:
                         progress.advance(task)
         except KeyboardInterrupt:
@@ -227,9 +227,9 @@ def _expand(given: str) -> list[tuple[Path, Path]]:
 
 
 def _is_video(given: str) -> bool:
-    from atrous.inference.video import SUFFIXES
+    from atrous.inference.video import VIDEO_SUFFIXES
 
-    return given.isdigit() or Path(given).suffix.lower() in SUFFIXES
+    return given.isdigit() or Path(given).suffix.lower() in VIDEO_SUFFIXES
 
 
 def _segment_video(segmenter: Segmenter, given: str, target: Path, smooth: float, *, as_json: bool) -> None:
@@ -248,7 +248,7 @@ def _segment_video(segmenter: Segmenter, given: str, target: Path, smooth: float
             int(given) if camera else Path(given),
             target,
             smooth=smooth,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if as_json:
         stages = {name: round(seconds, 3) for name, seconds in timing.stages.items()}

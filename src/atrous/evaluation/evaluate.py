@@ -21,7 +21,7 @@ from atrous.files import writing
 from atrous.imaging.io import Pixels
 from atrous.imaging.labels import Labels
 from atrous.inference import Segmenter
-from atrous.inference.prefetch import BackgroundWorker, ahead
+from atrous.inference.prefetch import BackgroundWorker, prefetch
 
 SAVE_EVERY = 30.0
 """Seconds between two writings of what is done."""
@@ -191,9 +191,9 @@ def evaluate(
             yield index, data[index]
 
     try:
-        with BackgroundWorker() as behind:
-            for number, (index, sample) in enumerate(ahead(samples()), len(data) - len(todo) + 1):
-                behind.do(count, index, sample, predict(segmenter, sample.image, crf))
+        with BackgroundWorker() as worker:
+            for number, (index, sample) in enumerate(prefetch(samples()), len(data) - len(todo) + 1):
+                worker.submit(count, index, sample, predict(segmenter, sample.image, crf))
                 if progress is not None:
                     progress(number, len(data))
     finally:

@@ -1,6 +1,7 @@
-"""Images in, segmentations out."""
+"""Inference: segment images and videos with a network and its card; test-time augmentation, tiling, prefetching."""
 
 from atrous.imaging.io import read_image
-from atrous.inference.segmenter import Segmentation, Segmenter
+from atrous.inference.segmentation import Segmentation
+from atrous.inference.segmenter import Segmenter
 
 __all__ = ["Segmentation", "Segmenter", "read_image"]

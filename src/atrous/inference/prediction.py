@@ -1,4 +1,4 @@
-"""What a network says of an image, kept as coarse as it was said, and resized when and where it is asked for."""
+"""The coarse class scores of an image, kept at the network's resolution and upsampled on request."""
 
 from __future__ import annotations
 
@@ -12,94 +12,98 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atrous.imaging.labels import label_dtype
-from atrous.inference.upsampled_argmax import Taps, bands, resize_taps, resized_rows, upsampled_argmax
+from atrous.inference.upsampled_argmax import Taps, interpolate_rows, resize_taps, row_chunks, upsampled_argmax
 from atrous.layers.resize import resize
 
 Size: TypeAlias = tuple[int, int]
-Kind: TypeAlias = Literal["scores", "softmax", "probabilities"]
+"""Height and width."""
 
 
 @dataclass(frozen=True)
 class CoarsePrediction:
-    """The views of one image, each the class scores of one look at it, at any resolution.
+    """The class scores of one image at the network's resolution: one map for each view (scale, mirror image).
 
-    A view is resized to the `frame`, the network's input at its own scale; the upper left `content` of the frame holds
-    the image, the rest is padding; the content is resized to `size`, the image's own. Where the two are equal, which is
-    wherever the card keeps or pads images, there is one resize and none of it need exist as a whole.
+    Every view is resized to `input_size`, the network's input at scale 1, and the views are averaged. The upper left
+    `content_size` of the input holds the image, the rest is padding; this part is resized to `image_size`. Where the
+    two are equal, that is wherever the card keeps or pads images, there is a single resize, and labels are found
+    without making the resized map.
 
-    `kind` says what is averaged: the resized `"scores"`; the `"softmax"` of each view's resized scores; or
-    `"probabilities"`, which the views are already.
+    `average` names what is averaged over the views: the resized `"scores"`; the `"softmax"` of each view's resized
+    scores; or `"probabilities"`, if the views are probabilities already.
 
     Shape: `views` (K, h, w) each, on one device.
     """
 
     views: tuple[Tensor, ...]
-    frame: Size
-    content: Size
-    size: Size
+    input_size: Size
+    content_size: Size
+    image_size: Size
     align_corners: bool
-    kind: Kind = "scores"
+    average: Literal["scores", "softmax", "probabilities"] = "scores"
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         """The number of classes."""
         return self.views[0].shape[0]
 
     def labels(self, out: NDArray[np.integer] | None = None) -> NDArray[np.integer]:
-        """The best class of every pixel of the image: the arg-max of `probabilities()`, up to ties.
+        """Compute the label of every pixel of the image: the arg-max of `probabilities()`, up to ties.
 
         Shape: -> (H, W) uint8, or uint16 above 256 classes; `out`, if given, is filled and returned.
         """
-        if self.content == self.size and len(self.views) == 1:
+        if self.content_size != self.image_size:
+            return upsampled_argmax(self._average_views(), self.image_size, align_corners=self.align_corners, out=out)
+        if len(self.views) == 1:
             return upsampled_argmax(
-                self.views[0], self.frame, align_corners=self.align_corners, crop=self.size, out=out
+                self.views[0], self.input_size, align_corners=self.align_corners, crop=self.image_size, out=out
             )
-        if self.content != self.size:
-            return upsampled_argmax(self._merged(), self.size, align_corners=self.align_corners, out=out)
-        found = np.empty(self.size, label_dtype(self.classes, 0)) if out is None else out
-        for band, rows in self._merged_bands():
-            found[band] = rows.argmax(0).numpy(force=True)
-        return found
+        labels = np.empty(self.image_size, label_dtype(self.num_classes, 0)) if out is None else out
+        for chunk, rows in self._averaged_rows():
+            labels[chunk] = rows.argmax(0).numpy(force=True)
+        return labels
 
     def probabilities(self) -> Tensor:
-        """The soft-max over classes at every pixel of the image.
+        """Compute the softmax over classes at every pixel of the image.
 
         Shape: -> (K, H, W) float32, on the views' device.
         """
-        merged = self._resized_to_image()
-        return merged.float().softmax(0) if self.kind == "scores" else merged.float()
+        averaged = self._resize_to_image()
+        return averaged.float().softmax(0) if self.average == "scores" else averaged.float()
 
     def logits(self) -> Tensor:
-        """Scores whose soft-max is `probabilities()`: the network's own, or logarithms where views were averaged.
+        """Compute logits whose softmax is `probabilities()`: the scores, or logarithms of averaged probabilities.
 
         Shape: -> (K, H, W), on the views' device.
         """
-        merged = self._resized_to_image()
-        return merged if self.kind == "scores" else merged.clamp_min(torch.finfo(merged.dtype).tiny).log()
+        averaged = self._resize_to_image()
+        return averaged if self.average == "scores" else averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log()
 
-    def _resized_to_image(self) -> Tensor:
-        merged = self._merged()
-        if self.content == self.size:
-            return merged
-        return resize(merged[None], self.size, align_corners=self.align_corners)[0]
+    def _resize_to_image(self) -> Tensor:
+        averaged = self._average_views()
+        if self.content_size == self.image_size:
+            return averaged
+        return resize(averaged[None], self.image_size, align_corners=self.align_corners)[0]
 
-    def _merged(self) -> Tensor:
-        """The views as one map of the content's size."""
-        merged = self.views[0].new_empty(self.classes, *self.content)
-        for band, rows in self._merged_bands():
-            merged[:, band] = rows
-        return merged
+    def _average_views(self) -> Tensor:
+        """Shape: -> (K, *content_size)."""
+        averaged = self.views[0].new_empty(self.num_classes, *self.content_size)
+        for chunk, rows in self._averaged_rows():
+            averaged[:, chunk] = rows
+        return averaged
 
-    def _merged_bands(self) -> Iterator[tuple[slice, Tensor]]:
+    def _averaged_rows(self) -> Iterator[tuple[slice, Tensor]]:
+        """The averaged map in chunks of rows, which bounds the memory for the resized views."""
         taps = [
-            resize_taps(view, self.frame, align_corners=self.align_corners, crop=self.content) for view in self.views
+            resize_taps(view, self.input_size, align_corners=self.align_corners, crop=self.content_size)
+            for view in self.views
         ]
-        for band in bands(self.content[0], 4 * self.classes * self.content[1] * self.views[0].element_size()):
-            merged = self._look(self.views[0], taps[0][0][band], taps[0][1])
+        height, width = self.content_size
+        for chunk in row_chunks(height, 4 * self.num_classes * width * self.views[0].element_size()):
+            total = self._resized_view(self.views[0], taps[0][0][chunk], taps[0][1])
             for view, (rows, columns) in zip(self.views[1:], taps[1:], strict=True):
-                merged += self._look(view, rows[band], columns)
-            yield band, merged.div_(len(self.views))
+                total += self._resized_view(view, rows[chunk], columns)
+            yield chunk, total.div_(len(self.views))
 
-    def _look(self, view: Tensor, rows: Taps, columns: Taps) -> Tensor:
-        resized = resized_rows(view, rows, columns)
-        return resized.softmax(0) if self.kind == "softmax" else resized
+    def _resized_view(self, view: Tensor, rows: Taps, columns: Taps) -> Tensor:
+        resized = interpolate_rows(view, rows, columns)
+        return resized.softmax(0) if self.average == "softmax" else resized

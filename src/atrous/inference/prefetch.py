@@ -1,6 +1,6 @@
-"""Work before and behind the network, done while the network runs.
+"""Overlap reading, the network, and writing: prefetching before the network, a background worker after it.
 
-Threads are enough: decoding, encoding and drawing happen in libraries that let go of Python's lock.
+Threads are enough: decoding, encoding and drawing happen in libraries that release Python's global lock.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ T = TypeVar("T")
 _END = object()
 
 
-def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """The items, each made in a thread while earlier ones are used; at most `depth` wait.
+def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+    """Iterate over `items` in a thread, so that the next ones are made while earlier ones are used.
 
-    Raises: what making an item raises, when its turn comes; nothing follows it.
+    At most `depth` items wait in the queue.
+
+    Raises: an exception of the iterable, when the failed item's turn comes; the iteration ends there.
     """
     waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -32,7 +34,7 @@ def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
                 waiting.put((item, error), timeout=0.1)
                 break
 
-    def make() -> None:
+    def produce() -> None:
         try:
             for item in items:
                 put(item, None)
@@ -43,8 +45,8 @@ def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
         else:
             put(_END, None)
 
-    maker = threading.Thread(target=make, daemon=True, name="atrous-ahead")
-    maker.start()
+    producer = threading.Thread(target=produce, daemon=True, name="atrous-prefetch")
+    producer.start()
     try:
         while True:
             item, error = waiting.get()
@@ -55,30 +57,30 @@ def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
             yield item
     finally:
         stopped.set()
-        maker.join()
+        producer.join()
 
 
 class BackgroundWorker:
-    """One thread that does in order what is left to it; at most `depth` tasks wait, then `do` does.
+    """A thread that runs submitted tasks in order; when more than `depth` tasks wait, `submit` blocks.
 
-    As a context it waits for all of them at the end, or drops them when the block raises.
+    As a context manager it waits for all tasks at the end, or cancels those that wait if the block raises.
 
-    Raises: what a task raised, at the next `do` or at the end.
+    Raises: an exception of a task, at the next `submit` or at the end.
     """
 
     def __init__(self, depth: int = 2) -> None:
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="atrous-behind")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="atrous-background")
         self._depth = depth
         self._tasks: list[Future[Any]] = []
 
-    def do(self, task: Callable[..., Any], *arguments: Any) -> None:
-        """Leave `task(*arguments)` to the thread."""
-        self._tasks.append(self._worker.submit(task, *arguments))
+    def submit(self, task: Callable[..., Any], *arguments: Any) -> None:
+        """Run `task(*arguments)` in the thread."""
+        self._tasks.append(self._executor.submit(task, *arguments))
         while len(self._tasks) > self._depth or (self._tasks and self._tasks[0].done()):
             self._tasks.pop(0).result()
 
-    def finish(self) -> None:
-        """Wait for what was left to the thread."""
+    def wait(self) -> None:
+        """Wait until all submitted tasks have finished."""
         while self._tasks:
             self._tasks.pop(0).result()
 
@@ -90,6 +92,6 @@ class BackgroundWorker:
     ) -> None:
         try:
             if error is None:
-                self.finish()
+                self.wait()
         finally:
-            self._worker.shutdown(wait=True, cancel_futures=True)
+            self._executor.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""From a picture to a network's input, as the card of its weights asks."""
+"""Preprocessing: resize, normalize and pad an image as the card of the weights says."""
 
 from __future__ import annotations
 
@@ -13,61 +13,71 @@ from atrous.card import Preprocessing
 from atrous.imaging.io import Pixels, resize_image
 
 
-def preprocess(pixels: Pixels, how: Preprocessing) -> tuple[Tensor, tuple[int, int]]:
-    """The network's input, and the height and width of it that hold the image; the rest is padding.
+def preprocess(image: Pixels, preprocessing: Preprocessing) -> tuple[Tensor, tuple[int, int]]:
+    """Turn an image into the network's input.
+
+    Also returns the height and width of the part of the input that holds the image; the rest is padding.
 
     Shape: (H, W, 3) uint8 -> (3, h, w) float32.
     """
-    content, frame = _sizes((pixels.shape[0], pixels.shape[1]), how)
-    return normalized(resize_image(pixels, *content), how, frame), content
+    content_size, input_size = _content_and_input_size((image.shape[0], image.shape[1]), preprocessing)
+    return normalize(resize_image(image, *content_size), preprocessing, input_size), content_size
 
 
-def preprocessed_size(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
-    """The height and width of the network's input for an image of `size`, without making it."""
-    return _sizes(size, how)[1]
+def preprocessed_size(image_size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Compute height and width of the network's input for an image of a given size, without making the input."""
+    return _content_and_input_size(image_size, preprocessing)[1]
 
 
-def _sizes(size: tuple[int, int], how: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What an image of `size` is resized to, and what that is padded to."""
-    if how.size is None:
-        return size, _on_grid(size, how.grid, math.ceil)
-    if how.resize == "squeeze":
-        return how.size, how.size
-    if how.resize == "pad":
-        scale = min(how.size[0] / size[0], how.size[1] / size[1])
-        return size if scale >= 1 else _scaled_size(size, scale), how.size
-    sized = _on_grid(_scaled_size(size, min(how.size) / min(size)), how.grid, round)
-    return sized, sized
+def _content_and_input_size(
+    image_size: tuple[int, int], preprocessing: Preprocessing
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size that an image is resized to, and the size that the resized image is padded to."""
+    size, grid = preprocessing.size, preprocessing.grid
+    if size is None:
+        return image_size, _round_to_grid(image_size, grid, math.ceil)
+    if preprocessing.resize == "squeeze":
+        return size, size
+    if preprocessing.resize == "pad":
+        scale = min(size[0] / image_size[0], size[1] / image_size[1])
+        return image_size if scale >= 1 else _scaled_size(image_size, scale), size
+    resized = _round_to_grid(_scaled_size(image_size, min(size) / min(image_size)), grid, round)
+    return resized, resized
 
 
-def _on_grid(size: tuple[int, int], grid: int | None, rounded: Callable[[float], int]) -> tuple[int, int]:
-    """The sides as a multiple of `grid`, plus one; as they are without one."""
+def _round_to_grid(size: tuple[int, int], grid: int | None, rounding: Callable[[float], int]) -> tuple[int, int]:
+    """Round both sides to a multiple of `grid`, plus one; without a grid they stay as they are."""
     if grid is None:
         return size
-    return max(1, rounded((size[0] - 1) / grid)) * grid + 1, max(1, rounded((size[1] - 1) / grid)) * grid + 1
+    return max(1, rounding((size[0] - 1) / grid)) * grid + 1, max(1, rounding((size[1] - 1) / grid)) * grid + 1
 
 
-def normalized(pixels: Pixels, how: Preprocessing, frame: tuple[int, int]) -> Tensor:
-    """Pixels reordered, normalized, and padded with the mean (which is zero then) at the bottom and on the right.
+def normalize(image: Pixels, preprocessing: Preprocessing, input_size: tuple[int, int]) -> Tensor:
+    """Reorder the channels, normalize by mean and std, and pad at the bottom and on the right to `input_size`.
 
-    There are 256 values a channel can have, so the arithmetic is done once for each and looked up.
+    The padding is the mean, which is zero after normalization. An 8-bit channel has 256 values: the arithmetic is done
+    once for each of them and looked up.
 
-    Shape: (h, w, 3) uint8, `frame` at least as large -> (3, *frame) float32.
+    Shape: (h, w, 3) uint8 -> (3, *input_size) float32; `input_size` is at least (h, w).
     """
-    height, width = pixels.shape[:2]
-    tables = (np.arange(256, dtype=np.float32)[:, None] - np.array(how.mean, np.float32)) / np.array(
-        how.std, np.float32
+    height, width = image.shape[:2]
+    lookup = (np.arange(256, dtype=np.float32)[:, None] - np.array(preprocessing.mean, np.float32)) / np.array(
+        preprocessing.std, np.float32
     )
-    prepared = torch.zeros(3, *frame) if frame != (height, width) else torch.empty(3, *frame)
-    for channel, plane in enumerate(prepared.numpy()):
-        source = channel if how.channel_order == "RGB" else 2 - channel
-        plane[:height, :width] = tables[:, channel].take(pixels[..., source])
-    return prepared
+    padded = input_size != (height, width)
+    tensor = torch.zeros(3, *input_size) if padded else torch.empty(3, *input_size)
+    for channel, plane in enumerate(tensor.numpy()):
+        source = channel if preprocessing.channel_order == "RGB" else 2 - channel
+        plane[:height, :width] = lookup[:, channel].take(image[..., source])
+    return tensor
 
 
-def scaled(pixels: Pixels, scale: float) -> Pixels:
-    """The picture at `scale` times its size, in its own shape."""
-    return resize_image(pixels, *_scaled_size((pixels.shape[0], pixels.shape[1]), scale))
+def rescale(image: Pixels, scale: float) -> Pixels:
+    """Resize an image to `scale` times its size; the aspect ratio is kept.
+
+    Shape: (H, W, 3) uint8 -> (round(scale H), round(scale W), 3) uint8.
+    """
+    return resize_image(image, *_scaled_size((image.shape[0], image.shape[1]), scale))
 
 
 def _scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -1,13 +1,12 @@
-"""Images of any size, window by window, in memory that the image's height does not enter.
+"""Segment images of any size window by window, in memory that does not grow with the image's height.
 
-The network's scores of the windows are blended on the grid on which the network makes them, a small part of the
-image's resolution; whole rows of that grid become labels as soon as no further window touches them. Nothing of
-K x H x W is ever made: beside the image and its labels there are the scores of one row of windows, and the activations
-of one window.
+The scores of the windows are blended on the coarse grid of the network, at a small part of the image's resolution. Rows
+of that grid become labels as soon as no further window covers them. No map of K x H x W is made for labels: besides the
+image and its labels, memory holds the scores of one row of windows and the activations of one batch of windows.
 
-Windows start at multiples of 32 pixels and have 32 k (+ 1 with aligned corners) of them, so that strides fall on the
-same pixels in all of them: where the network does not see the border of a window, its scores are those of the whole
-image. What looks at all of its input, such as image pooling, sees the window and not the image.
+Windows start at multiples of 32 pixels and have 32 k pixels (32 k + 1 with aligned corners), so that strides fall on
+the same pixels in all of them: wherever the receptive field does not reach the border of a window, the scores are those
+of the whole image. Global operations, such as image pooling, cover the window and not the image.
 """
 
 from __future__ import annotations
@@ -25,23 +24,21 @@ from atrous.card import Preprocessing
 from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels
 from atrous.imaging.labels import label_dtype
-from atrous.inference.preprocess import normalized
-from atrous.inference.upsampled_argmax import Taps, argmax_between, bands, resized_rows
+from atrous.inference.preprocess import normalize
+from atrous.inference.tta import ScoreFunction
+from atrous.inference.upsampled_argmax import Taps, interpolate_rows, interpolated_argmax, row_chunks
 from atrous.layers.resize import resize
+from atrous.progress import OnProgress
 
 GRID = 32
-"""The coarsest stride of any network here; windows are placed by it."""
-
-Progress = Callable[[int, int], None]
-"""Called with how many windows are done, and of how many."""
+"""The coarsest stride of any network in the package; windows start at its multiples."""
 
 
 @dataclass(frozen=True)
-class Axis:
-    """Windows along one side of an image.
+class TiledAxis:
+    """The windows along one side of an image.
 
-    `length` is the side, `padded` what it is padded to so that the last window ends there, `tile` the windows' size and
-    `starts` where they begin.
+    `length` is the side in pixels, `tile` the size of the windows, and `starts` are their first pixels.
     """
 
     length: int
@@ -50,13 +47,13 @@ class Axis:
     align_corners: bool
 
     @classmethod
-    def cover(cls, length: int, tile: int, overlap: float, *, align_corners: bool) -> Axis:
-        """Windows of at least `tile` pixels over `length`, sharing at least `overlap` of their size with the next.
+    def cover(cls, length: int, tile: int, overlap: float, *, align_corners: bool) -> TiledAxis:
+        """Place windows of at least `tile` pixels over `length`, overlapping by at least the fraction `overlap`.
 
         Raises: `AtrousError` for a window that is empty, or an overlap that is not in [0, 1).
         """
         if tile < 1 or not 0 <= overlap < 1:
-            raise AtrousError(f"tile {tile} and overlap {overlap}: at least 1, and from 0 to below 1, are expected.")
+            raise AtrousError(f"tile {tile} and overlap {overlap}: tile >= 1 and 0 <= overlap < 1 are expected.")
         cells = max(1, math.ceil((tile - align_corners) / GRID))
         needed = math.ceil((length - align_corners) / GRID)
         step = max(1, math.floor(cells * (1 - overlap)))
@@ -65,22 +62,25 @@ class Axis:
         return cls(length, cells * GRID + align_corners, tuple(GRID * start for start in starts), align_corners)
 
     @property
-    def padded(self) -> int:
-        """Where the last window ends."""
+    def padded_length(self) -> int:
+        """The length that the side is padded to, where the last window ends."""
         return self.starts[-1] + self.tile
 
-    def stride(self, samples: int) -> int | None:
-        """How many pixels lie between the `samples` scores of a window, where that is a whole number."""
-        if samples < 1 + self.align_corners:
+    def score_stride(self, num_scores: int) -> int | None:
+        """Compute the stride of a window's scores in pixels; None if it is not a whole number that divides `GRID`."""
+        if num_scores < 1 + self.align_corners:
             return None
-        stride, rest = divmod(self.tile - self.align_corners, samples - self.align_corners)
+        stride, rest = divmod(self.tile - self.align_corners, num_scores - self.align_corners)
         return None if rest or GRID % stride else stride
 
-    def weights(self, stride: int) -> list[NDArray[np.float32]]:
-        """Each window's share of the scores it covers: sloping where windows overlap, one in all at every place."""
+    def blend_weights(self, stride: int) -> list[NDArray[np.float32]]:
+        """Compute each window's weights on the grid of scores: ramps where windows overlap, with a sum of 1.
+
+        Shape: -> each (scores of a window,).
+        """
         offset = int(self.align_corners)
         count = (self.tile - offset) // stride + offset
-        total = np.zeros((self.padded - offset) // stride + offset)
+        total = np.zeros((self.padded_length - offset) // stride + offset)
         slopes = []
         for index, start in enumerate(self.starts):
             slope = np.ones(count)
@@ -97,133 +97,138 @@ class Axis:
 
 
 def _ramp(count: int, overlap: int) -> NDArray[np.float64]:
-    """From nearly 0 to 1 over the first `overlap` places."""
+    """Rise linearly from nearly 0 to 1 over the first `overlap` samples."""
     return np.minimum(1, (np.arange(count) + 0.5) / max(overlap, 0.5))
 
 
 @dataclass
 class TiledPrediction:
-    """What a network says of an image, window by window; the network runs when labels or probabilities are asked for.
+    """The class scores of an image, window by window; the network runs when labels or probabilities are requested.
 
-    `network` gives a window's scores, (N, 3, t, t) -> (N, K, u, v). `progress` is told of each window.
+    `network` computes the scores of windows, (N, 3, t, t) -> (N, K, u, v), in batches of `batch`. `on_progress` is
+    called after each batch with the number of finished windows and their total.
     """
 
-    network: Callable[[Tensor], Tensor]
-    pixels: Pixels
-    how: Preprocessing
+    network: ScoreFunction
+    image: Pixels
+    preprocessing: Preprocessing
     align_corners: bool
     device: torch.device
     tile: int
     overlap: float = 0.25
     batch: int = 1
-    progress: Progress | None = None
-    rows: Axis = field(init=False)
-    columns: Axis = field(init=False)
+    on_progress: OnProgress | None = None
+    rows: TiledAxis = field(init=False)
+    columns: TiledAxis = field(init=False)
 
     def __post_init__(self) -> None:
-        height, width = self.pixels.shape[:2]
-        self.rows = Axis.cover(height, self.tile, self.overlap, align_corners=self.align_corners)
-        self.columns = Axis.cover(width, self.tile, self.overlap, align_corners=self.align_corners)
+        height, width = self.image.shape[:2]
+        self.rows = TiledAxis.cover(height, self.tile, self.overlap, align_corners=self.align_corners)
+        self.columns = TiledAxis.cover(width, self.tile, self.overlap, align_corners=self.align_corners)
 
     def labels(self, out: NDArray[np.integer] | None = None) -> NDArray[np.integer]:
-        """The best class of every pixel.
+        """Compute the label of every pixel.
 
         Shape: -> (H, W) uint8, or uint16 above 256 classes; `out`, for example memory-mapped, is filled and returned.
         """
-        for band, scores, rows, columns in self._strips():
+        for strip, scores, rows, columns in self._strips():
             if out is None:
-                out = np.empty(self.pixels.shape[:2], label_dtype(scores.shape[0], 0))
-            argmax_between(scores, rows, columns, out[band])
+                out = np.empty(self.image.shape[:2], label_dtype(scores.shape[0], 0))
+            interpolated_argmax(scores, rows, columns, out[strip])
         assert out is not None
         return out
 
     def probabilities(self) -> Tensor:
-        """The soft-max over classes at every pixel: K x H x W floats, on the host.
+        """Compute the softmax over classes at every pixel, in main memory.
 
         Shape: -> (K, H, W) float32.
         """
-        return self._everywhere(lambda rows: rows.float().softmax(0))
+        return self._interpolate(lambda rows: rows.float().softmax(0))
 
     def logits(self) -> Tensor:
-        """The blended scores, resized.
+        """Compute the blended scores at every pixel, in main memory.
 
-        Shape: -> (K, H, W) float32, on the host.
+        Shape: -> (K, H, W) float32.
         """
-        return self._everywhere(lambda rows: rows.float())
+        return self._interpolate(lambda rows: rows.float())
 
-    def _everywhere(self, finish: Callable[[Tensor], Tensor]) -> Tensor:
-        height, width = self.pixels.shape[:2]
-        found: Tensor | None = None
-        for band, scores, rows, columns in self._strips():
-            if found is None:
-                found = torch.empty(scores.shape[0], height, width)
-            part = found[:, band]
-            for some in bands(len(rows), 4 * scores.shape[0] * width * 4):
-                part[:, some] = finish(resized_rows(scores, rows[some], columns)).cpu()
-        assert found is not None
-        return found
+    def _interpolate(self, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        height, width = self.image.shape[:2]
+        result: Tensor | None = None
+        for strip, scores, rows, columns in self._strips():
+            if result is None:
+                result = torch.empty(scores.shape[0], height, width)
+            part = result[:, strip]
+            for chunk in row_chunks(len(rows), 4 * scores.shape[0] * width * 4):
+                part[:, chunk] = activation(interpolate_rows(scores, rows[chunk], columns)).cpu()
+        assert result is not None
+        return result
 
     def _strips(self) -> Iterator[tuple[slice, Tensor, Taps, Taps]]:
-        """Rows of the image, and the scores and taps they are resized by, from the top, as they are finished."""
+        """Strips of image rows from top to bottom, each with the scores and taps that it is interpolated from."""
         rows = columns = None
-        kept: Tensor | None = None
+        last_row: Tensor | None = None
         done = top = 0
-        for strip, total in self._finished_rows():
+        for strip, total in self._blended_rows():
             if rows is None or columns is None:
-                rows = Taps.between(total, self.rows.padded, align_corners=self.align_corners)[: self.rows.length]
-                columns = Taps.between(strip.shape[-1], self.columns.padded, align_corners=self.align_corners)
+                rows = Taps.linear(total, self.rows.padded_length, align_corners=self.align_corners)
+                rows = rows[: self.rows.length]
+                columns = Taps.linear(strip.shape[-1], self.columns.padded_length, align_corners=self.align_corners)
                 columns = columns[: self.columns.length]
-            if kept is not None:
-                strip = torch.cat([kept, strip], 1)
+            if last_row is not None:
+                strip = torch.cat([last_row, strip], 1)
             ready = int(np.searchsorted(rows.second, top + strip.shape[1]))
-            band = slice(done, ready)
-            here = rows[band]
-            yield band, strip, Taps(here.first - top, here.second - top, here.weight), columns
-            top, done, kept = top + strip.shape[1] - 1, ready, strip[:, -1:]
+            taps = rows[done:ready]
+            yield slice(done, ready), strip, Taps(taps.first - top, taps.second - top, taps.weight), columns
+            top, done, last_row = top + strip.shape[1] - 1, ready, strip[:, -1:]
             if done == self.rows.length:
                 return
 
-    def _finished_rows(self) -> Iterator[tuple[Tensor, int]]:
-        """Blended scores of the whole width that no further window touches, and how many rows there will be."""
+    def _blended_rows(self) -> Iterator[tuple[Tensor, int]]:
+        """Blended rows of scores that no further window covers, and the total number of rows."""
         offset = int(self.align_corners)
-        sums: Tensor | None = None
+        blended: Tensor | None = None
         for index, start in enumerate(self.rows.starts):
-            for left, scores in self._windows(start):
-                if sums is None:
-                    stride = self._stride(scores)
-                    tall, wide = (weights.weights(stride) for weights in (self.rows, self.columns))
-                    total, width = ((side.padded - offset) // stride + offset for side in (self.rows, self.columns))
-                    sums = scores.new_zeros(scores.shape[0], len(tall[0]), width)
+            for left, scores in self._window_scores(start):
+                if blended is None:
+                    stride = self._score_stride(scores)
+                    row_weights, column_weights = (axis.blend_weights(stride) for axis in (self.rows, self.columns))
+                    total, width = (
+                        (axis.padded_length - offset) // stride + offset for axis in (self.rows, self.columns)
+                    )
+                    blended = scores.new_zeros(scores.shape[0], len(row_weights[0]), width)
                 if stride == 1 and scores.shape[-1] != self.columns.tile:
                     scores = resize(scores[None], (self.rows.tile, self.columns.tile), align_corners=bool(offset))[0]
-                share = torch.from_numpy(tall[index][:, None] * wide[self.columns.starts.index(left)]).to(scores)
-                sums[:, :, left // stride : left // stride + scores.shape[-1]] += scores * share
-            assert sums is not None
+                weights = row_weights[index][:, None] * column_weights[self.columns.starts.index(left)]
+                scores = scores * torch.from_numpy(weights).to(scores)
+                blended[:, :, left // stride : left // stride + scores.shape[-1]] += scores
+            assert blended is not None
             if index + 1 == len(self.rows.starts):
-                yield sums, total
+                yield blended, total
                 return
-            moved = (self.rows.starts[index + 1] - start) // stride
-            yield sums[:, :moved].clone(), total
-            following = torch.zeros_like(sums)
-            following[:, : sums.shape[1] - moved] = sums[:, moved:]
-            sums = following
+            finished = (self.rows.starts[index + 1] - start) // stride
+            yield blended[:, :finished].clone(), total
+            following = torch.zeros_like(blended)
+            following[:, : blended.shape[1] - finished] = blended[:, finished:]
+            blended = following
 
-    def _stride(self, scores: Tensor) -> int:
-        """Of the grid that scores are blended on: the network's, or single pixels where it has no regular one."""
-        down, across = self.rows.stride(scores.shape[-2]), self.columns.stride(scores.shape[-1])
+    def _score_stride(self, scores: Tensor) -> int:
+        """The stride of the grid for blending: the network's, or 1 if its scores lie on no regular grid."""
+        down, across = self.rows.score_stride(scores.shape[-2]), self.columns.score_stride(scores.shape[-1])
         return down if down is not None and down == across else 1
 
-    def _windows(self, top: int) -> Iterator[tuple[int, Tensor]]:
-        """The left edges and scores of one row of windows."""
+    def _window_scores(self, top: int) -> Iterator[tuple[int, Tensor]]:
+        """The left edge and the scores of each window in one row of windows."""
         lefts = self.columns.starts
         size = self.rows.tile, self.columns.tile
         before = self.rows.starts.index(top) * len(lefts)
         for first in range(0, len(lefts), self.batch):
-            part = lefts[first : first + self.batch]
+            batch = lefts[first : first + self.batch]
             windows = [
-                normalized(self.pixels[top : top + size[0], left : left + size[1]], self.how, size) for left in part
+                normalize(self.image[top : top + size[0], left : left + size[1]], self.preprocessing, size)
+                for left in batch
             ]
             scores = self.network(torch.stack(windows).to(self.device))
-            if self.progress is not None:
-                self.progress(before + first + len(part), len(self.rows.starts) * len(lefts))
-            yield from zip(part, scores.float(), strict=True)
+            if self.on_progress is not None:
+                self.on_progress(before + first + len(batch), len(self.rows.starts) * len(lefts))
+            yield from zip(batch, scores.float(), strict=True)

@@ -1,4 +1,4 @@
-"""Videos and cameras: decoding, the network, and drawing with encoding, each in its own thread at the same time."""
+"""Segment videos and cameras: decoding, network, and drawing with encoding run in parallel, in a thread each."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.imaging.io import Pixels
 from atrous.inference.prediction import CoarsePrediction
-from atrous.inference.prefetch import BackgroundWorker, ahead
-from atrous.inference.segmenter import Segmentation, Segmenter
+from atrous.inference.prefetch import BackgroundWorker, prefetch
+from atrous.inference.segmentation import Segmentation
+from atrous.inference.segmenter import Segmenter
+from atrous.progress import OnProgress
 
-SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-"""What is taken for a video."""
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+"""Files that are read as videos."""
 
-USUAL_RATE = 25.0
-"""Frames per second where a file or camera does not say."""
+DEFAULT_FPS = 25.0
+"""Frames per second where a file or camera does not report them."""
 
 
 @dataclass
 class Timing:
-    """Where the time went, in seconds of each stage; the stages run side by side, so `wall` is not their sum."""
+    """The number of frames and the seconds spent in each stage; stages run in parallel, so `wall` is not their sum."""
 
     frames: int = 0
     wall: float = 0.0
@@ -38,46 +40,48 @@ class Timing:
     )
 
     def __str__(self) -> str:
-        """One line for people, with the slowest stage, which is what to make faster."""
+        """Summarize in one line, with the slowest stage, which limits the frame rate."""
         if not self.frames:
             return "no frames"
-        parts = ", ".join(f"{name} {1000 * spent / self.frames:.1f}" for name, spent in self.stages.items())
+        parts = ", ".join(f"{name} {1000 * seconds / self.frames:.1f}" for name, seconds in self.stages.items())
         slowest = max(self.stages, key=lambda name: self.stages[name])
-        rate = self.frames / self.wall
-        return f"{self.frames} frames, {rate:.1f} per second; ms per frame: {parts}, side by side; slowest: {slowest}"
+        fps = self.frames / self.wall
+        return f"{self.frames} frames, {fps:.1f} per second; ms per frame: {parts}, in parallel; slowest: {slowest}"
 
 
-class Smoother:
-    """Temporal smoothing: probabilities as a running mean over frames, on the grid of the network's scores.
+class TemporalSmoother:
+    """Temporal smoothing: an exponential moving average of probabilities over frames, at the network's resolution.
 
-    `strength` is the share that the past keeps: 0 is none, 0.7 quietens flicker and follows a cut within some frames.
+    `momentum` is the weight of the past: 0 switches smoothing off, 0.7 removes flicker and adapts to a cut within some
+    frames.
 
-    Raises: `AtrousError` for a strength outside [0, 1).
+    Raises: `AtrousError` for a momentum outside [0, 1).
     """
 
-    def __init__(self, strength: float) -> None:
-        if not 0 <= strength < 1:
-            raise AtrousError(f"smoothing {strength}: it lies from 0 to below 1.")
-        self.strength = strength
-        self._past: tuple[Tensor, ...] = ()
+    def __init__(self, momentum: float) -> None:
+        if not 0 <= momentum < 1:
+            raise AtrousError(f"smoothing {momentum}: a number from 0 to below 1 is expected.")
+        self.momentum = momentum
+        self._average: tuple[Tensor, ...] = ()
 
-    def __call__(self, evidence: CoarsePrediction) -> CoarsePrediction:
-        """The evidence of a frame, given that of those before."""
-        if self.strength == 0:
-            return evidence
-        views = evidence.views
-        if evidence.kind != "probabilities":
+    def __call__(self, prediction: CoarsePrediction) -> CoarsePrediction:
+        """Average a frame's prediction with those of earlier frames; frames of another size start a new average."""
+        if self.momentum == 0:
+            return prediction
+        views = prediction.views
+        if prediction.average != "probabilities":
             views = tuple(view.float().softmax(0) for view in views)
-        if [view.shape for view in views] == [view.shape for view in self._past]:
-            views = tuple(torch.lerp(new, old, self.strength) for new, old in zip(views, self._past, strict=True))
-        self._past = views
-        return replace(evidence, views=views, kind="probabilities")
+        if [view.shape for view in views] == [view.shape for view in self._average]:
+            views = tuple(torch.lerp(new, old, self.momentum) for new, old in zip(views, self._average, strict=True))
+        self._average = views
+        return replace(prediction, views=views, average="probabilities")
 
 
-class Video:
-    """Frames of a file or, by its number, of a camera.
+class VideoReader:
+    """Iterate over the frames of a video file or, by its number, of a camera.
 
-    Raises: `AtrousError` for a source that cannot be opened or holds no frame.
+    Attributes: `fps`; `length`, the number of frames, or None where it is unknown; `seconds` spent in decoding so far.
+    Raises: `AtrousError` for a source that cannot be opened or has no frame.
     """
 
     def __init__(self, source: Path | int) -> None:
@@ -86,60 +90,59 @@ class Video:
         self.source = source
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
-            what = f"camera {source}" if isinstance(source, int) else str(source)
+            name = f"camera {source}" if isinstance(source, int) else str(source)
             raise AtrousError(
-                f"{what}: it cannot be opened as a video. Files: {', '.join(SUFFIXES)}; cameras: 0, 1, ..."
+                f"{name}: it cannot be opened as a video. Files: {', '.join(VIDEO_SUFFIXES)}; cameras: 0, 1, ..."
             )
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = float(rate) if np.isfinite(rate) and rate > 0 else USUAL_RATE
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = float(fps) if np.isfinite(fps) and fps > 0 else DEFAULT_FPS
         frames = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.length = int(frames) if isinstance(source, Path) and frames > 0 else None
-        """How many frames there are, as far as the file says."""
         self.seconds = 0.0
-        """Spent in decoding so far."""
 
     def __iter__(self) -> Iterator[Pixels]:
         """Shape: each (H, W, 3) uint8, RGB."""
-        found = False
+        decoded = False
         try:
             while True:
                 start = time.perf_counter()
-                there, frame = self._capture.read()
-                if not there:
+                success, frame = self._capture.read()
+                if not success:
                     break
-                found = True
+                decoded = True
                 pixels = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
                 self.seconds += time.perf_counter() - start
                 yield pixels
         finally:
             self._capture.release()
-        if not found:
-            raise AtrousError(f"{self.source}: the video holds no frame that can be decoded.")
+        if not decoded:
+            raise AtrousError(f"{self.source}: the video has no frame that can be decoded.")
 
 
-class Writer:
-    """An MP4 file of pictures of one size; the first one decides."""
+class VideoWriter:
+    """Write frames to an MP4 file, all at the size of the first one."""
 
-    def __init__(self, path: Path, rate: float) -> None:
+    def __init__(self, path: Path, fps: float) -> None:
         self._path = path
-        self._rate = rate
+        self._fps = fps
         self._video: Any = None
         self._size = (0, 0)
 
-    def add(self, picture: Pixels) -> None:
-        """Append one picture.
+    def add(self, frame: Pixels) -> None:
+        """Append a frame.
 
+        Shape: (H, W, 3) uint8, RGB.
         Raises: `AtrousError` where this system's OpenCV cannot write MP4.
         """
         if self._video is None:
-            self._size = picture.shape[1], picture.shape[0]
+            self._size = frame.shape[1], frame.shape[0]
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._video = cv2.VideoWriter(str(self._path), code, self._rate, self._size)
+            self._video = cv2.VideoWriter(str(self._path), code, self._fps, self._size)
             if not self._video.isOpened():
                 raise AtrousError(f"{self._path}: this system's OpenCV cannot write MP4 videos.")
-        if self._size != (picture.shape[1], picture.shape[0]):
-            picture = np.asarray(cv2.resize(picture, self._size), np.uint8)  # a stream whose size changed
-        self._video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        if self._size != (frame.shape[1], frame.shape[0]):
+            frame = np.asarray(cv2.resize(frame, self._size), np.uint8)  # the size changed within the stream
+        self._video.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
         """Finish the file."""
@@ -154,33 +157,33 @@ def segment_video(
     *,
     smooth: float = 0.0,
     opacity: float = 0.55,
-    progress: Any = None,
+    on_progress: OnProgress | None = None,
 ) -> Timing:
-    """Write the overlay of a video (without its sound) to `target`, an MP4; Ctrl-C ends it early and keeps the file.
+    """Segment a video file or camera and write the overlay, without sound, to `target`, an MP4.
 
-    `smooth` is the strength of the temporal smoothing, see `Smoother`. `progress` is called with how many frames are
-    done and of how many, None where that is unknown.
+    Ctrl-C ends the video early and keeps the frames so far. `smooth` is the momentum of the temporal smoothing, see
+    `TemporalSmoother`. `on_progress` is called with the numbers of finished and of all frames (None if unknown).
 
     Raises: `AtrousError` for a video that cannot be read or written.
     """
-    video, smoother, timing = Video(source), Smoother(smooth), Timing()
+    video, smoother, timing = VideoReader(source), TemporalSmoother(smooth), Timing()
     start = time.perf_counter()
-    network = segmenter.network_seconds
+    network_before = segmenter.network_seconds
 
-    def draw(found: Segmentation) -> None:
-        begun = time.perf_counter()
-        writer.add(found.overlay(opacity=opacity, legend=False))
-        timing.stages["draw"] += time.perf_counter() - begun
+    def draw(segmentation: Segmentation) -> None:
+        drawing_start = time.perf_counter()
+        writer.add(segmentation.overlay(opacity=opacity, legend=False))
+        timing.stages["draw"] += time.perf_counter() - drawing_start
 
     with writing(target) as temporary:
-        writer = Writer(temporary, video.rate)
+        writer = VideoWriter(temporary, video.fps)
         try:
-            with BackgroundWorker() as behind:
-                for frame in ahead(video):
-                    behind.do(draw, _segment(segmenter, frame, smoother, timing))
+            with BackgroundWorker() as worker:
+                for frame in prefetch(video):
+                    worker.submit(draw, _segment(segmenter, frame, smoother, timing))
                     timing.frames += 1
-                    if progress is not None:
-                        progress(timing.frames, video.length)
+                    if on_progress is not None:
+                        on_progress(timing.frames, video.length)
         except KeyboardInterrupt:
             if not timing.frames:
                 raise
@@ -188,17 +191,17 @@ def segment_video(
             writer.close()
     timing.wall = time.perf_counter() - start
     timing.stages["decode"] = video.seconds
-    timing.stages["network"] = segmenter.network_seconds - network
+    timing.stages["network"] = segmenter.network_seconds - network_before
     timing.stages["labels"] -= timing.stages["network"]
     return timing
 
 
 @torch.inference_mode()
-def _segment(segmenter: Segmenter, frame: Pixels, smoother: Smoother, timing: Timing) -> Segmentation:
-    begun = time.perf_counter()
-    evidence = segmenter.evidence(frame)
-    if isinstance(evidence, CoarsePrediction):
-        evidence = smoother(evidence)
-    labels = evidence.labels()
-    timing.stages["labels"] += time.perf_counter() - begun
+def _segment(segmenter: Segmenter, frame: Pixels, smoother: TemporalSmoother, timing: Timing) -> Segmentation:
+    start = time.perf_counter()
+    prediction = segmenter.predict_coarse(frame)
+    if isinstance(prediction, CoarsePrediction):
+        prediction = smoother(prediction)
+    labels = prediction.labels()
+    timing.stages["labels"] += time.perf_counter() - start
     return Segmentation(frame, labels, segmenter.card.classes, segmenter.card.colors)

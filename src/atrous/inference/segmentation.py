@@ -1,0 +1,72 @@
+"""The result of segmenting an image: labels with class names and colors, overlay, files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.errors import AtrousError
+from atrous.imaging.draw import draw_overlay
+from atrous.imaging.io import Pixels, resize_image, save_image
+from atrous.imaging.labels import class_fractions, save_labels
+
+MAX_OVERLAY_SIDE = 4096
+"""The longer side of a saved overlay, at most."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The segmentation of an image.
+
+    `labels` (H, W) holds the index of each pixel's class, at the size of `image` (H, W, 3); `probabilities`
+    (K, H, W), float32, is None unless requested.
+    """
+
+    image: Pixels
+    labels: NDArray[np.integer]
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    probabilities: NDArray[np.float32] | None = None
+
+    def class_fractions(self) -> dict[str, float]:
+        """Compute the fraction of the image that each class covers, for the classes that occur, the largest first."""
+        return class_fractions(self.labels, self.classes)
+
+    def overlay(self, *, opacity: float = 0.55, legend: bool = True) -> Pixels:
+        """Paint the classes over the image, outlined, with a legend below it.
+
+        Shape: -> (H + legend, W, 3) uint8.
+        Raises: `AtrousError` for an opacity outside [0, 1].
+        """
+        return draw_overlay(self.image, self.labels, self.classes, self.colors, opacity=opacity, legend=legend)
+
+    def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
+        """Save the labels as a palette PNG at `path` (*.png) and the overlay next to it (`NAME_overlay.png`).
+
+        The longer side of the saved overlay has at most 4,096 pixels; the labels keep the size of the image.
+
+        Returns: both paths.
+        Raises: `AtrousError` if `path` does not end in .png, or cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise AtrousError(f"{path}: labels are saved as PNG, because JPEG would alter them; name it *.png.")
+        overlay = path.with_name(f"{path.stem}_overlay.png")
+        save_labels(self.labels, self.colors, path)
+        save_image(self._shrink(MAX_OVERLAY_SIDE).overlay(), overlay)
+        return path, overlay
+
+    def _shrink(self, max_side: int) -> Segmentation:
+        """The same segmentation with sides of at most `max_side` pixels."""
+        height, width = self.labels.shape
+        scale = max_side / max(height, width)
+        if scale >= 1:
+            return self
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        nearest = [(np.arange(new) * old // new) for new, old in zip(size, (height, width), strict=True)]
+        image = resize_image(self.image, *size)
+        return replace(self, image=image, labels=np.asarray(self.labels[np.ix_(*nearest)]), probabilities=None)
