@@ -62,7 +62,7 @@ def test_files_and_networks_that_it_names_exist() -> None:
 
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
-    table = README.split("## The networks")[1].split("The counts are")[0]
+    table = README.split("## Networks")[1].split("The counts are")[0]
     for name in re.findall(r"`([a-z0-9_]+\.[a-z0-9_.]+)`", table):
         assert name in list_models()
 
