@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from atrous.layers.conv import Conv2dSame, ConvNormAct, SeparableConv, make_divisible
+from atrous.layers.conv import CeilConv2d, Conv2dSame, ConvNormAct, SeparableConv, make_divisible
+from atrous.layers.dilate import output_strides, set_output_stride
 
 
 @given(
@@ -36,6 +37,34 @@ def test_same_padding_matches_tensorflow(size: int, kernel: int, stride: int, di
         positions = [row * stride - total // 2 + tap * dilation for tap in range(kernel)]
         value = sum(column[tap] * x[0, 0, p, 0] for tap, p in enumerate(positions) if 0 <= p < size)
         assert abs(float(ours[0, 0, row, 0]) - float(value)) < 1e-4
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+@torch.no_grad()
+def test_patches_are_those_of_torch_and_remainders_are_padded(patch: int) -> None:
+    """Equal to torch's unpadded convolution where the size divides by the stride, and rounded up elsewhere."""
+    conv = CeilConv2d(3, 5, patch, stride=patch)
+    x = torch.randn(2, 3, 4 * patch, 3 * patch)
+    expected = nn.functional.conv2d(x, conv.weight, conv.bias, stride=patch)
+    assert torch.equal(conv(x), expected)
+    larger = nn.functional.pad(x, (0, 1, 0, patch - 1))
+    assert conv(larger).shape == (2, 5, 5, 4)
+    torch.testing.assert_close(conv(larger)[..., :4, :3], expected)
+
+
+@given(size=st.integers(1, 40), kernel=st.integers(1, 4), strides=st.lists(st.sampled_from([2, 3, 4]), max_size=3))
+@torch.no_grad()
+def test_dilated_patches_contain_the_strided_ones_at_any_size(size: int, kernel: int, strides: list[int]) -> None:
+    """Padding at the end commutes with sampling: no condition on the size, unlike symmetric padding."""
+    chain = [CeilConv2d(1, 1, max(kernel, stride), stride=stride).double() for stride in [*strides, 1]]
+    x = torch.randn(1, 1, size, 7, dtype=torch.double)
+    strided = nn.Sequential(*chain)(x)
+    for output_stride in output_strides(chain):
+        set_output_stride(chain, output_stride)
+        dense = nn.Sequential(*chain)(x)
+        step = math.prod(strides) // output_stride
+        assert dense.shape[2] == math.ceil(size / output_stride)
+        torch.testing.assert_close(dense[..., ::step, ::step], strided)
 
 
 def test_paddings_differ_only_for_strides_on_even_sizes() -> None:

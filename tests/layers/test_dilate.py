@@ -31,3 +31,16 @@ class TestDilate:
     def test_an_impossible_stride(self) -> None:
         with pytest.raises(AtrousError, match="output_stride 3: this network runs at 1, 2, 4, 8"):
             set_output_stride(self.chain(), 3)
+
+    @pytest.mark.parametrize(
+        "layer",
+        [nn.Conv2d(1, 1, 2, stride=2), nn.Conv2d(1, 1, 4, stride=2, padding=1), nn.Conv2d(1, 1, 3, stride=2)],
+        ids=["2x2", "padded 4x4", "unpadded 3x3"],
+    )
+    def test_strides_that_would_shrink_the_map_are_refused_by_name(self, layer: nn.Conv2d) -> None:
+        chain = [*self.chain(), layer]
+        set_output_stride(chain, 16)  # nothing is removed
+        with pytest.raises(AtrousError, match=r"Conv2d\(1, 1, kernel_size=.*cannot become a dilation.*CeilConv2d"):
+            set_output_stride(chain, 8)
+        with pytest.raises(AtrousError, match="CeilMaxPool2d"):
+            set_output_stride([nn.MaxPool2d(2)], 1)

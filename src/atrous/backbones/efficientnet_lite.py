@@ -122,7 +122,7 @@ class EfficientNetLite(Backbone):
         self.channels = tuple(make_divisible(base * width) for base in (24, 40, 112, 320))
         init_convs(self)
 
-    def units(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         return [self._conv_stem, *self._blocks]
 
     def forward(self, x: Tensor) -> list[Tensor]:

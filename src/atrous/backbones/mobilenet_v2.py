@@ -96,14 +96,14 @@ class MobileNetV2(Backbone):
         self.channels = tuple(make_divisible(base * width, divisor) for base in (24, 32, 96, 320))
         init_convs(self)
 
-    def units(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         return list(self.features.children())[:18]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
-        for index, unit in enumerate(self.units()):
-            x = unit(x)
-            if index in (3, 6, 13, 17):  # the last units before strides 8, 16, 32 and the end
+        for index, block in enumerate(self.blocks()):
+            x = block(x)
+            if index in (3, 6, 13, 17):  # the last blocks before strides 8, 16, 32 and the end
                 maps.append(x)
         return maps
 

@@ -1,15 +1,15 @@
 """Deep Residual Learning for Image Recognition (He, Zhang, Ren, Sun; CVPR 2016): ResNet-50, -101 and -152.
 
-Parameter names are torchvision's (`conv1`, `bn1`, `layer1.0.conv1`, ...), so its state dicts load unchanged. What the
-segmentation papers vary is an argument:
+Parameter names are torchvision's (`conv1`, `bn1`, `layer1.0.conv1`, ...), so its state dicts load unchanged. Arguments
+cover what the segmentation papers vary:
 
 - `stem`: the paper's one 7x7 convolution ("plain"), or three 3x3 of 64, 64 and 128 channels ("deep"), as in TensorFlow
   DeepLab's "beta" checkpoints and PSPNet.
-- `stride_at`: which unit of a stage reduces the resolution: the "first" of the next stage (torchvision, PSPNet), or the
-  "last" of the stage (TensorFlow slim, the beta checkpoints). Either way the stage's map is the one before the stride.
-- `stages`: more than the paper's four repeat the last, as wide and with a shortcut that projects like its first, each
-  at twice its stride: the cascade of DeepLab v3. The multi-grid is then of all of them.
-- `stride_on`: which convolution of that unit has the stride: the "3x3" (torchvision, PSPNet, TensorFlow), or the first
+- `stride_at`: the block that reduces the resolution: the "first" of the next stage (torchvision, PSPNet), or the "last"
+  of the stage (TensorFlow slim, the beta checkpoints). Either way the stage's map is the one before the stride.
+- `stages`: the cascade of DeepLab v3 has more than four; the additional ones repeat the last, with its width and the
+  projection shortcut of its first block, each at twice the stride. Multi-grid factors then apply to all of them.
+- `stride_on`: the convolution of that block with the stride: the "3x3" (torchvision, PSPNet, TensorFlow), or the first
   "1x1" (the paper's released Caffe networks, and so DeepLab v2).
 """
 
@@ -27,8 +27,8 @@ from atrous.registry import Paper
 
 PAPER = Paper("Deep Residual Learning for Image Recognition", "He, Zhang, Ren, Sun", 2016, "1512.03385")
 
-UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-"""Units per stage by depth: table 1 of the paper."""
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Blocks per stage by depth: table 1 of the paper."""
 
 IMAGENET = {
     depth: torchvision_imagenet(file, stem="plain", stages=4)
@@ -45,7 +45,10 @@ StrideOn = Literal["3x3", "1x1"]
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around which the input passes unchanged (figure 5, right)."""
+    """Bottleneck residual block: 1x1, 3x3 and 1x1 convolutions, added to the input (figure 5, right).
+
+    Shape: (N, in_channels, H, W) -> (N, 4 * mid_channels, ceil(H / stride), ceil(W / stride)).
+    """
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class Bottleneck(nn.Module):
         if project or in_channels != out_channels:
             self.downsample = ConvNormAct(in_channels, out_channels, stride=stride, act=None)
         elif stride > 1:
-            self.downsample = nn.MaxPool2d(1, stride=stride)  # an identity that skips pixels
+            self.downsample = nn.MaxPool2d(1, stride=stride)  # an identity that subsamples
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -88,12 +91,12 @@ class Bottleneck(nn.Module):
     "resnet101_caffe", PAPER, depth=101, stride_on="1x1", pretrained={"imagenet": IMAGENET[101]}
 )
 class ResNet(Backbone):
-    """ResNet-50, -101 or -152 without its classifier, or with it where `num_classes` is given.
+    """ResNet-50, -101 or -152, with its classifier only if `num_classes` is given.
 
-    `width` scales every number of channels.
+    `width` multiplies every number of channels.
 
     Shape: (N, in_channels, H, W) -> maps of 256, 512, 1024 and 2048 channels at strides 4, 8, 16, 32 (x width).
-    Raises: `AtrousError` for a depth the paper does not have, or fewer stages than four.
+    Raises: `AtrousError` for a depth that is not in the paper, or fewer than four stages.
     """
 
     classifier_keys = ("fc.",)
@@ -112,10 +115,10 @@ class ResNet(Backbone):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if depth not in UNITS:
-            raise AtrousError(f"ResNet-{depth}: the depths are {', '.join(map(str, UNITS))}.")
+        if depth not in BLOCKS:
+            raise AtrousError(f"ResNet-{depth}: the depths are {', '.join(map(str, BLOCKS))}.")
         if stages < 4:
-            raise AtrousError(f"stages {stages}: a ResNet has 4, a cascade more.")
+            raise AtrousError(f"stages {stages}: a ResNet has 4, a DeepLab v3 cascade more.")
         self.stride_at = stride_at
         self.whole_stage = whole_stage
         base = max(4, round(64 * width))
@@ -132,33 +135,33 @@ class ResNet(Backbone):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         repeats = [min(stage, 3) for stage in range(stages)]
         for stage, like in enumerate(repeats):
-            mid, count = base * 2**like, UNITS[depth][like]
+            mid, count = base * 2**like, BLOCKS[depth][like]
             last = 2 if stage < stages - 1 else 1
             stride_of = {"first": {0: 2 if stage > 0 else 1}, "last": {count - 1: last}}[stride_at]
-            units = []
+            blocks = []
             for index in range(count):
                 step = stride_of.get(index, 1)
-                units.append(Bottleneck(channels, mid, stride=step, stride_on=stride_on, project=index == 0))
+                blocks.append(Bottleneck(channels, mid, stride=step, stride_on=stride_on, project=index == 0))
                 channels = 4 * mid
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*units))
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.native_strides = tuple(4 * 2**stage for stage in range(stages))
         self.channels = tuple(4 * base * 2**like for like in repeats)
         self.fc = nn.Linear(channels, num_classes) if num_classes else None
         init_convs(self)
 
     def stages(self) -> list[nn.Sequential]:
-        """The residual stages, conv2_x to conv5_x in the paper's names, and those that repeat the last."""
+        """List the residual stages: conv2_x to conv5_x in the paper's names, then the repetitions of the last."""
         return [self.get_submodule(f"layer{stage + 1}") for stage in range(len(self.channels))]  # type: ignore[misc]
 
-    def units(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         stem = self.conv1 if isinstance(self.conv1, nn.Sequential) else [self.conv1]
-        return [*stem, self.maxpool, *(unit for stage in self.stages() for unit in stage)]
+        return [*stem, self.maxpool, *(block for stage in self.stages() for block in stage)]
 
     def possible_output_strides(self) -> list[int]:
         return [stride for stride in super().possible_output_strides() if stride > 1]  # torch pads no pool so widely
 
-    def grid_units(self) -> list[nn.Module]:
-        return [unit for stage in self.stages()[3:] for unit in stage]
+    def multi_grid_blocks(self) -> list[nn.Module]:
+        return [block for stage in self.stages()[3:] for block in stage]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -166,8 +169,8 @@ class ResNet(Backbone):
         for index, stage in enumerate(self.stages()):
             if self.stride_at == "last" and index < len(self.channels) - 1:
                 *before, last = stage
-                for unit in before:
-                    x = unit(x)
+                for block in before:
+                    x = block(x)
                 maps.append(x)
                 x = last(x)
             else:

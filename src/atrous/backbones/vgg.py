@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from atrous.backbones.base import Backbone, register_backbone, torchvision_imagenet
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
-from atrous.layers.dilate import native
+from atrous.layers.dilate import built_geometry
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pool import CeilMaxPool2d
 from atrous.registry import Paper
@@ -156,20 +156,20 @@ class VGG16(Backbone):
             self.channels = (*self.channels[:4], options["channels"])
         init_convs(self, mode="fan_in")
 
-    def units(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         return [*self.features, *(self.classifier or [] if self.has_fc else [])]
 
     def possible_output_strides(self) -> list[int]:
         possible = super().possible_output_strides()
         if self.classifier is None or not self.has_fc:
             return possible
-        fc6 = native(self.classifier.get_submodule("0"))  # type: ignore[arg-type]
+        fc6 = built_geometry(self.classifier.get_submodule("0"))  # type: ignore[arg-type]
         lopsided = fc6.padding > 0 and fc6.dilation * (fc6.kernel - 1) % 2  # an even kernel whose middle is no pixel
         return possible[:-1] if lopsided else possible
 
     def stages(self) -> list[nn.Sequential]:
         """The five stages, each with its pooling as the last layer."""
-        ends = [0, *(i + 1 for i, unit in enumerate(self.features) if isinstance(unit, CeilMaxPool2d))]
+        ends = [0, *(i + 1 for i, layer in enumerate(self.features) if isinstance(layer, CeilMaxPool2d))]
         return [nn.Sequential(*list(self.features)[start:end]) for start, end in pairwise(ends)]
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -106,10 +106,10 @@ class Xception(Backbone):
         self._tapped = [index for index, (_, stride) in enumerate(entry) if stride == 2][1:]
         init_convs(self)
 
-    def units(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         return [*self.stem, *self.entry, *self.middle, self.exit, *self.exit2]
 
-    def grid_units(self) -> list[nn.Module]:
+    def multi_grid_blocks(self) -> list[nn.Module]:
         return list(self.exit2)
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -58,6 +58,26 @@ def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
     return (size - 1) // stride * stride + (kernel - 1) * dilation + 1 - size if kernel > 1 else 0
 
 
+class CeilConv2d(Conv2d):
+    """A convolution whose windows start at their own pixel, padded with zeros at the bottom and on the right.
+
+    Without a remainder (a kernel equal to the stride and a size that it divides) nothing is padded: then it equals
+    `torch.nn.Conv2d` without padding, such as ConvNeXt's 2x2 convolutions of stride 2. Other sizes are rounded up,
+    where torch drops the last pixels. At stride 1 the size is kept, so that the stride can be traded for a dilation
+    exactly, for every size: a pixel beyond the edge of the strided map lies beyond the edge of the dense one.
+
+    Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    pads_end = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for size, k, s, d in zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True):
+            pads = [0, _same_padding(size, k, s, d), *pads]  # F.pad counts dimensions from the last
+        return super().forward(F.pad(x, pads))
+
+
 class ConvNormAct(nn.Sequential):
     """Convolution, normalization and activation; children `0`, `1`, `2`, as torchvision names them.
 

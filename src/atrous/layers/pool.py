@@ -20,6 +20,8 @@ class CeilMaxPool2d(nn.MaxPool2d):
     3 at odd sizes; a window of 3 has one output more at even sizes: floor(H / stride) + 1.
     """
 
+    pads_end = True
+
     def __init__(self, kernel_size: int, stride: int = 2, *, dilates: bool = True, pad_before: bool = False) -> None:
         super().__init__(kernel_size, stride, padding=(kernel_size - 1) // 2, ceil_mode=kernel_size > 1)
         self.dilates = dilates

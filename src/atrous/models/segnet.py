@@ -71,8 +71,8 @@ class BasicEncoder(Backbone):
         first, *others = self.convs
         return [nn.Sequential(self.norm, first, self.pool), *(nn.Sequential(conv, self.pool) for conv in others)]
 
-    def units(self) -> list[nn.Module]:
-        return [unit for conv in self.convs for unit in (conv, self.pool)]
+    def blocks(self) -> list[nn.Module]:
+        return [layer for conv in self.convs for layer in (conv, self.pool)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []

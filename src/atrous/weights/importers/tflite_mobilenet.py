@@ -197,7 +197,7 @@ def multiplier(graph: Graph, trunk: Trunk) -> tuple[float, int]:
     for divisor in (8, 1):
         with torch.device("meta"):
             net = MobileNetV2(width=multiplier, divisor=divisor)
-        expected = [net.features[0][0].out_channels, *(unit.conv[-1].num_features for unit in net.units()[1:])]  # type: ignore[index, union-attr]
+        expected = [net.features[0][0].out_channels, *(unit.conv[-1].num_features for unit in net.blocks()[1:])]  # type: ignore[index, union-attr]
         if found == expected:
             return multiplier, divisor
     raise AtrousError(f"{graph.path}: units of {found[1:]} channels are those of no MobileNetV2.")
@@ -231,7 +231,7 @@ def trunk_tensors(trunk: Trunk, prefix: str = "") -> dict[str, Tensor]:
 
 def check_geometry(path: Path, backbone: MobileNetV2, trunk: Trunk) -> None:
     """Strides, dilations and residual connections as the graph has them."""
-    for ours, unit in zip(backbone.units()[1:], trunk.units, strict=True):
+    for ours, unit in zip(backbone.blocks()[1:], trunk.units, strict=True):
         assert isinstance(ours, InvertedResidual)
         depthwise = unit.convs[-2]
         conv = ours.conv[-3][0]  # type: ignore[index]
