@@ -13,7 +13,7 @@ from atrous.data import open_dataset
 from atrous.data.convert import check_files, convert
 from atrous.data.inspect import Totals, inspect, open_splits
 from atrous.data.report import write_html
-from atrous.imaging.draw import contact_sheet, paint
+from atrous.imaging.draw import blend_labels, contact_sheet
 from tests.data_fixtures import Write, photograph
 
 CAMVID_WEIGHTS = [0.2793, 0.2017, 4.7865, 0.1490, 1.0000, 0.4217, 3.8467, 1.9736, 0.7889, 6.3747, 8.8587]
@@ -79,7 +79,7 @@ def ten_faults(own: Path, write: Write) -> dict[str, str]:
         "masks/3.png": "truncated",
         "6.jpg": "truncated",
         "4.jpg": "is the same picture as",
-        "8.png": "a mask in color",
+        "8.png": "this mask is in color",
         "9.png": "not an image",
         "train.txt": "'77' is listed",
     }
@@ -145,7 +145,7 @@ def test_paint_covers_classes_and_hatches_the_rest() -> None:
     image = np.full((16, 16, 3), 100, np.uint8)
     labels = np.zeros((16, 16), np.uint8)
     labels[8:] = 255
-    painted = paint(image, labels, [(200, 0, 0)], opacity=0.5)
+    painted = blend_labels(image, labels, [(200, 0, 0)], opacity=0.5)
     assert painted[0, 0].tolist() == [150, 50, 50]
     assert {tuple(pixel) for pixel in painted[10:].reshape(-1, 3).tolist()} == {(100, 100, 100), (255, 255, 255)}
 

@@ -96,9 +96,9 @@ def test_colors(tmp_path: Path, write: Write) -> None:
     np.testing.assert_array_equal(MaskReader(CLASSES, colors=colors, by_color=True).read(tmp_path / "b.png"), LABELS)
     strange = pixels.copy()
     strange[0, :2] = (1, 2, 3)
-    with pytest.raises(AtrousError, match=r"b2\.png: 1 color such as \(1, 2, 3\) \(2 px\) found, of no class"):
+    with pytest.raises(AtrousError, match=r"b2\.png: 1 color such as \(1, 2, 3\) \(2 px\) without a class"):
         MaskReader(CLASSES, colors=colors).read(write(tmp_path / "b2.png", strange))
-    with pytest.raises(AtrousError, match="which color is which class"):
+    with pytest.raises(AtrousError, match=r"colors of the classes \(0 background, 1 road, 2 tree\) are unknown"):
         MaskReader(CLASSES).read(rgb)
 
 
@@ -116,7 +116,7 @@ def test_a_value_of_no_class_names_file_value_and_classes(tmp_path: Path, write:
     with pytest.raises(AtrousError) as caught:
         MaskReader(CLASSES).read(path)
     message = str(caught.value)
-    for part in (str(path), "values 7 (2 px), 9 (1 px)", "0 background, 1 road, 2 tree", "255 for what is ignored"):
+    for part in (str(path), "values 7 (2 px), 9 (1 px)", "0 background, 1 road, 2 tree", "255 for ignored pixels"):
         assert part in message
     with pytest.raises(AtrousError, match=r"0 c0, 1 c1, 2 c2, \.\.\., 29 c29"):
         MaskReader(tuple(f"c{number}" for number in range(30))).read(
@@ -137,9 +137,9 @@ def test_orientation_is_followed(tmp_path: Path) -> None:
         ("empty.png", b"", "the file is empty"),
         ("text.png", b"hello, I am a text", "not an image in any known format"),
         ("bomb.png", bomb(100_000, 100_000), "too large, over 179 megapixels"),
-        ("floats.tif", np.zeros((4, 4), np.float32), "whole numbers from 0 to 65535"),
-        ("blurred.jpg", LABELS, "stored as JPEG, which blurs labels"),
-        ("blurred.png.jpg", np.dstack([LABELS] * 3), "stored as JPEG"),
+        ("floats.tif", np.zeros((4, 4), np.float32), "integers from 0 to 65535"),
+        ("blurred.jpg", LABELS, "is a JPEG, whose compression changes labels"),
+        ("blurred.png.jpg", np.dstack([LABELS] * 3), "is a JPEG"),
     ],
 )
 def test_hostile_masks(tmp_path: Path, write: Write, name: str, content: np.ndarray | bytes, message: str) -> None:
@@ -151,13 +151,13 @@ def test_hostile_masks(tmp_path: Path, write: Write, name: str, content: np.ndar
 
 def test_a_jpeg_by_the_name_of_a_png(tmp_path: Path) -> None:
     Image.fromarray(LABELS).save(tmp_path / "a.png", format="JPEG")
-    with pytest.raises(AtrousError, match="stored as JPEG"):
+    with pytest.raises(AtrousError, match="is a JPEG"):
         MaskReader(CLASSES).read(tmp_path / "a.png")
 
 
 def test_16_bit_color_is_not_cut_to_8(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 300, np.uint16))
-    with pytest.raises(AtrousError, match="16 bits in a mask of RGB"):
+    with pytest.raises(AtrousError, match=r"16-bit color \(RGB;16B\)"):
         MaskReader(CLASSES).read(tmp_path / "a.png")
 
 
@@ -198,7 +198,7 @@ def test_a_remap_is_a_dictionary_look_up(stored: np.ndarray, values: dict[int, i
         deep = MaskReader(CLASSES, values=values).decode(stored.astype(np.uint16), Path("a.png"))
         assert deep.tolist() == expected
     else:
-        with pytest.raises(AtrousError, match="of no class"):
+        with pytest.raises(AtrousError, match="without a class"):
             reader.decode(stored, Path("a.png"))
 
 

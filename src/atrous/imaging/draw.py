@@ -1,4 +1,4 @@
-"""Labels to look at: outlines, legends, and a sheet of samples with their classes painted over them."""
+"""Draw label maps: overlays with outlines and legends, and contact sheets of labeled images."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels, resize_image
 from atrous.imaging.labels import Color, Labels, class_fractions
 
-BACKGROUND = (24, 24, 27)
-FOREGROUND = (235, 235, 235)
-IGNORED = (255, 255, 255)
-"""What hatches the pixels that are ignored."""
-PHOTO = 240
-"""The longer side of a photograph on a sheet."""
-COLUMNS = 3
-UNPAINTED = ("background", "void", "unlabeled", "other")
-"""Class names that an overlay leaves as they are in the image."""
+BACKGROUND_COLOR = (24, 24, 27)
+TEXT_COLOR = (235, 235, 235)
+HATCH_COLOR = (255, 255, 255)
+"""The color that hatches ignored pixels."""
+TILE_SIZE = 240
+"""The longer side of an image on a contact sheet, in pixels."""
+SHEET_COLUMNS = 3
+UNPAINTED_CLASSES = ("background", "void", "unlabeled", "other")
+"""The names of classes that an overlay leaves unpainted."""
 
 
 class LabeledImage(Protocol):
-    """An image with its label map and a name, such as a sample of a data set."""
+    """An image with its label map and a name, such as a sample of a data set, on a contact sheet."""
 
     @property
     def image(self) -> Pixels:
@@ -42,7 +42,7 @@ class LabeledImage(Protocol):
 
 
 def find_outlines(labels: Labels, thickness: int) -> NDArray[np.bool_]:
-    """Where one class meets another.
+    """Mark the pixels where one class meets another, as a line of the given thickness.
 
     Shape: (H, W) -> (H, W).
     """
@@ -52,14 +52,14 @@ def find_outlines(labels: Labels, thickness: int) -> NDArray[np.bool_]:
     return cv2.dilate(edge, np.ones((thickness, thickness), np.uint8)).astype(bool)
 
 
-def draw_legend(entries: Sequence[tuple[str, Color]], width: int, *, most: int = 32) -> Pixels:
-    """A strip of color patches with a text beside each, in as many lines as it needs.
+def draw_legend(entries: Sequence[tuple[str, Color]], width: int, *, max_font_size: int = 32) -> Pixels:
+    """Draw a legend: color patches with a text next to each, in as many lines as needed.
 
-    Letters grow with the width, up to `most` pixels.
+    The font grows with the width, up to `max_font_size` pixels.
 
     Shape: -> (H, `width`, 3) uint8.
     """
-    size = int(np.clip(width / 40, 11, most))
+    size = int(np.clip(width / 40, 11, max_font_size))
     font = ImageFont.load_default(size)
     gap = size // 2
     placed: list[tuple[int, int, str, Color]] = []
@@ -71,12 +71,12 @@ def draw_legend(entries: Sequence[tuple[str, Color]], width: int, *, most: int =
         placed.append((x, line, text, color))
         x += needed
     pitch = round(1.6 * size)
-    strip = Image.new("RGB", (width, pitch * (line + 1) + gap), BACKGROUND)
+    strip = Image.new("RGB", (width, pitch * (line + 1) + gap), BACKGROUND_COLOR)
     draw = ImageDraw.Draw(strip)
     for x, line, text, color in placed:
         top = gap // 2 + line * pitch + (pitch - size) // 2
         draw.rectangle((x, top, x + size - 1, top + size - 1), fill=color, outline=(160, 160, 160))
-        draw.text((x + size + gap // 2, top + size / 2), text, font=font, fill=FOREGROUND, anchor="lm")
+        draw.text((x + size + gap // 2, top + size / 2), text, font=font, fill=TEXT_COLOR, anchor="lm")
     return np.asarray(strip)
 
 
@@ -91,16 +91,16 @@ def draw_overlay(
 ) -> Pixels:
     """Paint the classes over an image, outlined in white, with a legend of the classes and their fractions below.
 
-    Background classes (`UNPAINTED`) are not painted.
+    Background classes (`UNPAINTED_CLASSES`) are not painted.
 
     Shape: (H, W, 3) uint8 and (H, W) -> (H, W, 3) uint8, or (H + legend, W, 3).
     Raises: `AtrousError` for an opacity outside [0, 1].
     """
     if not 0 <= opacity <= 1:
-        raise AtrousError(f"opacity {opacity}: a number from 0 to 1 is expected.")
+        raise AtrousError(f"opacity is {opacity}; expected a number from 0 to 1.")
     palette = np.array(colors, np.float32)
     weight = np.full(len(class_names), opacity, np.float32)
-    weight[[index for index, name in enumerate(class_names) if name.lower() in UNPAINTED]] = 0
+    weight[[index for index, name in enumerate(class_names) if name.lower() in UNPAINTED_CLASSES]] = 0
     mixed = np.empty_like(image)
     for rows in np.array_split(np.arange(image.shape[0]), max(1, labels.size // 2**20)):  # bands: floats are large
         part, alpha = labels[rows], weight[labels[rows]][..., None]
@@ -115,8 +115,8 @@ def draw_overlay(
     return np.vstack([mixed, draw_legend(entries, image.shape[1])])
 
 
-def paint(image: Pixels, labels: Labels, colors: Sequence[Color], *, opacity: float = 0.6) -> Pixels:
-    """Every class in its color over the image; what has no class is hatched in white.
+def blend_labels(image: Pixels, labels: Labels, colors: Sequence[Color], *, opacity: float = 0.6) -> Pixels:
+    """Blend the color of every class over an image and hatch ignored pixels in white.
 
     Shape: (H, W, 3) uint8 and (H, W) -> (H, W, 3) uint8.
     """
@@ -126,40 +126,44 @@ def paint(image: Pixels, labels: Labels, colors: Sequence[Color], *, opacity: fl
     rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
     ignored = labels >= len(colors)
     mixed[ignored] = image[ignored]
-    mixed[ignored & ((rows + columns) % 8 < 2)] = IGNORED
+    mixed[ignored & ((rows + columns) % 8 < 2)] = HATCH_COLOR
     mixed[find_outlines(labels, 1)] = 255
     return mixed.round().astype(np.uint8)
 
 
 def contact_sheet(samples: Sequence[LabeledImage], classes: Sequence[str], colors: Sequence[Color]) -> Pixels:
-    """Samples in rows of three, each the image and the image painted, with its name; a legend of what occurs below.
+    """Draw samples in rows of three, each as image and overlay with its name, above a legend of the classes that occur.
 
     Shape: -> (H, W, 3) uint8.
     """
-    tiles = [_tile(sample, colors) for sample in samples]
-    columns = min(COLUMNS, len(tiles))
+    tiles = [_draw_tile(sample, colors) for sample in samples]
+    columns = min(SHEET_COLUMNS, len(tiles))
     width = columns * tiles[0].shape[1]
     rows = []
     for first in range(0, len(tiles), columns):
         row = tiles[first : first + columns]
-        rows.append(np.full((max(tile.shape[0] for tile in row), width, 3), BACKGROUND, np.uint8))
+        rows.append(np.full((max(tile.shape[0] for tile in row), width, 3), BACKGROUND_COLOR, np.uint8))
         for number, tile in enumerate(row):
             rows[-1][: tile.shape[0], number * tile.shape[1] : (number + 1) * tile.shape[1]] = tile
-    seen = sorted({label for sample in samples for label in np.unique(sample.labels).tolist() if label < len(classes)})
-    return np.vstack([*rows, draw_legend([(classes[label], colors[label]) for label in seen], width, most=18)])
+    present = sorted(
+        {label for sample in samples for label in np.unique(sample.labels).tolist() if label < len(classes)}
+    )
+    return np.vstack(
+        [*rows, draw_legend([(classes[label], colors[label]) for label in present], width, max_font_size=18)]
+    )
 
 
-def _tile(sample: LabeledImage, colors: Sequence[Color]) -> Pixels:
+def _draw_tile(sample: LabeledImage, colors: Sequence[Color]) -> Pixels:
     margin, caption = 8, 20
-    scale = PHOTO / max(sample.labels.shape)
+    scale = TILE_SIZE / max(sample.labels.shape)
     height, width = (max(1, round(side * scale)) for side in sample.labels.shape)
     image = resize_image(sample.image, height, width)
     labels = cv2.resize(sample.labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    tile = Image.new("RGB", (2 * PHOTO + 3 * margin, height + caption + 2 * margin), BACKGROUND)
-    for number, picture in enumerate((image, paint(image, np.asarray(labels, sample.labels.dtype), colors))):
-        left = margin + number * (PHOTO + margin) + (PHOTO - width) // 2
+    tile = Image.new("RGB", (2 * TILE_SIZE + 3 * margin, height + caption + 2 * margin), BACKGROUND_COLOR)
+    for number, picture in enumerate((image, blend_labels(image, np.asarray(labels, sample.labels.dtype), colors))):
+        left = margin + number * (TILE_SIZE + margin) + (TILE_SIZE - width) // 2
         tile.paste(Image.fromarray(picture), (left, margin))
     name = sample.name if len(sample.name) <= 60 else f"...{sample.name[-57:]}"
     font = ImageFont.load_default(13)
-    ImageDraw.Draw(tile).text((margin, height + margin + 4), name, font=font, fill=FOREGROUND)
+    ImageDraw.Draw(tile).text((margin, height + margin + 4), name, font=font, fill=TEXT_COLOR)
     return np.asarray(tile)

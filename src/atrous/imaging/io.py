@@ -1,4 +1,4 @@
-"""Pictures of every kind as arrays of 8-bit RGB."""
+"""Read images of every kind as arrays of 8-bit RGB; resize and save them."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.files import writing
 
 Pixels: TypeAlias = NDArray[np.uint8]
+"""An RGB image: (H, W, 3) uint8."""
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor"
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What is taken for an image in a folder."""
+"""The suffixes of the files that count as images in a folder."""
 
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Where Pillow refuses an image as a decompression bomb, before decoding it: about 179 million pixels."""
+"""The largest image that is decoded, about 179 million pixels: above it Pillow suspects a decompression bomb."""
 
-STRIP = 512
-"""Rows copied at a time."""
+STRIP_ROWS = 512
+"""The number of rows copied at a time from a large image."""
 
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-"""What Pillow's decoders raise for damaged files."""
+"""The exceptions that Pillow's decoders raise for damaged files."""
 
 END_OF_JPEG = b"\xff\xd9"
+"""The marker at the end of a complete JPEG file."""
 
 
 def read_image(source: ImageLike) -> Pixels:
-    """An image as it is looked at: upright, opaque, 8-bit RGB.
+    """Read an image as upright, opaque 8-bit RGB.
 
-    A file or PIL image is turned as its EXIF orientation says; gray becomes RGB, palettes and CMYK are converted,
-    16 bits are scaled to 8, transparency is laid over white. Arrays and tensors are taken as they are.
+    The EXIF orientation of a file or PIL image is applied; gray, palettes and CMYK are converted to RGB, 16 bits are
+    scaled to 8, transparent pixels are blended with white. Arrays and tensors are converted in shape and type alone.
 
     Shape: a file, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a tensor (3, H, W) of uint8 or of floats in
     0..1 -> (H, W, 3) uint8.
@@ -56,20 +58,22 @@ def read_image(source: ImageLike) -> Pixels:
         return _from_tensor(source)
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(source))
-    raise AtrousError(f"An image is a path, a PIL image, an array or a tensor, not {type(source).__name__}.")
+    raise AtrousError(
+        f"Cannot read an image from {type(source).__name__}: give a path, a PIL image, a NumPy array or a tensor."
+    )
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """A file as a PIL image, not decoded yet; what goes wrong in the block, decoding it, becomes an `AtrousError`.
+    """Open a file as a PIL image without decoding it; errors of decoding it within the block become an `AtrousError`.
 
-    Raises: `AtrousError` for a missing, empty, truncated, damaged or too large file, or one that is no image.
+    Raises: `AtrousError` for a file that is missing, empty, truncated, damaged, too large or not an image.
     """
     if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
-        raise AtrousError(f"{path}: there is no such file.{near}")
+        raise AtrousError(f"{path}: no such file.{near}")
     if path.is_dir():
-        raise AtrousError(f"{path} is a folder; an image file is expected.")
+        raise AtrousError(f"{path} is a folder; expected an image file: name one of the files in it.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # below our limit is a large photograph
@@ -79,42 +83,47 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             yield image
     except UnidentifiedImageError as error:
         empty = path.stat().st_size == 0
-        what = "the file is empty" if empty else "not an image in any known format, whatever its name says"
-        raise AtrousError(f"{path}: {what}.") from error
+        problem = "the file is empty" if empty else "not an image in any known format, despite its name"
+        raise AtrousError(f"{path}: {problem}. Save or download the image again.") from error
     except Image.DecompressionBombError as error:
-        raise AtrousError(f"{path}: too large, over {MAX_PIXELS / 1e6:.0f} megapixels; it was not decoded.") from error
+        raise AtrousError(f"{path}: {_too_large()}") from error
     except AtrousError:
         raise
     except PermissionError as error:
-        raise AtrousError(f"{path}: no permission to read it.") from error
+        raise AtrousError(f"{path}: no permission to read this file. Change its permissions.") from error
     except DECODING_ERRORS as error:
-        raise _damaged(str(path), error) from error
+        raise _damaged_image_error(str(path), error) from error
 
 
 def _from_file(path: Path) -> Pixels:
     with open_image(path) as image:
-        fast = _plain_jpeg(image, path)
-        return _from_pil(image, str(path)) if fast is None else fast
+        pixels = _decode_plain_jpeg(image, path)
+        return _from_pil(image, str(path)) if pixels is None else pixels
 
 
-def _plain_jpeg(image: Image.Image, path: Path) -> Pixels | None:
-    """An upright, whole RGB JPEG decoded by OpenCV: the same pixels in half the time; None for all others."""
+def _decode_plain_jpeg(image: Image.Image, path: Path) -> Pixels | None:
+    """Decode an upright, complete RGB JPEG by OpenCV: the same pixels in half the time. None for all other images."""
     if image.format != "JPEG" or image.mode != "RGB" or image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         return None
     data = np.fromfile(path, np.uint8)
-    if data[-2:].tobytes() != END_OF_JPEG:  # where the end is missing OpenCV would fill in gray without a word
+    if data[-2:].tobytes() != END_OF_JPEG:  # OpenCV would fill the missing end with gray, without an error
         return None
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     return None if decoded is None else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, decoded), np.uint8)
 
 
-def _damaged(name: str, error: Exception) -> AtrousError:
-    return AtrousError(f"{name}: the image is truncated or damaged ({error}). Save or fetch it anew.")
+def _damaged_image_error(name: str, error: Exception) -> AtrousError:
+    return AtrousError(f"{name}: the image is truncated or damaged ({error}). Save or download it again.")
+
+
+def _too_large(size: str = "") -> str:
+    limit = f"{MAX_PIXELS / 1e6:.0f} megapixels"
+    return f"the image{size} is too large, over {limit}, and is not decoded. Scale it down or cut it into pieces."
 
 
 def _check_size(image: Image.Image, name: str) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise AtrousError(f"{name}: {image.width} x {image.height} is over {MAX_PIXELS / 1e6:.0f} megapixels.")
+        raise AtrousError(f"{name}: {_too_large(f' of {image.width} x {image.height}')}")
 
 
 def _from_pil(image: Image.Image, name: str) -> Pixels:
@@ -125,10 +134,10 @@ def _from_pil(image: Image.Image, name: str) -> Pixels:
             and not image.has_transparency_data
             and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         ):
-            return _in_strips(image)
+            return _copy_in_strips(image)
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I") or image.mode == "F":
-            return _from_deep(np.asarray(image), name)
+            return _from_high_bit_depth(np.asarray(image), name)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
@@ -137,26 +146,28 @@ def _from_pil(image: Image.Image, name: str) -> Pixels:
     except DECODING_ERRORS as error:
         if isinstance(error, AtrousError):
             raise
-        raise _damaged(name, error) from error
+        raise _damaged_image_error(name, error) from error
 
 
-def _in_strips(image: Image.Image) -> Pixels:
-    """The pixels of an RGB image as they are: large ones have no room for the copies that conversions make."""
+def _copy_in_strips(image: Image.Image) -> Pixels:
+    """Copy an RGB image strip by strip: converting a large one at once needs memory for several copies of it."""
     image.load()
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, STRIP):
-        bottom = min(top + STRIP, image.height)
+    for top in range(0, image.height, STRIP_ROWS):
+        bottom = min(top + STRIP_ROWS, image.height)
         pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
     return pixels
 
 
-def _from_deep(values: NDArray[np.generic], name: str) -> Pixels:
-    """One channel of more than 8 bits, scaled by the range of its type: 16 bits, unless it holds less."""
+def _from_high_bit_depth(values: NDArray[np.generic], name: str) -> Pixels:
+    """Scale a channel of more than 8 bits from the range of 16 bits; values that all fit into 8 bits are kept."""
     if values.dtype.kind == "f":
-        raise AtrousError(f"{name}: an image of floats, whose range is unknown; save it as 8 or 16 bits.")
+        raise AtrousError(f"{name}: an image of floats, whose range is unknown. Save it with 8 or 16 bits per channel.")
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or high > 65535:
-        raise AtrousError(f"{name}: pixels from {low} to {high}; 16 bits, 0 to 65535, are expected.")
+        raise AtrousError(
+            f"{name}: pixels from {low} to {high}; expected 0 to 65535. Save the image with 8 or 16 bits."
+        )
     gray = (values if high < 256 else values // 257).astype(np.uint8)
     return np.dstack([gray] * 3)
 
@@ -164,30 +175,35 @@ def _from_deep(values: NDArray[np.generic], name: str) -> Pixels:
 def _from_array(array: NDArray[Any]) -> Pixels:
     if array.dtype != np.uint8:
         raise AtrousError(
-            f"An image array holds uint8, not {array.dtype}: for floats in 0..1, (255 * x).astype('uint8')."
+            f"The image array is {array.dtype}; expected uint8. Convert floats in 0..1 by (255 * x).astype('uint8')."
         )
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
-        raise AtrousError(f"An image array is (height, width, 3) or (height, width), not {array.shape}.")
+        raise AtrousError(f"The image array has shape {array.shape}; expected (height, width, 3) or (height, width).")
     return array
 
 
 def _from_tensor(tensor: Tensor) -> Pixels:
     if tensor.ndim != 3 or tensor.shape[0] != 3 or tensor.numel() == 0:
-        raise AtrousError(f"An image tensor is (3, height, width), not {tuple(tensor.shape)}.")
+        raise AtrousError(f"The image tensor has shape {tuple(tensor.shape)}; expected (3, height, width).")
     if tensor.is_floating_point():
         low, high = float(tensor.min()), float(tensor.max())
         if not (low >= 0 and high <= 1):
-            raise AtrousError(f"A float image holds 0..1, not {low:.3g} to {high:.3g}; it must not be normalized yet.")
+            raise AtrousError(
+                f"The image tensor holds floats from {low:.3g} to {high:.3g}; expected 0 to 1, not normalized yet."
+            )
         tensor = (tensor * 255).round()
     elif tensor.numpy(force=True).dtype != np.uint8:
-        raise AtrousError(f"An image tensor holds uint8, or floats in 0..1, not {tensor.dtype}.")
+        raise AtrousError(f"The image tensor is {tensor.dtype}; expected uint8, or floats from 0 to 1.")
     return np.ascontiguousarray(tensor.permute(1, 2, 0).numpy(force=True).astype(np.uint8))
 
 
 def resize_image(image: Pixels, height: int, width: int) -> Pixels:
-    """Bilinear where it grows, the mean over areas where it shrinks, so that fine texture does not turn to noise."""
+    """Resize an image: bilinearly to enlarge it, by area means to shrink it, which keeps fine texture from aliasing.
+
+    Shape: (H, W, 3) uint8 -> (`height`, `width`, 3) uint8.
+    """
     if image.shape[:2] == (height, width):
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
@@ -196,9 +212,9 @@ def resize_image(image: Pixels, height: int, width: int) -> Pixels:
 
 
 def save_image(pixels: Pixels, path: Path) -> None:
-    """Write an RGB picture.
+    """Save an RGB image in the format that the suffix of `path` names.
 
-    Raises: `AtrousError` for a place that cannot be written.
+    Raises: `AtrousError` if the file cannot be written.
     """
     with writing(path) as temporary:
         Image.fromarray(pixels).save(temporary)

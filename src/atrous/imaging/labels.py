@@ -1,7 +1,7 @@
-"""Label maps: classes as pixels, colors and files.
+"""Read and write label maps.
 
-Masks come as index PNGs, as palette PNGs, in gray with 0 and 255, in color, with 16 bits, with an alpha channel nobody
-meant. One reader takes them all, and knows no class that it was not told of.
+Masks come as index PNGs, palette PNGs, gray images of 0 and 255, color images, with 16 bits, with a stray alpha
+channel. `MaskReader` reads them all, and reports every value or color that belongs to no class.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from atrous.imaging.io import open_image
 
 Color: TypeAlias = tuple[int, int, int]
 Labels: TypeAlias = NDArray[np.integer[Any]]
-"""uint8, or uint16 where 8 bits do not hold the classes and the ignore index."""
+"""A label map (H, W): uint8, or uint16 where 8 bits do not hold the classes and the ignore index."""
 
 UNKNOWN = 65535
-"""What no stored value may be read as: it has no class. Labels end below it."""
+"""Marks stored values without a class in lookup tables; labels are smaller."""
 
 LOSSY = ("JPEG", "MPO")
+"""Pillow's names of the formats whose compression changes label values."""
 _ONE_CHANNEL = ("1", "L", "P", "LA", "PA", "I", "F")
-"""Pillow's modes of masks that hold values, not colors; those of 16 bits beside."""
+"""Pillow's modes of masks that hold values, not colors, besides the modes of 16 bits."""
 _SCALED_GRAY = {"L;2": 85, "L;4": 17}
-"""What Pillow multiplies the gray values of 2 and 4 bits with, to fill 8."""
+"""The factors by which Pillow scales gray values of 2 and 4 bits up to 8 bits."""
 
 
 def voc_color_map(count: int) -> tuple[Color, ...]:
-    """The color map of PASCAL VOC, for any number of classes: the bits of the label spread over red, green and blue.
+    """Compute the color map of PASCAL VOC for any number of classes: the label's bits spread over red, green and blue.
 
     Source: `VOClabelcolormap.m` of the VOC development kit.
     """
@@ -52,12 +53,12 @@ def voc_color_map(count: int) -> tuple[Color, ...]:
 
 
 def label_dtype(num_classes: int, ignore_index: int) -> type[np.integer[Any]]:
-    """The smallest type that holds all labels and the ignore index."""
+    """Choose the smallest integer type that holds all labels and the ignore index."""
     return np.uint8 if max(num_classes - 1, ignore_index) < 256 else np.uint16
 
 
 def count_labels(labels: Labels) -> NDArray[np.int64]:
-    """How many pixels have each value.
+    """Count the pixels of each label value.
 
     Shape: any -> (256,) or (65536,).
     """
@@ -78,29 +79,33 @@ def class_fractions(labels: Labels, class_names: Sequence[str]) -> dict[str, flo
     return {class_names[index]: float(counts[index] / labels.size) for index in order if counts[index]}
 
 
-def describe_classes(classes: tuple[str, ...], most: int = 12) -> str:
-    """The classes with their labels, in a line: all of a few, the ends of many."""
-    listed = [f"{label} {name}" for label, name in enumerate(classes)]
-    return ", ".join(listed if len(listed) <= most else [*listed[:3], "...", listed[-1]])
+def describe_classes(classes: tuple[str, ...], limit: int = 12) -> str:
+    """List classes with their labels in one line, shortened to the first three and the last if there are many."""
+    return _shorten([f"{label} {name}" for label, name in enumerate(classes)], limit)
 
 
 def read_raw_mask(path: Path, *, as_colors: bool = False) -> NDArray[Any]:
-    """The values of a mask file as they are stored: of a palette the indices, of gray the values, of color the RGB.
+    """Read the stored values of a mask file: palette indices, gray values, or RGB colors.
 
-    Alpha is dropped, and what EXIF says of orientation is followed, as it is with images. `as_colors` gives colors of
-    palettes and of gray as well.
+    Alpha is dropped and the EXIF orientation is applied, as for images. `as_colors` returns the RGB colors of palette
+    and gray masks too.
 
     Shape: -> (H, W) uint8 or uint16, or (H, W, 3) uint8.
-    Raises: `AtrousError` for a missing, truncated, empty or too large file, no image, a JPEG, floats or 16-bit color.
+    Raises: `AtrousError` for a file that is missing, truncated, empty, too large or not an image, and for JPEG, floats
+    and 16-bit color, which do not hold labels.
     """
     with open_image(path) as image:
         if image.format in LOSSY:
             raise AtrousError(
-                f"{path}: a mask stored as JPEG, which blurs labels at every edge. Save the original as PNG instead."
+                f"{path}: this mask is a JPEG, whose compression changes labels along every edge. Save the original "
+                "mask as PNG."
             )
         raw = _raw_mode(image)
         if "16" in raw and not image.mode.startswith("I"):
-            raise AtrousError(f"{path}: 16 bits in a mask of {raw}; 16 bits are read in gray only, colors have 8.")
+            raise AtrousError(
+                f"{path}: this mask is 16-bit color ({raw}); expected 8 bits per color channel, or 16-bit gray. "
+                "Save it with 8 bits per channel."
+            )
         image = ImageOps.exif_transpose(image)
         if as_colors or not (image.mode in _ONE_CHANNEL or image.mode.startswith("I;16")):
             return np.asarray(image.convert("RGB"))
@@ -111,8 +116,8 @@ def read_raw_mask(path: Path, *, as_colors: bool = False) -> NDArray[Any]:
         return values.astype(np.uint8)
     if values.dtype.kind == "f" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise AtrousError(
-            f"{path}: values from {values.min():g} to {values.max():g} of {values.dtype}; whole numbers from 0 to "
-            "65535 are expected. Save it as 8 or 16-bit gray."
+            f"{path}: this mask holds {values.dtype} values from {values.min():g} to {values.max():g}; expected "
+            "integers from 0 to 65535. Save it as 8-bit or 16-bit gray."
         )
     if raw in _SCALED_GRAY:
         values = values // _SCALED_GRAY[raw]
@@ -120,7 +125,7 @@ def read_raw_mask(path: Path, *, as_colors: bool = False) -> NDArray[Any]:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file packs its pixels; Pillow's mode alone hides bits that it drops or spreads."""
+    """Name the pixel format of the file itself; Pillow's mode hides bits that it drops or scales."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -137,34 +142,38 @@ class HasMask(Protocol):
 
 @dataclass(frozen=True)
 class MaskReader:
-    """From a mask file to labels 0 to K - 1 and the ignore index, by the rules of one data set; nothing else gets out.
+    """Reads mask files as labels 0 to K - 1 and the ignore index, by the coding of one data set.
 
-    `values` maps stored values to labels; without it a stored value is the label. `colors` maps the colors of masks
-    in RGB to labels. `by_color` looks at the colors of palette and gray masks as well, whatever their indices are.
+    A stored value or color without a class is an error, never a label.
     """
 
     classes: tuple[str, ...]
+    """The names of the classes, in the order of the labels."""
     ignore_index: int = 255
+    """The label of ignored pixels."""
     values: Mapping[int, int] | None = None
+    """Stored value to label; None where the stored value is the label."""
     colors: Mapping[Color, int] | None = None
+    """RGB color to label, for masks stored in color."""
     by_color: bool = False
+    """Read palette and gray masks by their colors too, not by their indices and values."""
     advice: str = "Correct the mask, or map the value to a class or to the ignore index."
-    """What to do about a value without a class."""
+    """The last sentence of the error for a value without a class: what the user can do."""
 
     def __call__(self, item: HasMask) -> Labels:
         assert item.mask is not None
         return self.read(item.mask)
 
     def read(self, path: Path) -> Labels:
-        """The labels of a mask file.
+        """Read the labels of a mask file.
 
         Shape: -> (H, W) uint8, or uint16 where 8 bits do not hold them.
-        Raises: `AtrousError` for a file that cannot be read, or holds a value or color without a class.
+        Raises: `AtrousError` for a file that is not readable, or holds a value or color without a class.
         """
         return self.decode(read_raw_mask(path, as_colors=self.by_color), path)
 
     def decode(self, stored: NDArray[Any], path: Path) -> Labels:
-        """As `read`, of what `read_raw_mask` gave for `path`."""
+        """Convert stored values, as `read_raw_mask` returns them, to labels; `path` is for error messages."""
         if stored.ndim == 2:
             return self._by_value(stored, path)
         if self.colors is not None:
@@ -172,18 +181,18 @@ class MaskReader:
         if (stored[..., 0] == stored[..., 1]).all() and (stored[..., 0] == stored[..., 2]).all():
             return self._by_value(np.ascontiguousarray(stored[..., 0]), path)  # gray, saved as RGB
         raise AtrousError(
-            f"{path}: a mask in color, but it is not known which color is which class. Give the colors of the "
-            f"classes ({describe_classes(self.classes)}), or save masks of class indices."
+            f"{path}: this mask is in color, but the colors of the classes ({describe_classes(self.classes)}) are "
+            "unknown. List the color of each class, or save masks of class indices."
         )
 
     def _by_value(self, stored: NDArray[Any], path: Path) -> Labels:
         counts = count_labels(stored)
-        found = np.flatnonzero(counts)
-        unknown = found[self._table[found] == UNKNOWN]
+        present = np.flatnonzero(counts)
+        unknown = present[self._table[present] == UNKNOWN]
         if unknown.size:
             listed = ", ".join(f"{value} ({counts[value]} px)" for value in unknown[:5])
             more = f" and {unknown.size - 5} more" if unknown.size > 5 else ""
-            raise self._stranger(path, f"value{'s' * (unknown.size > 1)} {listed}{more}")
+            raise self._unknown_value_error(path, f"value{'s' * (unknown.size > 1)} {listed}{more}")
         dtype = label_dtype(len(self.classes), self.ignore_index)
         if self.values is None:
             return stored.astype(dtype, copy=False)
@@ -195,24 +204,25 @@ class MaskReader:
         assert self.colors is not None
         packed = pack_rgb(stored)
         labels = _color_table(tuple(self.colors.items()))[packed]
-        lost = labels == UNKNOWN
-        if lost.any():
-            color, count = np.unique(packed[lost], return_counts=True)
+        unknown = labels == UNKNOWN
+        if unknown.any():
+            color, count = np.unique(packed[unknown], return_counts=True)
             most = color[count.argmax()]
             rgb = (int(most >> 16), int(most >> 8 & 255), int(most & 255))
-            raise self._stranger(path, f"{color.size} color{'s' * (color.size > 1)} such as {rgb} ({count.max()} px)")
+            values = f"{color.size} color{'s' * (color.size > 1)} such as {rgb} ({count.max()} px)"
+            raise self._unknown_value_error(path, values)
         return labels.astype(label_dtype(len(self.classes), self.ignore_index))
 
-    def _stranger(self, path: Path, found: str) -> AtrousError:
-        coded = "" if self.values is None else f" (stored as {_shorten(sorted(self.values))})"
+    def _unknown_value_error(self, path: Path, values: str) -> AtrousError:
+        stored = "" if self.values is None else f" (stored as {_shorten(list(map(str, sorted(self.values))))})"
         return AtrousError(
-            f"{path}: {found} found, of no class. Expected are {describe_classes(self.classes)}{coded}, and "
-            f"{self.ignore_index} for what is ignored. {self.advice}"
+            f"{path}: {values} without a class. Expected {describe_classes(self.classes)}{stored}, and "
+            f"{self.ignore_index} for ignored pixels. {self.advice}"
         )
 
     @cached_property
     def _table(self) -> NDArray[np.uint16]:
-        """Stored value -> label."""
+        """The label of each stored value."""
         table = np.full(65536, UNKNOWN, np.uint16)
         values = self.values
         if values is None:
@@ -223,7 +233,7 @@ class MaskReader:
 
 
 def pack_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """RGB as one number, red in the highest of three bytes.
+    """Pack RGB colors into one integer each, red in the highest of three bytes.
 
     Shape: (H, W, 3) -> (H, W).
     """
@@ -234,23 +244,22 @@ def pack_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 @lru_cache(maxsize=4)
 def _color_table(colors: tuple[tuple[Color, int], ...]) -> NDArray[np.uint16]:
-    """Packed color -> label, for all 2^24; 32 MB, of which only the pages of colors that occur are touched often."""
+    """Make the table of labels by packed color: 2^24 entries, 32 MB; only the pages of used colors are read."""
     table = np.full(2**24, UNKNOWN, np.uint16)
     for (red, green, blue), label in colors:
         table[red << 16 | green << 8 | blue] = label
     return table
 
 
-def _shorten(values: list[int], most: int = 12) -> str:
-    listed = [str(value) for value in values]
-    return ", ".join(listed if len(listed) <= most else [*listed[:3], "...", listed[-1]])
+def _shorten(entries: Sequence[str], limit: int = 12) -> str:
+    return ", ".join(entries if len(entries) <= limit else [*entries[:3], "...", entries[-1]])
 
 
 def save_labels(labels: NDArray[np.integer], colors: Sequence[Color], path: Path) -> None:
-    """Write a label map as a palette PNG, or as 16-bit gray where there are more than 256 classes.
+    """Save a label map as a palette PNG, or as 16-bit gray if there are more than 256 classes.
 
-    Labels without a color, such as 255 for what is ignored, get that of VOC.
-    Raises: `AtrousError` for a place that cannot be written.
+    Labels without a color, such as 255 for ignored pixels, get the color of VOC's color map.
+    Raises: `AtrousError` if the file cannot be written.
     """
     if len(colors) > 256:
         picture = Image.fromarray(labels.astype(np.uint16))

@@ -86,7 +86,7 @@ def test_mat_files_of_something_else(voc_and_sbd: tuple[Path, Path]) -> None:
         with pytest.raises(AtrousError, match=message):
             open_dataset(f"sbd:{voc_and_sbd[1]}")[0]
     write_mat(path, np.full((24, 32), 21, np.uint8))
-    with pytest.raises(AtrousError, match=r"value 21 \(768 px\) found, of no class"):
+    with pytest.raises(AtrousError, match=r"value 21 \(768 px\) without a class"):
         open_dataset(f"sbd:{voc_and_sbd[1]}")[0]
 
 
