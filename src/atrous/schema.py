@@ -24,8 +24,10 @@ class StrictModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
+        if isinstance(data, cls):
             return data
+        if not isinstance(data, Mapping):
+            raise ValueError(f"expected a mapping of {', '.join(cls.model_fields)}, not {type(data).__name__}")
         data = {cls.renamed_keys.get(key, key): value for key, value in data.items()}
         for key in data:
             if key not in cls.model_fields:

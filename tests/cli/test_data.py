@@ -31,7 +31,7 @@ class TestInspect:
         assert result.code == 0, result.err
         weights = [0.2793, 0.2017, 4.7865, 0.1490, 1.0, 0.4217, 3.8467, 1.9736, 0.7889, 6.3747, 8.8587]
         assert all(f"{weight:.4f}" in result.out for weight in weights)
-        assert "nothing is wrong" in result.out
+        assert "no errors" in result.out
 
     def test_report(self, run: Run, own: Path, tmp_path: Path) -> None:
         result = run("inspect", own, "-o", tmp_path / "report")
@@ -40,28 +40,28 @@ class TestInspect:
         assert sorted(p.name for p in (tmp_path / "report").iterdir()) == ["report.html", "samples.png"]
         assert Image.open(tmp_path / "report/samples.png").width > 400
 
-    def test_what_is_wrong_is_exit_code_1(self, run: Run, own: Path) -> None:
+    def test_errors_are_exit_code_1(self, run: Run, own: Path) -> None:
         Image.fromarray(np.full((20, 30), 9, np.uint8)).save(own / "masks/0.png")
         result = run("inspect", own, "--json")
         assert result.code == 1
         content = json.loads(result.out)
         assert not content["ok"]
-        assert "value 9" in content["findings"][0]["message"]
+        assert "value 9" in content["problems"][0]["message"]
         listed = run("inspect", own)
         assert listed.code == 1
-        assert "1 wrong:" in listed.out
+        assert "1 error:" in listed.out
 
     def test_strict(self, run: Run, own: Path) -> None:
         (own / "classes.yaml").write_text("classes: [ground, crack, roof]")
         assert run("inspect", own).code == 0
         result = run("inspect", own, "--strict")
         assert result.code == 1
-        assert "No pixel is of roof" in result.out
+        assert "No pixel is labeled roof" in result.out
 
-    def test_what_cannot_be_opened_is_exit_code_2(self, run: Run, tmp_path: Path) -> None:
+    def test_a_missing_folder_is_exit_code_2(self, run: Run, tmp_path: Path) -> None:
         result = run("inspect", f"camvid:{tmp_path}/nowhere")
         assert result.code == 2
-        assert "there is no such folder" in result.err
+        assert "no such folder" in result.err
 
 
 class TestData:

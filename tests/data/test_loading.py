@@ -81,5 +81,5 @@ def test_batches_need_one_size(own: Path) -> None:
     assert batch.labels.dtype == torch.int64
     assert batch.names == ("0", "1", "2", "3")
     assert set(batch.labels.unique().tolist()) == {0, 1, 2, 255}
-    with pytest.raises(AtrousError, match="images of one size"):
+    with pytest.raises(AtrousError, match="have different sizes"):
         collate([samples[0], AugmentedDataset(open_dataset(own), RandomCrop(9, 9))[1]])

@@ -83,7 +83,7 @@ def test_the_plan_alone(run: Run, tmp_path: Path) -> None:
         (("segnet_camvid", "--model", "unet.valid"), "write model=unet.valid"),
         (("--model", "unet.paded", "--data", "x"), "Did you mean 'unet.padded'"),
         (("segnet_camvid", "stps=3"), "Did you mean 'steps'"),
-        (("segnet_camvid", "--data", "camvid:nowhere"), "there is no such folder"),
+        (("segnet_camvid", "--data", "camvid:nowhere"), "no such folder"),
         (("segnet_camvid", "model.options.num_classes=5"), "the data set says how many"),
         (("segnet_camvid", "--strategy", "fspd"), "fsdp"),
         (("segnet_camvid", "--devices", "-1"), "--devices"),

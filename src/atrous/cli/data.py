@@ -120,11 +120,11 @@ def voc_aug(
     from rich.console import Console
 
     from atrous.data.datasets.sbd import build_trainaug
-    from atrous.data.datasets.voc import INNER
-    from atrous.data.layout import descend
+    from atrous.data.datasets.voc import FOLDERS
+    from atrous.data.layout import find_root
     from atrous.files import check_writable
 
-    target = out or descend(voc, *INNER, holding="JPEGImages")
+    target = out or find_root(voc, *FOLDERS, containing="JPEGImages")
     check_writable(target)
     with progress_bar("trainaug") as on_progress:
         names = build_trainaug(voc, sbd, target, partial=partial, on_progress=on_progress)
@@ -142,7 +142,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A folder with images and m
     """
     from rich.console import Console
 
-    from atrous.data.datasets.folder import describe_folder
+    from atrous.data.datasets.folder import write_classes_yaml
 
-    path = describe_folder(folder)
+    path = write_classes_yaml(folder)
     Console().print(f"{path}: name the classes in it, then `atrous inspect {folder}`", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`atrous inspect`: what is in a data set, and what is wrong with it."""
+"""`atrous inspect`: the content of a data set, and its errors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from atrous.data.inspect import Inspection
 
-SHOWN = 20
-"""Findings of each sort that are printed; the report and --json have all."""
+MAX_SHOWN = 20
+"""The number of errors and of warnings that are printed; the report and --json list all."""
 
 
 def inspect(
@@ -24,15 +24,13 @@ def inspect(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write a contact sheet and an HTML report to this folder.")
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Take what should merely be known for wrong as well.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all as JSON instead of tables.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 for warnings too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Open every image and mask: sizes, values, class frequencies and weights, and all that is wrong.
+    """Check every image and mask of a data set: sizes, values, class frequencies and weights, errors and warnings.
 
-    Without a split in DATA all splits are looked at, and searched for pictures that are in two of them. Exit code 0
-    means nothing is wrong, 1 that something is and is listed, 2 that the data set could not be opened.
+    Without a split in DATA, all splits are read and compared, to find images that are in two of them. The exit code is
+    0 if there are no errors, 1 if there are, 2 if the data set was not opened.
 
     Examples:
 
@@ -42,23 +40,22 @@ def inspect(
     """
     from rich.console import Console
 
-    from atrous.data.inspect import inspect as inspect_data
-    from atrous.data.inspect import open_splits
+    from atrous.data.inspect import inspect_splits, open_splits
     from atrous.files import check_writable
 
     if out is not None:
         check_writable(out)
     datasets = open_splits(data)
-    with progress_bar("opening") as on_progress:
-        inspection = inspect_data(datasets, on_progress=on_progress)
+    with progress_bar("reading") as on_progress:
+        inspection = inspect_splits(datasets, on_progress=on_progress)
     written = _write(inspection, out) if out is not None else []
     if as_json:
         typer.echo(json.dumps(inspection.to_json(), indent=2))
     else:
-        report(Console(), inspection)
+        print_inspection(Console(), inspection)
         for path in written:
             Console().print(f"[dim]->[/] {path}", soft_wrap=True)
-    if inspection.serious or (strict and inspection.findings):
+    if inspection.errors or (strict and inspection.warnings):
         raise typer.Exit(1)
 
 
@@ -69,7 +66,7 @@ def _write(inspection: Inspection, out: Path) -> list[Path]:
     from atrous.imaging.io import save_image
 
     paths = []
-    samples = inspection.examples()
+    samples = inspection.example_samples()
     sheet = contact_sheet(samples, inspection.classes, inspection.datasets[0].colors) if samples else None
     if sheet is not None:
         paths.append(out / "samples.png")
@@ -80,8 +77,8 @@ def _write(inspection: Inspection, out: Path) -> list[Path]:
     return paths
 
 
-def report(console: Console, inspection: Inspection) -> None:
-    """The inspection as tables for people."""
+def print_inspection(console: Console, inspection: Inspection) -> None:
+    """Print an inspection as tables."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -91,8 +88,8 @@ def report(console: Console, inspection: Inspection) -> None:
     masks = ", ".join(f"{kind} ({count:,})" for kind, count in content["masks"].items())
     console.print(f"[bold]{escape(content['dataset'])}[/]: {splits}", highlight=False)
     console.print(f"sizes: {', '.join(sizes[:5])}{f' and {len(sizes) - 5} more' if len(sizes) > 5 else ''}")
-    console.print(f"masks: {masks or 'none could be read'}; {content['ignored_pixels']:,} pixels ignored")
-    table = Table("label", "class", "pixels", "share", "images", f"frequency ({content['weights_from']})", "weight")
+    console.print(f"masks: {masks or 'not readable'}; {content['ignored_pixels']:,} pixels ignored")
+    table = Table("label", "class", "pixels", "share", "images", f"frequency ({content['weights_split']})", "weight")
     for column in (0, 2, 3, 4, 5, 6):
         table.columns[column].justify = "right"
     labeled = max(1, sum(entry["pixels"] for entry in content["classes"]))
@@ -108,15 +105,12 @@ def report(console: Console, inspection: Inspection) -> None:
             f"{entry['median_frequency_weight']:.4f}" if known else "",
         )
     console.print(table)
-    for title, style, found in (
-        ("wrong", "red", inspection.serious),
-        ("to know", "yellow", [finding for finding in inspection.findings if not finding.serious]),
-    ):
-        if found:
-            console.print(f"[bold {style}]{len(found)} {title}:[/]")
-        for finding in found[:SHOWN]:
-            console.print(f"  {escape(finding.message)}", soft_wrap=True, highlight=False)
-        if len(found) > SHOWN:
-            console.print(f"  and {len(found) - SHOWN} more: -o writes a report with all, --json prints them")
-    if not inspection.serious:
-        console.print("[green]nothing is wrong[/]")
+    for title, style, problems in (("error", "red", inspection.errors), ("warning", "yellow", inspection.warnings)):
+        if problems:
+            console.print(f"[bold {style}]{len(problems)} {title}{'s' * (len(problems) > 1)}:[/]")
+        for problem in problems[:MAX_SHOWN]:
+            console.print(f"  {escape(problem.message)}", soft_wrap=True, highlight=False)
+        if len(problems) > MAX_SHOWN:
+            console.print(f"  and {len(problems) - MAX_SHOWN} more: -o writes a report with all, --json prints them")
+    if not inspection.errors:
+        console.print("[green]no errors[/]")

@@ -156,20 +156,20 @@ def _check(console: Console, datasets: list[SegmentationDataset]) -> None:
 
     Raises: `AtrousError` with the first of what is wrong.
     """
-    from atrous.data.inspect import inspect
+    from atrous.data.inspect import inspect_splits
 
     with progress_bar("checking labels") as on_progress:
-        found = inspect(datasets, on_progress=on_progress)
-    wrong = [finding for finding in found.serious if finding.kind != "leak"]
+        found = inspect_splits(datasets, on_progress=on_progress)
+    wrong = [finding for finding in found.errors if finding.kind != "leak"]
     if wrong:
         listed = "\n".join(f"  {finding.message}" for finding in wrong[:SHOWN])
         more = f"\n  and {len(wrong) - SHOWN} more, see `atrous inspect`" if len(wrong) > SHOWN else ""
         raise AtrousError(f"{len(wrong)} things are wrong with the data; nothing was trained:\n{listed}{more}")
-    leaks = [finding for finding in found.serious if finding.kind == "leak"]
+    leaks = [finding for finding in found.errors if finding.kind == "leak"]
     if leaks:
         text = f"{len(leaks)} images are both learned and judged, so the figures say little: {leaks[0].message}"
         console.print(f"[yellow]note[/]: {text}", soft_wrap=True, highlight=False)
-    for finding in [finding for finding in found.findings if not finding.serious][:SHOWN]:
+    for finding in found.warnings[:SHOWN]:
         console.print(f"[yellow]note[/]: {finding.message}", soft_wrap=True, highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""Data sets: their classes, colors and layouts; masks, transforms, and a look at what is wrong with them."""
+"""Data sets: open them by name, augment and batch their samples, inspect them for errors, convert them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any data set as a folder of images and index PNGs, and a quick look whether all its files are there."""
+"""Convert any data set to a folder of images and index PNGs; check quickly that its files exist."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 from PIL import ExifTags
 
+from atrous.data.classes_yaml import FILE
 from atrous.data.dataset import Item, SegmentationDataset, size_mismatch_message
-from atrous.data.datasets.folder import FILE
 from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.imaging.io import open_image
@@ -23,13 +23,13 @@ OnProgress = Callable[[int, int], None]
 def convert(
     datasets: Sequence[SegmentationDataset], out: Path, *, on_progress: OnProgress = lambda done, total: None
 ) -> Path:
-    """Write splits of a data set to the layout of `folder`: `images/`, `masks/`, a list per split, `classes.yaml`.
+    """Convert splits of a data set to the layout of `folder`: `images/`, `masks/`, a list per split, `classes.yaml`.
 
-    Masks become palette PNGs of labels. Images are linked to where the disk allows it, else copied. What an earlier run
-    wrote is kept; `classes.yaml` is written last, so that a folder without it is one that is not finished.
+    Masks become palette PNGs of labels. Images are hard-linked if the file system allows it, else copied. Files of an
+    earlier, interrupted run are kept; `classes.yaml` is written last, so a folder without it is unfinished.
 
-    Returns: `out`, which `open_dataset` takes.
-    Raises: `AtrousError` for files that cannot be read or written, or images without masks.
+    Returns: `out`, which `open_dataset` opens.
+    Raises: `AtrousError` for files that are not readable or writable, and images without masks.
     """
     jobs = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
     for done, (dataset, index) in enumerate(jobs):
@@ -38,7 +38,7 @@ def convert(
         mask = out / "masks" / f"{item.name}.png"
         if not mask.exists():
             save_labels(dataset.labels(index), dataset.colors, mask)
-        _bring(item.image, out / "images" / f"{item.name}{item.image.suffix}")
+        _link_or_copy(item.image, out / "images" / f"{item.name}{item.image.suffix}")
     for dataset in datasets:
         with writing(out / f"{dataset.split}.txt") as temporary:
             temporary.write_text("".join(f"{name}\n" for name in dataset.names), "utf-8")
@@ -58,43 +58,45 @@ def convert(
     return out
 
 
-def _bring(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     if target.exists():
         return
     if not source.is_file():
-        raise AtrousError(f"{source}: there is no such file.")
+        raise AtrousError(f"{source}: no such file. Unpack the data set again, or remove the image from its list.")
     with writing(target) as temporary:
         temporary.unlink()
         try:
             os.link(source, temporary)
-        except OSError:  # another disk, or one that has no links
+        except OSError:  # another disk, or a file system without hard links
             shutil.copyfile(source, temporary)
 
 
 def check_files(dataset: SegmentationDataset, *, on_progress: OnProgress = lambda done, total: None) -> Iterator[str]:
-    """What is wrong with the files of a data set, by their first bytes: missing, no pictures, of unequal sizes."""
-    yield from dataset.faults
+    """Find files of a data set that are missing, not images, or of different sizes, by reading their headers alone."""
+    yield from dataset.listing_errors
     for done, item in enumerate(dataset.items, start=1):
         try:
-            yield from _check(item)
+            yield from _check_item(item)
         except AtrousError as error:
             yield str(error)
         on_progress(done, len(dataset))
 
 
-def _check(item: Item) -> Iterator[str]:
+def _check_item(item: Item) -> Iterator[str]:
     with open_image(item.image) as image:
-        size = _upright(image.size, image.getexif().get(ExifTags.Base.Orientation, 1) if image.format == "JPEG" else 1)
+        size = _upright_size(
+            image.size, image.getexif().get(ExifTags.Base.Orientation, 1) if image.format == "JPEG" else 1
+        )
     if item.mask is None:
         return
     if item.mask.suffix in (".mat", ".json"):
         if not item.mask.is_file():
-            yield f"{item.mask}: there is no such file."
+            yield f"{item.mask}: no such file."
         return
     with open_image(item.mask) as mask:
         if mask.size != size:
             yield size_mismatch_message(item, size[::-1], mask.size[::-1])
 
 
-def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+def _upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return size[::-1] if orientation >= 5 else size

@@ -1,4 +1,4 @@
-"""What a data set is: pairs of an image and a mask, and what the masks mean."""
+"""The data set class: pairs of an image and a mask, classes, and a reader of the masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atrous.registry import Registry
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a data set and where its labels lie; `mask` is None where there are none, as in test splits."""
+    """The files of one image; `mask` is None where there are no labels, as in test splits."""
 
     name: str
     image: Path
@@ -26,9 +26,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its labels, and the files they came from.
+    """An image with its labels, and the files they were read from.
 
-    `image` is (H, W, 3) uint8 RGB. `labels` is (H, W), uint8 or uint16, all ignore index where `label_path` is None.
+    Shape: `image` (H, W, 3) uint8 RGB; `labels` (H, W) uint8 or uint16, all ignore index where `label_path` is None.
     """
 
     image: Pixels
@@ -39,71 +39,81 @@ class Sample:
 
 
 LabelReader: TypeAlias = Callable[[Item], Labels]
-"""Reads the labels of an item that has a mask. It must pickle, for worker processes."""
+"""A function that reads the labels of an item that has a mask; picklable, for worker processes."""
 
 
 @dataclass(frozen=True)
 class SegmentationDataset:
-    """A split of a data set: a map-style data set for a `DataLoader`, whose items are `Sample`s.
+    """One split of a data set: a map-style data set of `Sample`s for a `DataLoader`.
 
-    It holds paths, no pixels, so it pickles and forks at little cost. Own data sets are made by giving it items and a
-    reader, see `MaskReader`.
+    It holds paths, not pixels, so pickling and forking it is cheap. To make a data set of your own, give it items and a
+    reader such as `MaskReader`.
     """
 
     name: str
     split: str
     items: tuple[Item, ...]
     classes: tuple[str, ...]
+    """The names of the classes, in the order of the labels."""
     colors: tuple[Color, ...]
+    """The RGB color of each class."""
     reader: LabelReader
+    """Reads the labels of an item."""
     ignore_index: int = 255
     splits: tuple[str, ...] = ()
-    """The splits that are there and share no image."""
-    faults: tuple[str, ...] = ()
-    """What was wrong with the listing: images without a mask, masks without an image; these are not among the items."""
+    """The existing splits that share no image."""
+    listing_errors: tuple[str, ...] = ()
+    """Errors found while listing the files, such as images without a mask, which are not among the items."""
 
     def __post_init__(self) -> None:
         if len(self.colors) != len(self.classes):
-            raise AtrousError(f"{self.name}: {len(self.classes)} classes but {len(self.colors)} colors.")
+            raise AtrousError(
+                f"{self.name}: {len(self.classes)} classes but {len(self.colors)} colors; give one color per class."
+            )
         if 0 <= self.ignore_index < len(self.classes):
             raise AtrousError(
-                f"{self.name}: the ignore index {self.ignore_index} is that of '{self.classes[self.ignore_index]}'."
+                f"{self.name}: the ignore index {self.ignore_index} is also the label of "
+                f"'{self.classes[self.ignore_index]}'; choose a number that is not a label, such as 255."
             )
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises: `AtrousError` for files that are missing, damaged, of unequal sizes, or with values of no class."""
+        """Read a sample.
+
+        Raises: `AtrousError` for files that are missing or damaged, sizes that differ, and values without a class.
+        """
         item = self.items[index]
         image = read_image(item.image)
-        labels = self.labels(index) if item.mask is not None else self.unlabeled(image)
+        labels = self.labels(index) if item.mask is not None else self._ignored(image)
         if labels.shape != image.shape[:2]:
             raise AtrousError(size_mismatch_message(item, image.shape[:2], labels.shape[:2]))
         return Sample(image, labels, item.name, item.image, item.mask)
 
     def labels(self, index: int) -> Labels:
-        """The labels alone, without reading the image.
+        """Read the labels of a sample without its image.
 
-        Raises: `AtrousError` as `[index]` does, and where there are none.
+        Raises: `AtrousError` as `[index]` does, and for an image without labels.
         """
         item = self.items[index]
         if item.mask is None:
-            raise AtrousError(f"{item.image}: the split '{self.split}' of {self.name} has no labels.")
+            raise AtrousError(
+                f"{item.image}: the split '{self.split}' of {self.name} has no labels. Choose a split with labels."
+            )
         return self.reader(item)
 
-    def unlabeled(self, image: Pixels) -> Labels:
-        """A label map for an image without labels: all is ignored."""
+    def _ignored(self, image: Pixels) -> Labels:
         dtype = label_dtype(len(self.classes), self.ignore_index)
         return np.full(image.shape[:2], self.ignore_index, dtype)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the images, as the data set's lists have them."""
+        """The names of the images, as in the lists of the data set."""
         return tuple(item.name for item in self.items)
 
     def select(self, indices: Iterable[int]) -> SegmentationDataset:
-        """The same data set with the items at `indices`, in their order; an index may come more than once."""
+        """Make a data set of the items at `indices`, in their order; an index may be repeated."""
         return replace(self, items=tuple(self.items[index] for index in indices))
 
 
@@ -111,9 +121,9 @@ DATASETS: Registry[SegmentationDataset] = Registry("data set")
 
 
 def size_mismatch_message(item: Item, image: tuple[int, ...], mask: tuple[int, ...]) -> str:
-    """That an image and its mask have not one size, (height, width) each; and why, where it can be seen."""
-    turned = " The one is the other turned: see the EXIF orientation." if image == mask[::-1] else ""
+    """Describe the different sizes, (height, width), of an image and its mask, with the cause if it is a rotation."""
+    cause = " One is the other rotated: check the EXIF orientation." if image == mask[::-1] else ""
     return (
-        f"{item.image} is {image[1]} x {image[0]}, its mask {item.mask} is {mask[1]} x {mask[0]}; "
-        f"they must have one size.{turned}"
+        f"{item.image} is {image[1]} x {image[0]}, but its mask {item.mask} is {mask[1]} x {mask[0]}; "
+        f"both must have the same size.{cause}"
     )

@@ -1,7 +1,7 @@
-"""A look at every image and mask of a data set before anything is trained on it.
+"""Inspect every image and mask of a data set before training on it.
 
-Most first trainings that fail, fail on masks: 0 and 255 for two classes, colors for indices, a class that never
-occurs, a mask of another size. Each is found here, with the file it is in.
+Most first trainings that fail, fail because of masks: two classes stored as 0 and 255, colors instead of indices, a
+class that never occurs, a mask of another size. Each is reported here, with the file it is in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,158 +36,180 @@ OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something that is wrong (`serious`), or that should be known."""
+class Problem:
+    """A problem of a data set: an error that a training would meet, or a warning."""
 
     kind: str
+    """A word for programs: listing, image, mask, size, leak (errors); all ignored, duplicate, absent class, storage."""
     message: str
-    serious: bool = True
+    severity: Literal["error", "warning"] = "error"
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one image and its mask turned out to be; of what could not be read there is only the fault."""
+class ImageReport:
+    """The properties of one image and its mask; None or empty where a file is not readable."""
 
     split: str
     item: Item
     size: tuple[int, int] | None = None
     """Width and height of the image."""
-    stored: str = ""
+    mask_format: str = ""
     """How the mask is stored, such as "PNG palette"."""
     labels: NDArray[np.int64] | None = None
+    """The labels that occur in the mask."""
     counts: NDArray[np.int64] | None = None
-    """The labels that occur, and the pixels each has."""
+    """The number of pixels of each of these labels."""
     digest: bytes = b""
-    """Of the pixels of the image."""
-    faults: tuple[Finding, ...] = ()
+    """A hash of the pixels of the image."""
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
-class Totals:
-    """Of some images together: `pixels` per class, the `images` that hold it, and all pixels of those images."""
+class ClassStatistics:
+    """Pixel and image counts of the classes over some images."""
 
-    images: int
+    num_images: int
+    """The number of images whose mask is readable."""
     pixels: NDArray[np.int64]
-    holding: NDArray[np.int64]
-    held: NDArray[np.int64]
-    ignored: int
+    """For each class, its pixels."""
+    images: NDArray[np.int64]
+    """For each class, the images that contain it."""
+    pixels_of_images: NDArray[np.int64]
+    """For each class, all pixels, ignored ones too, of the images that contain it."""
+    ignored_pixels: int
 
     @classmethod
-    def of(cls, looks: Iterable[Look], num_classes: int) -> Totals:
-        """Add up the looks whose mask could be read."""
-        pixels, holding, held = (np.zeros(num_classes, np.int64) for _ in range(3))
-        ignored = images = 0
-        for look in looks:
-            if look.labels is None or look.counts is None:
+    def from_reports(cls, reports: Iterable[ImageReport], num_classes: int) -> ClassStatistics:
+        """Add up the reports of images whose mask is readable."""
+        pixels, images, pixels_of_images = (np.zeros(num_classes, np.int64) for _ in range(3))
+        ignored_pixels = num_images = 0
+        for report in reports:
+            if report.labels is None or report.counts is None:
                 continue
-            images += 1
-            known = look.labels < num_classes
-            labels = look.labels[known]
-            pixels[labels] += look.counts[known]
-            holding[labels] += 1
-            held[labels] += look.counts.sum()
-            ignored += int(look.counts[~known].sum())
-        return cls(images, pixels, holding, held, ignored)
+            num_images += 1
+            known = report.labels < num_classes
+            labels = report.labels[known]
+            pixels[labels] += report.counts[known]
+            images[labels] += 1
+            pixels_of_images[labels] += report.counts.sum()
+            ignored_pixels += int(report.counts[~known].sum())
+        return cls(num_images, pixels, images, pixels_of_images, ignored_pixels)
 
     def frequencies(self) -> NDArray[np.float64]:
-        """Pixels of a class over all pixels, ignored ones too, of the images that hold it; NaN where there are none.
+        """Compute the class frequencies: pixels of a class over all pixels of the images that contain it.
 
+        NaN for classes that do not occur.
         Source: Eigen, Fergus, arXiv 1411.4734, section 6.3.2, as SegNet uses it.
         """
-        return np.divide(self.pixels, self.held, out=np.full(len(self.pixels), np.nan), where=self.held > 0)
+        return np.divide(
+            self.pixels, self.pixels_of_images, out=np.full(len(self.pixels), np.nan), where=self.pixels_of_images > 0
+        )
 
     def median_frequency_weights(self) -> NDArray[np.float64]:
-        """The median of the frequencies of the classes that occur, over the frequency of each; NaN for the others."""
+        """Compute the loss weights of median frequency balancing: the median frequency over that of each class.
+
+        NaN for classes that do not occur, which the median leaves out.
+        """
         frequencies = self.frequencies()
         return np.nanmedian(frequencies) / frequencies if self.pixels.any() else frequencies
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found in the splits of a data set."""
+    """The result of inspecting the splits of a data set."""
 
     datasets: tuple[SegmentationDataset, ...]
-    looks: tuple[Look, ...]
-    findings: tuple[Finding, ...]
+    reports: tuple[ImageReport, ...]
+    problems: tuple[Problem, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
         return self.datasets[0].classes
 
     @property
-    def serious(self) -> tuple[Finding, ...]:
-        """What is wrong, without what should merely be known."""
-        return tuple(finding for finding in self.findings if finding.serious)
-
-    def totals(self, split: str | None = None) -> Totals:
-        """Of one split, or of all."""
-        return Totals.of((look for look in self.looks if split in (None, look.split)), len(self.classes))
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that make files unusable or results invalid."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
 
     @property
-    def weighed(self) -> str:
-        """The split whose frequencies the weights come from: the first, which is what one trains on."""
+    def warnings(self) -> tuple[Problem, ...]:
+        """The problems that may be intended."""
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+    def statistics(self, split: str | None = None) -> ClassStatistics:
+        """Compute the class statistics of one split, or of all."""
+        reports = (report for report in self.reports if split in (None, report.split))
+        return ClassStatistics.from_reports(reports, len(self.classes))
+
+    @property
+    def weights_split(self) -> str:
+        """The split from which class weights are computed: the first, which is the one to train on."""
         return self.datasets[0].split
 
     def sizes(self) -> Counter[tuple[int, int]]:
-        """How many images have which width and height."""
-        return Counter(look.size for look in self.looks if look.size is not None)
+        """Count the images of each width and height."""
+        return Counter(report.size for report in self.reports if report.size is not None)
 
-    def storage(self) -> Counter[str]:
-        """How many masks are stored how."""
-        return Counter(look.stored for look in self.looks if look.stored)
+    def mask_formats(self) -> Counter[str]:
+        """Count the masks of each storage format."""
+        return Counter(report.mask_format for report in self.reports if report.mask_format)
 
     def to_json(self) -> dict[str, Any]:
-        """For machines."""
-        first = self.totals(self.weighed)
-        total = self.totals()
+        """Convert the inspection to what `atrous inspect --json` prints."""
+        first = self.statistics(self.weights_split)
+        total = self.statistics()
         weights, frequencies = first.median_frequency_weights(), first.frequencies()
         return {
             "dataset": self.datasets[0].name,
             "splits": {dataset.split: len(dataset) for dataset in self.datasets},
-            "ok": not self.serious,
-            "findings": [asdict(finding) for finding in self.findings],
+            "ok": not self.errors,
+            "problems": [asdict(problem) for problem in self.problems],
             "sizes": [{"width": w, "height": h, "images": n} for (w, h), n in self.sizes().most_common()],
-            "masks": dict(self.storage().most_common()),
-            "ignored_pixels": total.ignored,
-            "weights_from": self.weighed,
+            "masks": dict(self.mask_formats().most_common()),
+            "ignored_pixels": total.ignored_pixels,
+            "weights_split": self.weights_split,
             "classes": [
                 {
                     "label": label,
                     "name": name,
                     "pixels": int(total.pixels[label]),
-                    "images": int(total.holding[label]),
-                    "frequency": _number(frequencies[label]),
-                    "median_frequency_weight": _number(weights[label]),
+                    "images": int(total.images[label]),
+                    "frequency": _finite(frequencies[label]),
+                    "median_frequency_weight": _finite(weights[label]),
                 }
                 for label, name in enumerate(self.classes)
             ],
         }
 
-    def examples(self, count: int = 12) -> list[Sample]:
-        """Samples that show as many classes as can be, the rarest first; what cannot be read is left out."""
-        readable = [look for look in self.looks if look.labels is not None and not look.faults]
-        order = np.argsort(self.totals().holding, kind="stable")
-        picked: dict[int, Look] = {}
-        for label in order.tolist():
-            holding = [
-                number for number, look in enumerate(readable) if look.labels is not None and label in look.labels
+    def example_samples(self, count: int = 12) -> list[Sample]:
+        """Read samples that together show as many classes as possible, rare classes first; skip unreadable files."""
+        readable = [report for report in self.reports if report.labels is not None and not report.problems]
+        rarest_first = np.argsort(self.statistics().images, kind="stable")
+        chosen: dict[int, ImageReport] = {}
+        for label in rarest_first.tolist():
+            containing = [
+                index for index, report in enumerate(readable) if report.labels is not None and label in report.labels
             ]
-            if len(picked) < count and holding and not picked.keys() & set(holding):
-                picked[holding[len(holding) // 2]] = readable[holding[len(holding) // 2]]
-        for number in np.linspace(0, len(readable) - 1, min(count, len(readable))).astype(int).tolist():
-            if len(picked) < count:
-                picked.setdefault(number, readable[number])
+            if len(chosen) < count and containing and not chosen.keys() & set(containing):
+                middle = containing[len(containing) // 2]
+                chosen[middle] = readable[middle]
+        for index in np.linspace(0, len(readable) - 1, min(count, len(readable))).astype(int).tolist():
+            if len(chosen) < count:
+                chosen.setdefault(index, readable[index])
         by_split = {dataset.split: dataset for dataset in self.datasets}
-        places = {(dataset.split, item): index for dataset in self.datasets for index, item in enumerate(dataset.items)}
-        return [by_split[look.split][places[look.split, look.item]] for _, look in sorted(picked.items())]
+        indices = {
+            (dataset.split, item): index for dataset in self.datasets for index, item in enumerate(dataset.items)
+        }
+        return [by_split[report.split][indices[report.split, report.item]] for _, report in sorted(chosen.items())]
 
 
-def _number(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 6)
 
 
 def open_splits(spec: str) -> list[SegmentationDataset]:
-    """The data sets of a spec: of the split it names, or else of all splits that share no image, "train" first."""
+    """Open the split that a spec names, or else all splits that share no image, "train" first."""
     parsed = DatasetSpec.parse(spec)
     if "split" in parsed.options:
         return [open_dataset(spec)]
@@ -196,58 +218,58 @@ def open_splits(spec: str) -> list[SegmentationDataset]:
     return [first if name == first.split else open_dataset(spec, split=name) for name in names]
 
 
-def inspect(
+def inspect_splits(
     datasets: Sequence[SegmentationDataset], *, on_progress: OnProgress = lambda done, total: None
 ) -> Inspection:
-    """Open every image and mask of some splits of one data set, in threads, and say what they are."""
+    """Read every image and mask of some splits of one data set, in threads, and report their problems."""
     jobs = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
-    looks = []
+    reports = []
     with ThreadPoolExecutor() as pool:
         try:
-            for done, look in enumerate(pool.map(lambda job: _look(*job), jobs), start=1):
-                looks.append(look)
+            for done, report in enumerate(pool.map(lambda job: _inspect_item(*job), jobs), start=1):
+                reports.append(report)
                 on_progress(done, len(jobs))
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
-    listed = (Finding("listing", fault) for dataset in datasets for fault in dataset.faults)
-    read = (fault for look in looks for fault in look.faults)
-    findings = dict.fromkeys([*listed, *read, *_duplicates(looks), *_emptiness(datasets, looks)])
-    return Inspection(tuple(datasets), tuple(looks), tuple(findings))
+    listing = (Problem("listing", error) for dataset in datasets for error in dataset.listing_errors)
+    reading = (problem for report in reports for problem in report.problems)
+    problems = dict.fromkeys([*listing, *reading, *_find_duplicates(reports), *_find_oddities(datasets, reports)])
+    return Inspection(tuple(datasets), tuple(reports), tuple(problems))
 
 
-def _look(dataset: SegmentationDataset, index: int) -> Look:
+def _inspect_item(dataset: SegmentationDataset, index: int) -> ImageReport:
     item = dataset.items[index]
-    faults: list[Finding] = []
-    size, digest, stored = None, b"", ""
+    problems: list[Problem] = []
+    size, digest, mask_format = None, b"", ""
     labels: Labels | None = None
     try:
         image = read_image(item.image)
         size = (image.shape[1], image.shape[0])
         digest = hashlib.blake2b(image.data, digest_size=16, salt=f"{image.shape[1]}".encode()).digest()
     except AtrousError as error:
-        faults.append(Finding("image", str(error)))
+        problems.append(Problem("image", str(error)))
     if item.mask is not None:
         try:
-            stored = describe_mask_format(item.mask)
+            mask_format = describe_mask_format(item.mask)
             labels = dataset.labels(index)
         except AtrousError as error:
-            faults.append(Finding("mask", str(error)))
+            problems.append(Problem("mask", str(error)))
     if labels is None:
-        return Look(dataset.split, item, size, stored, digest=digest, faults=tuple(faults))
+        return ImageReport(dataset.split, item, size, mask_format, digest=digest, problems=tuple(problems))
     if size is not None and labels.shape != size[::-1]:
-        faults.append(Finding("size", size_mismatch_message(item, size[::-1], labels.shape)))
+        problems.append(Problem("size", size_mismatch_message(item, size[::-1], labels.shape)))
     counts = count_labels(labels)
     present = np.flatnonzero(counts)
     if not (present < len(dataset.classes)).any():
-        faults.append(Finding("nothing", f"{item.mask}: no pixel has a class, all are ignored.", serious=False))
-    return Look(dataset.split, item, size, stored, present, counts[present], digest, tuple(faults))
+        problems.append(Problem("all ignored", f"{item.mask}: all pixels of this mask are ignored.", "warning"))
+    return ImageReport(dataset.split, item, size, mask_format, present, counts[present], digest, tuple(problems))
 
 
 def describe_mask_format(path: Path) -> str:
-    """How a mask is stored: the format and Pillow's mode, or the suffix of what is no picture.
+    """Describe how a mask is stored: image format and Pillow's mode, or the suffix of files that are not images.
 
-    Raises: `AtrousError` for a picture that cannot be opened.
+    Raises: `AtrousError` for an image that is not readable.
     """
     if path.suffix.lower() in (".mat", ".json"):
         return path.suffix[1:].lower()
@@ -255,43 +277,40 @@ def describe_mask_format(path: Path) -> str:
         return f"{image.format} {_MODES.get(image.mode, image.mode)}"
 
 
-def _duplicates(looks: Iterable[Look]) -> Iterator[Finding]:
-    """Images that are there twice, pixel by pixel; across splits, what is learned would be what is judged."""
-    first: dict[bytes, Look] = {}
-    for look in looks:
-        if not look.digest:
+def _find_duplicates(reports: Iterable[ImageReport]) -> Iterator[Problem]:
+    """Find images with the same pixels; across splits they leak from training into validation."""
+    first: dict[bytes, ImageReport] = {}
+    for report in reports:
+        if not report.digest:
             continue
-        other = first.setdefault(look.digest, look)
-        if other.item.image == look.item.image and other.split == look.split:
-            continue  # listed twice, as bootstrapping does
-        if other.split != look.split:
-            yield Finding(
-                "leak",
-                f"{look.item.image} in '{look.split}' is the same picture as {other.item.image} in '{other.split}'.",
-            )
+        image, split = report.item.image, report.split
+        other = first.setdefault(report.digest, report)
+        if other.item.image == image and other.split == split:
+            continue  # the same file listed twice, as for hard images
+        if other.split != split:
+            message = f"{image} in '{split}' is the same image as {other.item.image} in '{other.split}'."
+            yield Problem("leak", message)
         else:
-            yield Finding(
-                "twice",
-                f"{look.item.image} is the same picture as {other.item.image}, both in '{look.split}'.",
-                serious=False,
-            )
+            message = f"{image} is the same image as {other.item.image}, both in '{split}'."
+            yield Problem("duplicate", message, "warning")
 
 
-def _emptiness(datasets: Sequence[SegmentationDataset], looks: Sequence[Look]) -> Iterator[Finding]:
-    """Classes never seen, and masks that are stored unlike the others."""
+def _find_oddities(datasets: Sequence[SegmentationDataset], reports: Sequence[ImageReport]) -> Iterator[Problem]:
+    """Find classes that never occur, and masks that are stored differently from the others."""
     classes = datasets[0].classes
-    total = Totals.of(looks, len(classes))
-    if not total.images:
+    statistics = ClassStatistics.from_reports(reports, len(classes))
+    if not statistics.num_images:
         return
-    missing = [classes[label] for label in np.flatnonzero(total.pixels == 0)]
+    missing = [classes[label] for label in np.flatnonzero(statistics.pixels == 0)]
     if missing:
         shown = ", ".join(missing[:12]) + (f" and {len(missing) - 12} more" if len(missing) > 12 else "")
-        only = " All that is not ignored is one class: are the masks stored as 0 and 255?" * (
+        hint = " All labeled pixels belong to one class: are the masks stored as 0 and 255?" * (
             len(classes) - len(missing) == 1
         )
-        yield Finding("never seen", f"No pixel is of {shown}.{only}", serious=False)
-    storage = Counter(look.stored for look in looks if look.stored)
-    usual = storage.most_common(1)[0][0]
-    for look in looks:
-        if look.stored and look.stored != usual:
-            yield Finding("storage", f"{look.item.mask} is stored as {look.stored}, most as {usual}.", serious=False)
+        yield Problem("absent class", f"No pixel is labeled {shown}.{hint}", "warning")
+    formats = Counter(report.mask_format for report in reports if report.mask_format)
+    usual = formats.most_common(1)[0][0]
+    for report in reports:
+        if report.mask_format and report.mask_format != usual:
+            message = f"{report.item.mask} is stored as {report.mask_format}, most masks as {usual}."
+            yield Problem("storage", message, "warning")

@@ -1,4 +1,4 @@
-"""Finding one's way in the folders of a data set, and saying what is missing."""
+"""Find the files of a data set in its folders, and report what is missing."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.imaging.io import IMAGE_SUFFIXES
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
-"""What is taken for a mask; JPEG too, so that it is refused with a reason."""
+"""The suffixes of the files that count as masks; JPEG too, so that the error about it is a clear one."""
 
 
-def descend(root: Path, *inner: str, holding: str) -> Path:
-    """`root`, or the first of its `inner` folders that holds `holding`: archives unpack to various depths.
+def find_root(root: Path, *inner: str, containing: str) -> Path:
+    """Find the folder that contains `containing`: `root` or one of its `inner` folders, as archives unpack differently.
 
-    Raises: `AtrousError` where none does.
+    Raises: `AtrousError` if none of them does.
     """
     for folder in (root, *(root / name for name in inner)):
-        if (folder / holding).exists():
+        if (folder / containing).exists():
             return folder
-    raise AtrousError(_missing(root, [holding, *(f"{name}/{holding}" for name in inner)]))
+    raise AtrousError(_missing(root, [containing, *(f"{name}/{containing}" for name in inner)]))
 
 
-def first_of(root: Path, *candidates: str) -> Path:
-    """The first of the `candidates` below `root` that exists.
+def first_existing(root: Path, *candidates: str) -> Path:
+    """Find the first of the `candidates` below `root` that exists.
 
-    Raises: `AtrousError` where none does.
+    Raises: `AtrousError` if none does.
     """
     for candidate in candidates:
         if (root / candidate).exists():
@@ -38,91 +38,102 @@ def first_of(root: Path, *candidates: str) -> Path:
 def _missing(root: Path, expected: Iterable[str]) -> str:
     if not root.is_dir():
         near = did_you_mean(root.name, [p.name for p in root.parent.glob("*")] if root.parent.is_dir() else [])
-        return f"{root}: there is no such folder.{near}"
-    holds = sorted(p.name + "/" * p.is_dir() for p in root.iterdir())
-    listed = ", ".join(holds[:8]) + (", ..." if len(holds) > 8 else "")
+        return f"{root}: no such folder.{near}"
+    content = sorted(p.name + "/" * p.is_dir() for p in root.iterdir())
+    listed = ", ".join(content[:8]) + (", ..." if len(content) > 8 else "")
     return (
-        f"{root}: expected {' or '.join(expected)} in it, but it holds {listed or 'nothing'}. Is it the right folder?"
+        f"{root}: expected {' or '.join(expected)} in this folder, but it contains {listed or 'nothing'}. Check "
+        "that this is the right folder and that all archives are unpacked."
     )
 
 
-def existing(root: Path, splits: Iterable[str], place: str) -> tuple[str, ...]:
-    """Those of the `splits` whose list or folder exists; `place` is its path below `root`, with {} for the split."""
+def existing_splits(root: Path, splits: Iterable[str], place: str) -> tuple[str, ...]:
+    """Select the `splits` whose list or folder exists; `place` is its path below `root`, with {} for the split."""
     return tuple(split for split in splits if (root / place.format(split)).exists())
 
 
-def check_choice(name: str, what: str, given: str, known: Iterable[str]) -> None:
-    """Raise `AtrousError` unless `given`, for example the split of data set `name`, is one of those known."""
+def check_choice(name: str, kind: str, value: str, known: Iterable[str]) -> None:
+    """Raise `AtrousError` unless `value`, for example the split of data set `name`, is one of those known."""
     known = list(known)
-    if given not in known:
+    if value not in known:
         raise AtrousError(
-            f"{name} has no {what} '{given}'.{did_you_mean(given, known)} There are: {', '.join(known) or 'none'}."
+            f"{name} has no {kind} '{value}'.{did_you_mean(value, known)} Choose from: {', '.join(known) or 'none'}."
         )
 
 
 def read_list(path: Path) -> list[str]:
-    """The first word of each line of a list; empty lines are left out.
+    """Read the first word of each line of a list of names, without empty lines.
 
-    Raises: `AtrousError` for a list that is missing, empty, or no text.
+    Raises: `AtrousError` for a list that is missing, empty or not text.
     """
     if not path.is_file():
         others = sorted(p.stem for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
-        there = f" There are the lists {', '.join(others)}." if others else ""
-        raise AtrousError(f"{path}: there is no such list.{did_you_mean(path.stem, others)}{there}")
+        existing = f" Lists in this folder: {', '.join(others)}." if others else ""
+        raise AtrousError(f"{path}: no such list.{did_you_mean(path.stem, others)}{existing}")
     try:
         lines = [line.split() for line in path.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise AtrousError(f"{path}: a list of names is expected, but it is no text ({error.reason}).") from error
+        raise AtrousError(
+            f"{path}: not a text file ({error.reason}); expected a list with one name per line, in UTF-8."
+        ) from error
     names = [words[0] for words in lines if words]
     if not names:
-        raise AtrousError(f"{path}: the list is empty.")
+        raise AtrousError(f"{path}: the list is empty; expected one name per line.")
     return names
 
 
-def files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files below a folder, at any depth, hidden ones left out, in alphabetical order."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith("."))
-    return sorted(p for p in found if p.is_file())
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """List the files below a folder at any depth in alphabetical order, without hidden files."""
+    paths = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    return sorted(p for p in paths if p.is_file())
 
 
-def name_in(folder: Path, path: Path) -> str:
-    """The path within a folder, without suffix and with forward slashes: how lists name a file."""
+def relative_name(folder: Path, path: Path) -> str:
+    """Name a file as lists do: the path within a folder, without suffix and with forward slashes."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """The files below a folder by their names, see `name_in`."""
-    return {name_in(folder, path): path for path in files_in(folder, suffixes)}
+def files_by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Map the names of the files below a folder, see `relative_name`, to their paths."""
+    return {relative_name(folder, path): path for path in list_files(folder, suffixes)}
 
 
-def pair(names: Iterable[str], images: Path, masks: Path, *, image: str = ".jpg", mask: str = ".png") -> list[Item]:
-    """Items of names in a list and the two folders they lie in; the files are not looked for before they are read."""
-    return [Item(name, images / f"{name}{image}", masks / f"{name}{mask}") for name in names]
+def pair_names(
+    names: Iterable[str], images: Path, masks: Path, *, image_suffix: str = ".jpg", mask_suffix: str = ".png"
+) -> list[Item]:
+    """Make items from the names of a list and the folders of images and masks; the files are not checked here."""
+    return [Item(name, images / f"{name}{image_suffix}", masks / f"{name}{mask_suffix}") for name in names]
 
 
 def pair_folders(images: Path, masks: Path, *, prefix: str = "") -> list[Item]:
-    """Items of all masks in a folder, as far as their names begin with `prefix`, and the images of the same names.
+    """Make items from all masks in a folder whose names begin with `prefix`, and the images of the same names.
 
-    Raises: `AtrousError` where there is none.
+    Raises: `AtrousError` if there is no such mask.
     """
-    pictures = files_by_stem(images, IMAGE_SUFFIXES if images != masks else (".jpg", ".jpeg"))
-    found = {name: path for name, path in files_by_stem(masks, (".png", ".mat")).items() if name.startswith(prefix)}
-    if not found:
-        raise AtrousError(f"{masks}: the folder holds no masks{f' named {prefix}*' if prefix else ''}.")
-    return [Item(name, pictures.get(name, images / f"{name}.jpg"), path) for name, path in found.items()]
+    image_files = files_by_name(images, IMAGE_SUFFIXES if images != masks else (".jpg", ".jpeg"))
+    mask_files = {
+        name: path for name, path in files_by_name(masks, (".png", ".mat")).items() if name.startswith(prefix)
+    }
+    if not mask_files:
+        raise AtrousError(
+            f"{masks}: this folder contains no masks{f' named {prefix}*' if prefix else ''}; expected .png or .mat "
+            "files. Unpack the masks of the data set there."
+        )
+    return [Item(name, image_files.get(name, images / f"{name}.jpg"), path) for name, path in mask_files.items()]
 
 
-def listed_or_all(
-    name: str, split: str, folder: Path, lists: Iterable[str], images: Path, masks: Path, *, mask: str = ".png"
+def items_of_split(
+    name: str, split: str, folder: Path, lists: Iterable[str], images: Path, masks: Path, *, mask_suffix: str = ".png"
 ) -> tuple[list[Item], tuple[str, ...]]:
-    """Items of one split, and the splits there are, for data sets whose lists lie in one of the folders `lists`.
+    """Make the items of one split, for data sets whose lists are in one of the folders `lists`.
 
-    The split "all" is every mask there is, without a list.
-    Raises: `AtrousError` for a split that is not there.
+    The split "all" is every existing mask, without a list.
+    Returns: the items, and the names of the existing splits.
+    Raises: `AtrousError` for a split that does not exist.
     """
     place = next((folder / each for each in lists if (folder / each / "train.txt").is_file()), None)
-    splits = existing(place, ("train", "val"), "{}.txt") if place else ()
+    splits = existing_splits(place, ("train", "val"), "{}.txt") if place else ()
     check_choice(name, "split", split, (*splits, "all"))
     if split == "all" or place is None:
         return pair_folders(images, masks), splits or ("all",)
-    return pair(read_list(place / f"{split}.txt"), images, masks, mask=mask), splits
+    return pair_names(read_list(place / f"{split}.txt"), images, masks, mask_suffix=mask_suffix), splits

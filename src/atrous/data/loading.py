@@ -1,4 +1,4 @@
-"""From data sets to batches: augmenting by epoch, listing hard images again, collating."""
+"""From data sets to batches: augment samples, duplicate hard images, collate."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from atrous.data.dataset import Sample, SegmentationDataset
 from atrous.data.datasets.voc import HARD_CLASSES
 from atrous.data.transforms import Transform, adapt
 from atrous.errors import AtrousError, did_you_mean
+from atrous.imaging.labels import describe_classes
 
 
 class AugmentedDataset:
@@ -57,45 +58,55 @@ class AugmentedDataset:
 def duplicate_hard_images(
     dataset: SegmentationDataset, classes: Sequence[str] = HARD_CLASSES, *, times: int = 2
 ) -> SegmentationDataset:
-    """The data set with the images that hold any of the `classes` listed `times` times.
+    """List the images that hold any of the hard `classes` `times` times instead of once.
 
-    Every mask is read once, in threads.
+    Reads every mask once, in threads.
 
-    Source: Chen et al., arXiv 1706.05587, section 4.1: images of hard classes are duplicated; how often is not said.
-    Raises: `AtrousError` for a class the data set has not.
+    Source: Chen et al., arXiv 1706.05587, section 4.1 ("bootstrapping"), which does not tell the number of duplicates.
+    Raises: `AtrousError` for a class that the data set does not have.
     """
     for name in classes:
         if name not in dataset.classes:
-            raise AtrousError(f"{dataset.name} has no class '{name}'.{did_you_mean(name, dataset.classes)}")
-    wanted = [dataset.classes.index(name) for name in classes]
+            raise AtrousError(
+                f"{dataset.name} has no class '{name}'.{did_you_mean(name, dataset.classes)} Its classes are "
+                f"{describe_classes(dataset.classes)}."
+            )
+    hard_labels = [dataset.classes.index(name) for name in classes]
     with ThreadPoolExecutor() as pool:
-        hard = list(pool.map(lambda index: bool(np.isin(dataset.labels(index), wanted).any()), range(len(dataset))))
-    again = [index for index, is_hard in enumerate(hard) if is_hard]
-    return dataset.select([*range(len(dataset)), *again * (times - 1)])
+        is_hard = pool.map(lambda index: bool(np.isin(dataset.labels(index), hard_labels).any()), range(len(dataset)))
+        duplicates = [index for index, hard in enumerate(is_hard) if hard]
+    return dataset.select([*range(len(dataset)), *duplicates * (times - 1)])
 
 
 @dataclass  # not frozen: Lightning moves and converts the fields of a copy
 class Batch:
-    """Samples of one size, stacked: `images` (N, 3, H, W) uint8, `labels` (N, H, W) int64, and their names."""
+    """A batch of samples of one size.
+
+    Shape: `images` (N, 3, H, W) uint8; `labels` (N, H, W) int64; N names.
+    """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
 
     def pin_memory(self) -> Batch:
-        """For a `DataLoader` with `pin_memory=True`."""
+        """Pin the tensors, as a `DataLoader` with `pin_memory=True` asks for."""
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples, as a `DataLoader`'s `collate_fn`. Pixels stay bytes: normalizing is the model's card's.
+    """Stack samples into a batch: the `collate_fn` of a `DataLoader`.
 
+    Pixels stay bytes; they are normalized with the mean and std of the model's card.
     Raises: `AtrousError` for samples of different sizes.
     """
     sizes = {sample.labels.shape for sample in samples}
     if len(sizes) > 1:
         names = ", ".join(f"{sample.name} {sample.labels.shape}" for sample in samples[:4])
-        raise AtrousError(f"A batch needs images of one size, not {names}: crop or pad them, or take them one by one.")
+        raise AtrousError(
+            f"The samples of a batch have different sizes: {names}. Crop, pad or resize them to one size, or use a "
+            "batch size of 1."
+        )
     images = np.stack([sample.image for sample in samples]).transpose(0, 3, 1, 2)
     labels = np.stack([sample.labels for sample in samples]).astype(np.int64)
     return Batch(

@@ -1,4 +1,4 @@
-"""An inspection as one HTML file that needs no other."""
+"""Write an inspection as a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ th, td {{ text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #8884
 .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .patch {{ display: inline-block; width: .9em; height: .9em; border: 1px solid #888; vertical-align: -.1em; }}
 .bar {{ display: block; height: .8em; min-width: 1px; }}
-.wrong, .note {{ border-left: 4px solid #d33; padding-left: .6rem; }} .note {{ border-color: #c90; }}
+.error, .warning {{ border-left: 4px solid #d33; padding-left: .6rem; }} .warning {{ border-color: #c90; }}
 li {{ margin: .3rem 0; list-style: none; overflow-wrap: anywhere; }} ul {{ padding: 0; }} img {{ max-width: 100%; }}
 </style></head><body>
 <h1>{title}</h1>
 <p>{summary}</p>
 <h2>{verdict}</h2>
-<ul>{findings}</ul>
+<ul>{problems}</ul>
 <h2>Samples</h2>
 {sheet}
 <h2>Classes</h2>
-<p>Pixels and images of all splits. Frequency: pixels of the class over all pixels of the images that hold it, in
-<b>{weighed}</b>; weight: the median of the frequencies over that of the class.</p>
+<p>Pixels and images of all splits. Frequency: pixels of the class over all pixels of the images that contain it, in
+<b>{weights_split}</b>; weight: the median of the frequencies over that of the class.</p>
 <table><tr><th class="n">label<th>class<th class="n">pixels<th style="width:25%">share<th class="n">images
 <th class="n">frequency<th class="n">weight</tr>
 {classes}
@@ -45,50 +45,51 @@ li {{ margin: .3rem 0; list-style: none; overflow-wrap: anywhere; }} ul {{ paddi
 
 
 def write_html(inspection: Inspection, sheet: Pixels | None) -> str:
-    """The report as HTML; names of files and classes are escaped, the pictures are inside."""
+    """Format an inspection as HTML, with the contact sheet embedded; names of files and classes are escaped."""
     content = inspection.to_json()
-    findings = "".join(
-        f'<li class="{"wrong" if finding.serious else "note"}">{escape(finding.message)}</li>'
-        for finding in sorted(inspection.findings, key=lambda finding: not finding.serious)
+    problems = "".join(
+        f'<li class="{problem.severity}">{escape(problem.message)}</li>'
+        for problem in (*inspection.errors, *inspection.warnings)
     )
-    wrong = len(inspection.serious)
+    errors = len(inspection.errors)
     splits = ", ".join(f"{name} {count:,}" for name, count in content["splits"].items())
     return _PAGE.format(
         title=escape(f"{content['dataset']}: {splits}"),
         summary=escape(f"{len(inspection.classes)} classes, {content['ignored_pixels']:,} pixels ignored."),
-        verdict=f"{wrong} thing{'s' * (wrong != 1)} wrong" if wrong else "Nothing wrong",
-        findings=findings or "<li>Nothing to say.</li>",
-        sheet=_embedded(sheet) if sheet is not None else "<p>None could be read.</p>",
-        weighed=escape(inspection.weighed),
+        verdict=f"{errors} error{'s' * (errors != 1)}" if errors else "No errors",
+        problems=problems or "<li>No warnings.</li>",
+        sheet=_embed(sheet) if sheet is not None else "<p>No sample is readable.</p>",
+        weights_split=escape(inspection.weights_split),
         classes="\n".join(_class_rows(inspection)),
         sizes="".join(
             f'<tr><td>{width} x {height}<td class="n">{count:,}</tr>'
             for (width, height), count in inspection.sizes().most_common(50)
         ),
         storage="".join(
-            f'<tr><td>{escape(kind)}<td class="n">{count:,}</tr>' for kind, count in inspection.storage().most_common()
+            f'<tr><td>{escape(kind)}<td class="n">{count:,}</tr>'
+            for kind, count in inspection.mask_formats().most_common()
         ),
     )
 
 
 def _class_rows(inspection: Inspection) -> list[str]:
-    total, first = inspection.totals(), inspection.totals(inspection.weighed)
+    total, first = inspection.statistics(), inspection.statistics(inspection.weights_split)
     shares = total.pixels / max(1, int(total.pixels.sum()))
     rows = []
     for label, (name, color) in enumerate(zip(inspection.classes, inspection.datasets[0].colors, strict=True)):
         frequency, weight = first.frequencies()[label], first.median_frequency_weights()[label]
         numbers = ("", "") if np.isnan(weight) else (f"{frequency:.4f}", f"{weight:.4f}")
-        paint = f"background:rgb{color}"
+        style = f"background:rgb{color}"
         rows.append(
-            f'<tr><td class="n">{label}<td><span class="patch" style="{paint}"></span> {escape(name)}'
+            f'<tr><td class="n">{label}<td><span class="patch" style="{style}"></span> {escape(name)}'
             f'<td class="n">{total.pixels[label]:,}'
-            f'<td><span class="bar" style="{paint};width:{shares[label]:.2%}" title="{shares[label]:.2%}"></span>'
-            f'<td class="n">{total.holding[label]:,}<td class="n">{numbers[0]}<td class="n">{numbers[1]}</tr>'
+            f'<td><span class="bar" style="{style};width:{shares[label]:.2%}" title="{shares[label]:.2%}"></span>'
+            f'<td class="n">{total.images[label]:,}<td class="n">{numbers[0]}<td class="n">{numbers[1]}</tr>'
         )
     return rows
 
 
-def _embedded(picture: Pixels) -> str:
+def _embed(image: Pixels) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
+    Image.fromarray(image).save(buffer, format="JPEG", quality=88)
     return f'<img alt="samples" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -50,7 +50,7 @@ def join(datasets: Sequence[SegmentationDataset]) -> SegmentationDataset:
         name="+".join(dataset.name for dataset in datasets),
         items=tuple(item for dataset in datasets for item in dataset.items),
         reader=Readers({item: dataset.reader for dataset in datasets for item in dataset.items}),
-        faults=tuple(fault for dataset in datasets for fault in dataset.faults),
+        listing_errors=tuple(error for dataset in datasets for error in dataset.listing_errors),
     )
 
 

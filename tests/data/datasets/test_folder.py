@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atrous import AtrousError
-from atrous.data import open_dataset
-from atrous.data.datasets.folder import describe_folder, draw_fractions
+from atrous.data import MaskReader, open_dataset
+from atrous.data.datasets.folder import draw_fractions, write_classes_yaml
 from tests.data_fixtures import Write, photograph
 
 
@@ -63,7 +63,7 @@ def test_endings_are_found(tmp_path: Path, write: Write, ending: str) -> None:
     write(tmp_path / "classes.yaml", "classes: [background, road]")
     dataset = open_dataset(tmp_path)
     assert dataset.names == ("a b", "c.d")
-    assert not dataset.faults
+    assert not dataset.listing_errors
 
 
 def test_endings_that_are_given(tmp_path: Path, write: Write) -> None:
@@ -129,7 +129,7 @@ class TestCodings:
 
     def test_a_value_of_no_class_says_where_to_put_it(self, own: Path, write: Write) -> None:
         write(own / "masks/1.png", masks_of(128))
-        with pytest.raises(AtrousError, match=r"1\.png: value 128 .*Give it to a class in classes\.yaml"):
+        with pytest.raises(AtrousError, match=r"1\.png: value 128 .*Assign it to a class in classes\.yaml"):
             open_dataset(own)[1]
 
 
@@ -137,18 +137,18 @@ class TestCodings:
     ("text", "message"),
     [
         ("classes: [a]", "at least 2"),
-        ("classes: [a, a]", "'a' is named twice"),
+        ("classes: [a, a]", "'a' is listed twice"),
         ("classes: [a, yes]", "classes.1"),
         ("clases: [a, b]", "classes"),
         ("classes: [a, b]\nmask: masks", "Did you mean 'masks'"),
-        ("classes: [a, {name: b, values: [0]}]", "the value 0 is that of 'a' and of 'b'"),
+        ("classes: [a, {name: b, values: [0]}]", "the value 0 belongs to both 'a' and 'b'"),
         ("classes: [a, {name: b, values: [70000]}]", "65535"),
         ("classes: [a, {name: b, color: red}]", "color"),
-        ("classes: [a, b, c]\ncoding: color", "needs a color for every class"),
-        ("classes: [a, b, c]\nsplits: {train: 0.8, val: 0.3}", "make 1 at most"),
-        ("classes: [a, b, c]\nimages: photos", "expected photos in it"),
-        ("classes: [a, b", "cannot be read as YAML"),
-        ("7", "the whole"),
+        ("classes: [a, b, c]\ncoding: color", "needs a different color for every class"),
+        ("classes: [a, b, c]\nsplits: {train: 0.8, val: 0.3}", "with a sum of at most 1"),
+        ("classes: [a, b, c]\nimages: photos", "expected photos in this folder"),
+        ("classes: [a, b", "not readable as YAML"),
+        ("7", "the file: expected a mapping of classes, ignore"),
     ],
 )
 def test_descriptions_that_are_wrong(own: Path, write: Write, text: str, message: str) -> None:
@@ -158,51 +158,67 @@ def test_descriptions_that_are_wrong(own: Path, write: Write, text: str, message
     assert message in str(caught.value)
 
 
-def test_no_description(own: Path) -> None:
+def test_missing_classes_yaml(own: Path) -> None:
     (own / "classes.yaml").unlink()
-    with pytest.raises(AtrousError, match=r"names the classes of the masks.*atrous data init"):
+    with pytest.raises(AtrousError, match=r"lists the classes of the masks.*atrous data init"):
         open_dataset(own)
 
 
-def test_partners_that_are_missing_are_faults(own: Path, write: Write) -> None:
+def test_files_without_a_partner_are_listing_errors(own: Path, write: Write) -> None:
     (own / "masks/0.png").unlink()
     write(own / "masks/x.png", masks_of(0))
     write(own / "images/5.png", photograph(9))
     dataset = open_dataset(f"{own}?split=all")
     assert len(dataset) == 5
-    for part in ("0.jpg: the image has no mask", "x.png: the mask has no image", "5.png: its name without suffix"):
-        assert any(part in fault for fault in dataset.faults)
-    assert any("train.txt: '0' is listed, but is no pair" in fault for fault in dataset.faults)
+    for part in (
+        "0.jpg: the image has no mask",
+        "x.png: the mask has no image",
+        "5.png: 5.jpg has the same name without suffix",
+    ):
+        assert any(part in error for error in dataset.listing_errors)
+    assert any("train.txt: '0' is listed, but there is no pair" in error for error in dataset.listing_errors)
 
 
 class TestInit:
     def test_values(self, own: Path) -> None:
         (own / "classes.yaml").unlink()
-        path = describe_folder(own)
+        path = write_classes_yaml(own)
         dataset = open_dataset(own)
         assert dataset.classes == ("class_0", "class_1", "class_2")
-        with pytest.raises(AtrousError, match="is there already"):
-            describe_folder(own)
+        with pytest.raises(AtrousError, match="exists already"):
+            write_classes_yaml(own)
         assert path == own / "classes.yaml"
 
     def test_a_fifth_is_drawn_to_be_judged_where_nothing_says_what_is(self, tmp_path: Path, write: Write) -> None:
         for number in range(10):
             write(tmp_path / f"images/{number}.jpg", photograph(number))
             write(tmp_path / f"masks/{number}.png", np.full((2, 3), number % 3, np.uint8))
-        path = describe_folder(tmp_path)
+        path = write_classes_yaml(tmp_path)
         assert [len(open_dataset(f"{tmp_path}?split={split}")) for split in ("train", "val")] == [8, 2]
         path.unlink()
         for split, names in (("train", "0 1 2 3"), ("val", "4")):
             (tmp_path / f"{split}.txt").write_text("\n".join(names.split()))
-        describe_folder(tmp_path)
+        write_classes_yaml(tmp_path)
         assert [len(open_dataset(f"{tmp_path}?split={split}")) for split in ("train", "val")] == [4, 1]
 
     def test_black_and_white_and_colors(self, tmp_path: Path, write: Write) -> None:
         write(tmp_path / "images/a.jpg", photograph(0, (1, 2)))
         write(tmp_path / "masks/a.png", np.array([[0, 255]], np.uint8))
-        describe_folder(tmp_path)
+        write_classes_yaml(tmp_path)
         assert open_dataset(tmp_path)[0].labels.tolist() == [[0, 1]]
         (tmp_path / "classes.yaml").unlink()
         write(tmp_path / "masks/a.png", np.array([[[9, 0, 0], [0, 7, 0]]], np.uint8))
-        describe_folder(tmp_path)
+        write_classes_yaml(tmp_path)
         assert open_dataset(tmp_path)[0].labels.tolist() == [[1, 0]]
+
+
+def test_british_keys_of_version_0_1_are_read(own: Path, write: Write) -> None:
+    classes = "[{name: a, colour: '#010203'}, {name: b, colour: [4, 5, 6]}, {name: c, colour: [7, 8, 9]}]"
+    write(own / "classes.yaml", f"classes: {classes}\ncoding: colour")
+    dataset = open_dataset(own)
+    assert dataset.colors == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
+    assert isinstance(dataset.reader, MaskReader)
+    assert dataset.reader.by_color
+    write(own / "classes.yaml", "classes: [{name: a, colr: '#010203'}, b]")
+    with pytest.raises(AtrousError, match=r"classes\.yaml: classes\.0: there is no key 'colr'\. Did you mean 'color'"):
+        open_dataset(own)

@@ -78,9 +78,9 @@ def test_a_truncated_mat_file(voc_and_sbd: tuple[Path, Path], kept: float) -> No
 def test_mat_files_of_something_else(voc_and_sbd: tuple[Path, Path]) -> None:
     path = voc_and_sbd[1] / "dataset/cls/b.mat"
     for content, message in (
-        ({"GTinst": {"Segmentation": np.ones((2, 2))}}, "holds no GTcls.Segmentation"),
-        ({"GTcls": {"Boundaries": 1}}, "holds no GTcls.Segmentation"),
-        ({"GTcls": {"Segmentation": np.full((2, 2), 0.5)}}, "no matrix of labels, but float64"),
+        ({"GTinst": {"Segmentation": np.ones((2, 2))}}, "contains no GTcls.Segmentation"),
+        ({"GTcls": {"Boundaries": 1}}, "contains no GTcls.Segmentation"),
+        ({"GTcls": {"Segmentation": np.full((2, 2), 0.5)}}, "is float64 of shape"),
     ):
         savemat(path, content)
         with pytest.raises(AtrousError, match=message):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, SegmentationDataset
-from atrous.data.layout import check_choice, descend, first_of, pair_folders
+from atrous.data.layout import check_choice, find_root, first_existing, pair_folders
 from atrous.imaging.labels import MaskReader
 from atrous.registry import Paper
 
@@ -54,16 +54,16 @@ PLACES = {"train": ("training", "ADE_train_"), "val": ("validation", "ADE_val_")
 
 @DATASETS.register("ade20k", PAPER)
 def ade20k(*, root: Path, split: str = "train") -> SegmentationDataset:
-    """The benchmark in its official layout: `images/training`, `annotations/training`, and so on.
+    """ADE20K's scene parsing benchmark in its official layout: `images/training`, `annotations/training`, and so on.
 
-    The masks' 0, "other objects", is ignored; their 1 to 150 become 0 to 149.
+    The value 0 in masks, "other objects", is ignored; values 1 to 150 become labels 0 to 149.
     """
     check_choice("ade20k", "split", split, PLACES)
-    folder = descend(root, "ADEChallengeData2016", holding="annotations")
+    folder = find_root(root, "ADEChallengeData2016", containing="annotations")
     place, prefix = PLACES[split]
     items = pair_folders(
-        first_of(folder, f"images/{place}", "images"),
-        first_of(folder, f"annotations/{place}", "annotations"),
+        first_existing(folder, f"images/{place}", "images"),
+        first_existing(folder, f"annotations/{place}", "annotations"),
         prefix=prefix,
     )
     return SegmentationDataset(
@@ -73,10 +73,10 @@ def ade20k(*, root: Path, split: str = "train") -> SegmentationDataset:
         classes=CLASSES,
         colors=COLORS,
         reader=MaskReader(CLASSES, values={0: 255} | {label + 1: label for label in range(len(CLASSES))}),
-        splits=tuple(split for split, (place, prefix) in PLACES.items() if _there(folder, place, prefix)),
+        splits=tuple(split for split, (place, prefix) in PLACES.items() if _exists(folder, place, prefix)),
     )
 
 
-def _there(folder: Path, place: str, prefix: str) -> bool:
+def _exists(folder: Path, place: str, prefix: str) -> bool:
     masks = folder / "annotations"
     return (masks / place).is_dir() or any(masks.glob(f"{prefix}*.png"))

@@ -1,6 +1,6 @@
 """CamVid: frames of a drive through Cambridge, 11 classes, 367 train, 101 val and 233 test frames of 480 x 360.
 
-The layout, and the order of the classes, are those of the SegNet tutorial, in which the figures of the papers are.
+Layout and order of the classes follow the SegNet tutorial, as the papers' figures do.
 
 Source: Brostow, Fauqueur, Cipolla: Semantic Object Classes in Video: A High-Definition Ground Truth Database, 2009.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.layout import check_choice, descend, existing, files_by_stem, read_list
+from atrous.data.layout import check_choice, existing_splits, files_by_name, find_root, read_list
 from atrous.imaging.io import IMAGE_SUFFIXES
 from atrous.imaging.labels import MaskReader
 from atrous.registry import Paper
@@ -52,11 +52,11 @@ SPLITS = ("train", "val", "test")
 
 @DATASETS.register("camvid", PAPER)
 def camvid(*, root: Path, split: str = "train") -> SegmentationDataset:
-    """CamVid as the SegNet tutorial lays it out: `train/`, `trainannot/`, `train.txt`, and so on; void is ignored."""
+    """CamVid in the layout of the SegNet tutorial: `train/`, `trainannot/`, `train.txt`, and so on; void is ignored."""
     check_choice("camvid", "split", split, SPLITS)
-    folder = descend(root, "CamVid", holding="trainannot" if split == "train" else f"{split}annot")
-    frames = files_by_stem(folder / split, IMAGE_SUFFIXES)
-    stems = [Path(name).stem for name in read_list(folder / f"{split}.txt")]  # the tutorial's are paths elsewhere
+    folder = find_root(root, "CamVid", containing="trainannot" if split == "train" else f"{split}annot")
+    frames = files_by_name(folder / split, IMAGE_SUFFIXES)
+    stems = [Path(name).stem for name in read_list(folder / f"{split}.txt")]  # the lists hold paths of another machine
     return SegmentationDataset(
         name="camvid",
         split=split,
@@ -67,5 +67,5 @@ def camvid(*, root: Path, split: str = "train") -> SegmentationDataset:
         classes=CLASSES,
         colors=COLORS,
         reader=MaskReader(CLASSES, values={label: label for label in range(len(CLASSES))} | {VOID: 255, 255: 255}),
-        splits=existing(folder, SPLITS, "{}.txt"),
+        splits=existing_splits(folder, SPLITS, "{}.txt"),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.layout import check_choice, existing, files_by_stem, first_of
+from atrous.data.layout import check_choice, existing_splits, files_by_name, first_existing
 from atrous.errors import AtrousError
 from atrous.imaging.labels import MaskReader
 from atrous.registry import Paper
@@ -57,7 +57,7 @@ COLORS = (
     (119, 11, 32),
 )
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""What the masks call the classes; the other ids up to 33 are void or too rare to be judged."""
+"""The ids of the classes in the masks; the other ids up to 33 are void or too rare to be evaluated."""
 
 PAPER = Paper(
     title="The Cityscapes Dataset for Semantic Urban Scene Understanding",
@@ -72,19 +72,21 @@ SPLITS = ("train", "val", "test", "train_extra")
 def cityscapes(*, root: Path, split: str = "train", labels: str = "gtFine") -> SegmentationDataset:
     """Cityscapes in its official layout (`leftImg8bit/`, `gtFine/`), labelIds read as the 19 training classes.
 
-    `labels=gtCoarse` reads the coarse masks, with the split `train_extra` too. The masks of `test` are not public: its
-    frames come without labels.
+    `labels=gtCoarse` reads the coarse masks, which include the split `train_extra`. The masks of `test` are not public:
+    its frames have no labels.
     """
     check_choice("cityscapes", "split", split, SPLITS)
     check_choice("cityscapes", "kind of labels", labels, ("gtFine", "gtCoarse"))
-    images = first_of(root, f"leftImg8bit/{split}")
+    images = first_existing(root, f"leftImg8bit/{split}")
     items = []
-    for stem, path in files_by_stem(images, (".png",)).items():
+    for stem, path in files_by_name(images, (".png",)).items():
         name = stem.removesuffix("_leftImg8bit")
         mask = None if split == "test" else root / labels / split / f"{name}_{labels}_labelIds.png"
         items.append(Item(name, path, mask))
     if not items:
-        raise AtrousError(f"{images}: the folder holds no frames (CITY/CITY_..._leftImg8bit.png).")
+        raise AtrousError(
+            f"{images}: this folder contains no frames; expected CITY/CITY_..._leftImg8bit.png. Unpack them there."
+        )
     ignored = {value: 255 for value in (*range(34), 255) if value not in LABEL_IDS}  # 255: the license plates, id -1
     return SegmentationDataset(
         name="cityscapes",
@@ -93,5 +95,5 @@ def cityscapes(*, root: Path, split: str = "train", labels: str = "gtFine") -> S
         classes=CLASSES,
         colors=COLORS,
         reader=MaskReader(CLASSES, values={value: label for label, value in enumerate(LABEL_IDS)} | ignored),
-        splits=existing(root, ("train", "val"), "leftImg8bit/{}"),
+        splits=existing_splits(root, ("train", "val"), "leftImg8bit/{}"),
     )

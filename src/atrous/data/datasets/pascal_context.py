@@ -1,4 +1,4 @@
-"""PASCAL-Context: every pixel of VOC 2010 labeled; 59 classes and the background, 4,998 train and 5,105 val images.
+"""PASCAL-Context: VOC 2010 with every pixel labeled; 59 classes and the background, 4,998 train and 5,105 val images.
 
 Source: Mottaghi, Chen, Liu, Cho, Lee, Fidler, Urtasun, Yuille: The Role of Context for Object Detection and Semantic
 Segmentation in the Wild, CVPR 2014; classes in the order of its `59_labels.txt`.
@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.datasets.sbd import MatReader
-from atrous.data.layout import check_choice, descend, first_of, listed_or_all
+from atrous.data.layout import check_choice, find_root, first_existing, items_of_split
+from atrous.data.matlab import MatReader
 from atrous.errors import AtrousError
 from atrous.imaging.labels import MaskReader, voc_color_map
 from atrous.registry import Paper
@@ -37,24 +37,24 @@ LISTS = ("ImageSets/Segmentation_Context", "ImageSets/Main", ".")
 def pascal_context(
     *, root: Path, split: str = "train", classes: int = 60, images: str = "", masks: str = ""
 ) -> SegmentationDataset:
-    """Context beside VOC 2010: masks of `59_context_labels/*.png`, or of the original `trainval/*.mat`.
+    """Context in VOC 2010: masks of `59_context_labels/*.png`, or the original `trainval/*.mat`.
 
-    With `classes=59` the background is ignored. `split=all` takes every mask there is, in color or by index, without a
+    With `classes=59` the background is ignored. `split=all` uses every existing mask, in color or by index, without a
     list. `images` and `masks` name other folders.
     """
     check_choice("pascal_context", "number of classes", str(classes), ("59", "60"))
-    folder = descend(root, "VOC2010", "VOCdevkit/VOC2010", holding=images or "JPEGImages")
-    pictures = folder / (images or "JPEGImages")
-    where = first_of(folder, *((masks,) if masks else ("59_context_labels", "trainval")))
-    matlab = any(where.glob("*.mat"))
-    items, splits = listed_or_all(
-        "pascal_context", split, folder, LISTS, pictures, where, mask=".mat" if matlab else ".png"
+    folder = find_root(root, "VOC2010", "VOCdevkit/VOC2010", containing=images or "JPEGImages")
+    image_folder = folder / (images or "JPEGImages")
+    mask_folder = first_existing(folder, *((masks,) if masks else ("59_context_labels", "trainval")))
+    matlab = any(mask_folder.glob("*.mat"))
+    items, splits = items_of_split(
+        "pascal_context", split, folder, LISTS, image_folder, mask_folder, mask_suffix=".mat" if matlab else ".png"
     )
     chosen = CLASSES[60 - classes :]
     shift = {label: label - (60 - classes) if label >= 60 - classes else 255 for label in range(60)} | {255: 255}
     if matlab:
         reader: MatReader | MaskReader = MatReader(
-            ("LabelMap",), MaskReader(chosen, values=_from_459(first_of(folder, "labels.txt"), shift))
+            ("LabelMap",), MaskReader(chosen, values=_labels_of_459(first_existing(folder, "labels.txt"), shift))
         )
     else:
         reader = MaskReader(chosen, values=shift, colors=dict(zip(COLORS, list(shift.values())[:60], strict=True)))
@@ -70,15 +70,17 @@ def pascal_context(
 
 
 def _with_masks(items: list[Item]) -> tuple[Item, ...]:
-    """Those of VOC's lists that Context labeled: it left out some."""
+    """Select the images of VOC's lists that have a mask: Context did not label all."""
     kept = tuple(item for item in items if item.mask is not None and item.mask.is_file())
     if not kept:
-        raise AtrousError(f"{items[0].mask}: neither this mask nor any other of the {len(items)} listed exists.")
+        raise AtrousError(
+            f"{items[0].mask}: no such file, nor any of the other listed masks. Unpack the masks of PASCAL-Context."
+        )
     return kept
 
 
-def _from_459(path: Path, labels: dict[int, int]) -> dict[int, int]:
-    """The 459 classes of the original masks to ours: by name, all others are background.
+def _labels_of_459(path: Path, labels: dict[int, int]) -> dict[int, int]:
+    """Map the 459 classes of the original masks to labels by name; all other classes become background.
 
     Source: `labels.txt` of the data set, lines such as `1: accordion`.
     """

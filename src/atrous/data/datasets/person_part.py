@@ -1,4 +1,4 @@
-"""PASCAL-Person-Part: the bodies in VOC 2010 in six parts, 1,716 train and 1,817 val images.
+"""PASCAL-Person-Part: the people of VOC 2010 segmented into six parts, 1,716 train and 1,817 val images.
 
 Source: Chen, Mottaghi, Liu, Fidler, Urtasun, Yuille: Detect What You Can: Detecting and Representing Objects using
 Holistic Models and Body Parts, CVPR 2014; merged to six parts by Chen et al., Attention to Scale, CVPR 2016.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, SegmentationDataset
-from atrous.data.layout import descend, first_of, listed_or_all
+from atrous.data.layout import find_root, first_existing, items_of_split
 from atrous.imaging.labels import MaskReader, voc_color_map
 from atrous.registry import Paper
 
@@ -26,14 +26,14 @@ LISTS = ("pascal_person_part_trainval_list", "ImageSets/Person_Part", ".")
 
 @DATASETS.register("person_part", PAPER)
 def person_part(*, root: Path, split: str = "train", images: str = "", masks: str = "") -> SegmentationDataset:
-    """Person-Part beside VOC 2010: masks of `pascal_person_part_gt/`, lists of `pascal_person_part_trainval_list/`.
+    """Person-Part in VOC 2010: masks of `pascal_person_part_gt/`, lists of `pascal_person_part_trainval_list/`.
 
-    `split=all` takes every mask there is, without a list. `images` and `masks` name other folders.
+    `split=all` uses every existing mask, without a list. `images` and `masks` name other folders.
     """
-    folder = descend(root, "VOC2010", "VOCdevkit/VOC2010", "pascal_person_part", holding=images or "JPEGImages")
-    pictures = folder / (images or "JPEGImages")
-    where = first_of(folder, *((masks,) if masks else ("pascal_person_part_gt", "SegmentationPart")))
-    items, splits = listed_or_all("person_part", split, folder, LISTS, pictures, where)
+    folder = find_root(root, "VOC2010", "VOCdevkit/VOC2010", "pascal_person_part", containing=images or "JPEGImages")
+    image_folder = folder / (images or "JPEGImages")
+    mask_folder = first_existing(folder, *((masks,) if masks else ("pascal_person_part_gt", "SegmentationPart")))
+    items, splits = items_of_split("person_part", split, folder, LISTS, image_folder, mask_folder)
     return SegmentationDataset(
         name="person_part",
         split=split,

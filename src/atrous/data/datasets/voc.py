@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012: 20 kinds of things and the background.
+"""PASCAL VOC 2012: 20 kinds of objects and the background.
 
 Source: Everingham, Eslami, Van Gool, Williams, Winn, Zisserman: The PASCAL Visual Object Classes Challenge, IJCV 2015.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.layout import check_choice, descend, existing, first_of, pair, read_list
+from atrous.data.layout import check_choice, existing_splits, find_root, first_existing, pair_names, read_list
 from atrous.imaging.labels import MaskReader, voc_color_map
 from atrous.registry import Paper
 
@@ -37,7 +37,7 @@ CLASSES = (
 )
 COLORS = voc_color_map(len(CLASSES))
 HARD_CLASSES = ("bicycle", "chair", "diningtable", "pottedplant", "sofa")
-"""Those whose images DeepLab v3 lists again ("bootstrapping").
+"""The classes whose images DeepLab v3 duplicates ("bootstrapping").
 
 Source: Chen et al., arXiv 1706.05587, section 4.1.
 """
@@ -50,27 +50,27 @@ PAPER = Paper(
 SPLITS = ("train", "val", "trainval", "trainaug", "test")
 MASKS = "SegmentationClass"
 AUGMENTED_MASKS = "SegmentationClassAug"
-INNER = ("VOC2012", "VOCdevkit/VOC2012")
-"""Where it lies in the folders its archive unpacks to."""
+FOLDERS = ("VOC2012", "VOCdevkit/VOC2012")
+"""The folders that contain the data set in its unpacked archive."""
 LISTS = "ImageSets/Segmentation"
 
 
 @DATASETS.register("voc2012", PAPER)
 def voc2012(*, root: Path, split: str = "train", masks: str = "", aug: str = "") -> SegmentationDataset:
-    """VOC 2012 in its official layout: 1,464 train, 1,449 val images; `trainaug` once `atrous data voc-aug` wrote it.
+    """VOC 2012 in its official layout: 1,464 train, 1,449 val images; `trainaug` after `atrous data voc-aug`.
 
-    `masks` names another folder of masks, `aug` the folder that `voc-aug` wrote to where that is not `root`.
+    `masks` names another folder of masks, `aug` the folder that `voc-aug` wrote to if it is not `root`.
     """
     check_choice("voc2012", "split", split, SPLITS)
-    folder = descend(root, *INNER, holding="JPEGImages")
+    folder = find_root(root, *FOLDERS, containing="JPEGImages")
     augmented = root / aug if aug else folder
     names = read_list((augmented if split == "trainaug" else folder) / LISTS / f"{split}.txt")
     if split == "test":
         items = [Item(name, folder / "JPEGImages" / f"{name}.jpg", None) for name in names]
     else:
         kinds = (AUGMENTED_MASKS,) if split == "trainaug" else (MASKS, AUGMENTED_MASKS)
-        where = first_of(augmented if split == "trainaug" else folder, *((masks,) if masks else kinds))
-        items = pair(names, folder / "JPEGImages", where)
+        mask_folder = first_existing(augmented if split == "trainaug" else folder, *((masks,) if masks else kinds))
+        items = pair_names(names, folder / "JPEGImages", mask_folder)
     return SegmentationDataset(
         name="voc2012",
         split=split,
@@ -78,5 +78,5 @@ def voc2012(*, root: Path, split: str = "train", masks: str = "", aug: str = "")
         classes=CLASSES,
         colors=COLORS,
         reader=MaskReader(CLASSES),
-        splits=existing(folder, ("train", "val"), f"{LISTS}/{{}}.txt"),
+        splits=existing_splits(folder, ("train", "val"), f"{LISTS}/{{}}.txt"),
     )
