@@ -1,4 +1,4 @@
-"""Whether evaluation keeps the network busy: its wall time against the sum of its forward passes.
+"""Measure the overhead of evaluation: its wall time against the sum of its forward passes.
 
 python benchmarks/evaluate.py 'voc2012:/path?split=val' -w WEIGHTS [--threads 2] [--tta v3] [--output-stride 8]
 """
@@ -28,14 +28,13 @@ def main() -> None:
     segmenter = Segmenter.load(arguments.weights, tta=arguments.tta)
     if arguments.output_stride:
         segmenter.model.set_output_stride(arguments.output_stride)
-    evaluate(segmenter, data.select(range(2)))  # compiles what is compiled when first used
-    found = evaluate(segmenter, data, boundaries=not arguments.no_boundaries)
-    for name, value in found.figures().items():
+    evaluate(segmenter, data.select(range(2)))  # compiles the kernels
+    result = evaluate(segmenter, data, boundaries=not arguments.no_boundaries)
+    for name, value in result.metrics().items():
         print(f"{name:>24} {100 * value:.2f}")
-    print(
-        f"{len(found.scores)} images: {found.seconds:.1f} s, forward passes {found.network_seconds:.1f} s, ratio "
-        f"{found.seconds / found.network_seconds:.3f}, {1000 * found.network_seconds / len(found.scores):.0f} ms each"
-    )
+    images, seconds, network = len(result.image_scores), result.seconds, result.network_seconds
+    print(f"{images} images: {seconds:.1f} s, forward passes {network:.1f} s")
+    print(f"ratio {seconds / network:.3f}, {1000 * network / images:.0f} ms each")
 
 
 if __name__ == "__main__":

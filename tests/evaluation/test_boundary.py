@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from atrous import AtrousError
 from atrous.evaluation import BoundaryScores, ConfusionMatrix, TrimapCurve
-from atrous.evaluation.boundary import _within_outline, distance_to_boundary
+from atrous.evaluation.boundary import _near_outline, distance_to_boundary
 
 MAPS = arrays(np.uint8, (13, 17), elements=st.sampled_from([0, 1, 2, 255]))
 
@@ -23,7 +23,7 @@ def blobs(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
 
 @given(truth=MAPS, prediction=arrays(np.uint8, (13, 17), elements=st.integers(0, 2)), width=st.integers(1, 6))
 def test_a_band_is_what_lies_within_its_width(truth: np.ndarray, prediction: np.ndarray, width: int) -> None:
-    curve = TrimapCurve(3, widest=6)
+    curve = TrimapCurve(3, max_width=6)
     curve.update(truth, prediction)
     edges = []
     for y in range(13):
@@ -63,7 +63,7 @@ def test_errors_at_boundaries_show_in_narrow_bands() -> None:
 @given(labels=MAPS, width=st.integers(1, 5))
 def test_the_inner_boundary_is_what_erosion_takes_away(labels: np.ndarray, width: int) -> None:
     """As `mask_to_boundary` of the authors of boundary IoU: eroded by a 3 x 3 square, zeros beyond the image."""
-    within = _within_outline(labels.astype(np.int32), width)
+    within = _near_outline(labels.astype(np.int32), width)
     for label in np.unique(labels):
         mask = (labels == label).astype(np.uint8)
         framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
@@ -92,8 +92,8 @@ def test_perfect_is_one_and_void_is_nothing() -> None:
     scores = BoundaryScores(4)
     scores.update(truth, np.where(truth == 255, 1, truth).astype(np.uint8))
     np.testing.assert_array_equal(scores.iou, [1, 1, 1, np.nan])
-    np.testing.assert_array_equal(scores.f, [1, 1, 1, np.nan])
-    assert scores.miou == scores.mean_f == 1
+    np.testing.assert_array_equal(scores.f_score, [1, 1, 1, np.nan])
+    assert scores.miou == scores.mean_f_score == 1
 
 
 def test_boundary_f_counts_outlines_within_reach() -> None:
@@ -105,4 +105,4 @@ def test_boundary_f_counts_outlines_within_reach() -> None:
     for prediction, expected in ((near, 1.0), (far, 0.0)):
         scores = BoundaryScores(2)
         scores.update(truth, prediction)  # the tolerance is 2 pixels: 0.75 % of 141
-        np.testing.assert_allclose(scores.f, expected)
+        np.testing.assert_allclose(scores.f_score, expected)

@@ -10,11 +10,17 @@ import pytest
 import torch
 
 from atrous import AtrousError, Segmenter
-from atrous.cli.evaluate import _enter
 from atrous.data import open_dataset
-from atrous.evaluation import ConfusionMatrix, Evaluation, evaluate
-from atrous.evaluation.evaluate import predict
-from atrous.evaluation.report import as_json, draw_worst, plot_confusion, plot_trimap, write_json
+from atrous.evaluation import ConfusionMatrix, EvaluationResult, evaluate
+from atrous.evaluation.evaluate import predict_labels
+from atrous.evaluation.report import (
+    add_to_card,
+    draw_worst_images,
+    plot_confusion,
+    plot_trimap,
+    result_to_dict,
+    write_json,
+)
 from atrous.weights import load, read_card, save
 from tests.inference.test_segmenter import Brightest, card, picture
 
@@ -58,41 +64,43 @@ def counted(segmenter: Segmenter, data: Pictures) -> ConfusionMatrix:
 
 def test_all_images_count_once(segmenter: Segmenter) -> None:
     data, told = Pictures(), []
-    found = evaluate(segmenter, data, progress=lambda done, total: told.append((done, total)))
-    assert found.confusion == counted(segmenter, data)
+    result = evaluate(segmenter, data, on_progress=lambda done, total: told.append((done, total)))
+    assert result.confusion == counted(segmenter, data)
     assert told == [(n, 6) for n in range(1, 7)]
-    assert found.worst(2) == [5, 4]
-    assert 0 < found.network_seconds < found.seconds
-    assert found.figures()["mIoU"] == found.confusion.miou
-    assert evaluate(segmenter, data, boundaries=False).figures().keys() == {
+    assert result.worst(2) == [5, 4]
+    assert 0 < result.network_seconds < result.seconds
+    assert result.metrics()["mIoU"] == result.confusion.miou
+    assert evaluate(segmenter, data, boundaries=False).metrics().keys() == {
         "mIoU", "pixel accuracy", "mean accuracy", "frequency-weighted IoU",
     }  # fmt: skip
 
 
 def test_an_interrupted_evaluation_goes_on(segmenter: Segmenter, tmp_path: Path) -> None:
-    keep = tmp_path / "kept.npz"
+    checkpoint = tmp_path / "kept.npz"
 
     def stop(done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(segmenter, Pictures(), keep=keep, settings="a", progress=stop)
+        evaluate(segmenter, Pictures(), checkpoint=checkpoint, settings="a", on_progress=stop)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.npz"]
     told: list[int] = []
-    found = evaluate(segmenter, Pictures(), keep=keep, settings="a", progress=lambda done, _: told.append(done))
+    result = evaluate(
+        segmenter, Pictures(), checkpoint=checkpoint, settings="a", on_progress=lambda done, _: told.append(done)
+    )
     whole = evaluate(segmenter, Pictures())
     assert 3 <= len(told) < 6
-    assert found.confusion == whole.confusion
-    np.testing.assert_array_equal(found.trimap.counts, whole.trimap.counts)
-    np.testing.assert_array_equal(found.boundary.counts, whole.boundary.counts)
-    assert found.scores == whole.scores
-    other = Evaluation.empty(3, settings="b")
-    assert not other.restore(keep)
+    assert result.confusion == whole.confusion
+    np.testing.assert_array_equal(result.trimap.counts, whole.trimap.counts)
+    np.testing.assert_array_equal(result.boundary.counts, whole.boundary.counts)
+    assert result.image_scores == whole.image_scores
+    other = EvaluationResult.empty(3, settings="b")
+    assert not other.restore(checkpoint)
     assert other.confusion.counts.sum() == 0
-    keep.write_bytes(b"PK\x03\x04 no more")
+    checkpoint.write_bytes(b"PK\x03\x04 no more")
     with pytest.raises(AtrousError, match="is damaged"):
-        evaluate(segmenter, Pictures(), keep=keep, settings="a")
+        evaluate(segmenter, Pictures(), checkpoint=checkpoint, settings="a")
 
 
 def test_a_wrong_mask_is_named_and_what_was_done_is_kept(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -104,59 +112,59 @@ def test_a_wrong_mask_is_named_and_what_was_done_is_kept(segmenter: Segmenter, t
             return sample
 
     with pytest.raises(AtrousError, match=r"picture 4: the truth holds 9; classes 0 to 2, or 255"):
-        evaluate(segmenter, Wrong(), keep=tmp_path / "kept.npz")
-    done = Evaluation.empty(3)
+        evaluate(segmenter, Wrong(), checkpoint=tmp_path / "kept.npz")
+    done = EvaluationResult.empty(3)
     assert done.restore(tmp_path / "kept.npz")
-    assert {0, 1, 2, 3} <= set(done.scores) <= {0, 1, 2, 3, 5}
+    assert {0, 1, 2, 3} <= set(done.image_scores) <= {0, 1, 2, 3, 5}
 
 
 def test_other_classes_are_refused(segmenter: Segmenter) -> None:
     data = Pictures()
     data.classes = ("road", "sky")
-    with pytest.raises(AtrousError, match=r"knows 3 classes .* the data set has 2"):
+    with pytest.raises(AtrousError, match=r"predicts 3 classes .* the data set has 2"):
         evaluate(segmenter, data)
     with pytest.raises(AtrousError, match="holds no image"):
         evaluate(segmenter, Pictures(0))
 
 
 def test_the_crf_is_asked_for_by_its_preset(segmenter: Segmenter) -> None:
-    labels = predict(segmenter, picture(30, 40), "v2")
+    labels = predict_labels(segmenter, picture(30, 40), "v2")
     assert labels.shape == (30, 40)
     assert (labels == picture(30, 40).argmax(2)).mean() > 0.9
     with pytest.raises(AtrousError, match="v2"):
-        predict(segmenter, picture(30, 40), "v22")
+        predict_labels(segmenter, picture(30, 40), "v22")
 
 
 def test_reports(segmenter: Segmenter, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib, of the train extra")
     data = Pictures()
-    found = evaluate(segmenter, data)
-    result = as_json(found, data.classes, weights="w")
-    write_json(result, tmp_path / "results.json")
-    assert json.loads((tmp_path / "results.json").read_text()) == result
-    assert result["images"] == 6
-    assert len(result["trimap"]["miou"]) == 40
-    assert result["classes"]["red"]["iou"] == pytest.approx(found.confusion.iou[0])
-    plot_trimap(found, tmp_path / "trimap.png")
-    plot_confusion(found, data.classes, tmp_path / "confusion.png")
-    rows = [(data[i].image, data[i].labels, found.kept[i]) for i in found.worst()]
-    draw_worst(rows, segmenter.card.colors, 255, tmp_path / "worst.png")
+    result = evaluate(segmenter, data)
+    report = result_to_dict(result, data.classes, weights="w")
+    write_json(report, tmp_path / "results.json")
+    assert json.loads((tmp_path / "results.json").read_text()) == report
+    assert report["images"] == 6
+    assert len(report["trimap"]["miou"]) == 40
+    assert report["classes"]["red"]["iou"] == pytest.approx(result.confusion.iou[0])
+    plot_trimap(result, tmp_path / "trimap.png")
+    plot_confusion(result, data.classes, tmp_path / "confusion.png")
+    rows = [(data[i].image, data[i].labels, result.worst_predictions[i]) for i in result.worst()]
+    draw_worst_images(rows, segmenter.card.colors, 255, tmp_path / "worst.png")
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "trimap.png", "confusion.png", "worst.png"}
 
 
 def test_undefined_figures_are_null_in_json() -> None:
-    assert json.loads(json.dumps(as_json(Evaluation.empty(2), ["a", "b"])))["figures"]["mIoU"] is None
-    assert math.isnan(Evaluation.empty(2).confusion.miou)
+    assert json.loads(json.dumps(result_to_dict(EvaluationResult.empty(2), ["a", "b"])))["metrics"]["mIoU"] is None
+    assert math.isnan(EvaluationResult.empty(2).confusion.miou)
 
 
 def test_figures_go_into_the_card_and_the_tensors_stay(shared_data: Path, tmp_path: Path) -> None:
     model = load(shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite")
     path = save(model, tmp_path / "a.safetensors", half=True)
     before = load(path)
-    found = Evaluation.empty(21)
-    found.add(0, np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), "x")
+    result = EvaluationResult.empty(21)
+    result.add(0, np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), "x")
     for _ in range(2):  # a second time replaces the first
-        _enter(path, found, "voc (1 image)", "atrous evaluate")
+        add_to_card(path, result, "voc (1 image)", "atrous evaluate")
     figures = {figure.name: figure for figure in read_card(path).measured}
     assert len(figures) == len(read_card(path).measured) - len(model.card.measured)
     assert figures["mIoU"].value == 100
@@ -168,11 +176,11 @@ def test_figures_go_into_the_card_and_the_tensors_stay(shared_data: Path, tmp_pa
 def test_on_real_images_it_is_the_independent_count(shared_data: Path) -> None:
     data = open_dataset(f"voc2012:{shared_data / 'voc2012'}?split=val").select(range(6))
     segmenter = Segmenter.load(shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite", device="cpu")
-    found = evaluate(segmenter, data)
+    result = evaluate(segmenter, data)
     counts = np.zeros((21, 21), np.int64)
     for index in range(len(data)):
         sample = data[index]
         valid = sample.labels != 255
         pairs = 21 * sample.labels[valid].astype(np.int64) + segmenter(sample.image_path).labels[valid]
         counts += np.bincount(pairs, minlength=441).reshape(21, 21)
-    np.testing.assert_array_equal(found.confusion.counts, counts)
+    np.testing.assert_array_equal(result.confusion.counts, counts)

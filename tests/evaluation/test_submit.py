@@ -24,7 +24,7 @@ def test_voc_layout_and_archive(tmp_path: Path) -> None:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image), labels)
         assert tuple(np.asarray(image.convert("RGB"))[0, 1]) == (128, 0, 0)
-    with pytest.raises(AtrousError, match="comp5 and comp6"):
+    with pytest.raises(AtrousError, match="comp5 or comp6"):
         write_voc([], tmp_path, competition="comp3")
     with pytest.raises(AtrousError, match="classes 0 to 20"):
         write_voc([("a", labels + 10)], tmp_path)

@@ -1,7 +1,7 @@
-"""`atrous`: the commands, and how they end.
+"""The command line `atrous`: its commands, and the exit codes of errors.
 
-Nothing heavy is imported here or in the files of the commands, so that `atrous --help` answers at once; each command
-imports what it needs when it runs.
+Neither this file nor those of the commands import torch or other heavy packages at the top, so that `atrous --help`
+answers at once; each command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ EPILOG = """Examples:
 
   atrous models deeplab_v3_plus
 
-Every command has --help with more."""
+`atrous COMMAND --help` explains a command."""
 
 app = typer.Typer(
     name="atrous",
-    help="Semantic segmentation as the papers have it: DeepLab v1 to v3+ and the networks around it.",
+    help="Semantic segmentation: DeepLab v1 to v3+, FCN, U-Net, PSPNet and others, and the fully connected CRF.",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -60,8 +60,8 @@ app.add_typer(data)
 app.add_typer(crf)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"atrous {__version__}")
         raise typer.Exit
 
@@ -69,26 +69,26 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _atrous(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Options of every command."""
+    """Options that stand before the command."""
 
 
-def _with_preset(arguments: list[str]) -> list[str]:
-    """`--crf` without a preset is `--crf v2`; options with an optional value are unknown to typer."""
-    given = [*arguments, ""]
-    return [
-        part
-        for argument, following in pairwise(given)
-        for part in ([argument, "v2"] if argument == "--crf" and following not in PRESETS else [argument])
-    ]
+def _add_default_preset(arguments: list[str]) -> list[str]:
+    """Expand `--crf` without a preset to `--crf v2`, because typer has no options with an optional value."""
+    expanded = []
+    for argument, following in pairwise([*arguments, ""]):
+        expanded.append(argument)
+        if argument == "--crf" and following not in PRESETS:
+            expanded.append("v2")
+    return expanded
 
 
 def main() -> None:
-    """Run the command line: what the user did wrong is one line and exit code 2, Ctrl-C is exit code 130."""
+    """Run the command line: a user's error prints one line and exits with code 2, Ctrl-C exits with code 130."""
     try:
-        app(_with_preset(sys.argv[1:]))
+        app(_add_default_preset(sys.argv[1:]))
     except AtrousError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         sys.exit(2)

@@ -1,66 +1,65 @@
-"""`atrous predict`: photographs and videos in, segmentations out."""
+"""`atrous predict`: segment images and videos."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from atrous.cli.crf import PRESETS
+from atrous.cli.options import TTA, Device, OutputStride, Tile, load_segmenter
 from atrous.errors import AtrousError
+from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from atrous.imaging.io import Pixels
     from atrous.inference import Segmentation, Segmenter
 
-PRUNE = 0.01
-"""The probability that a class has to exceed somewhere to take part in the CRF."""
+CRF_MIN_PROBABILITY = 0.01
+"""Classes that are nowhere more probable than this are left out of the CRF."""
 
 DEFAULT_WEIGHTS = "deeplab_v3_plus.efficientnet_lite0.camvid"
-"""Our own, which come with the package: streets."""
+"""Weights that come with the package, trained on street scenes."""
 
 
 def predict(
     images: Annotated[
         list[str],
-        typer.Argument(help="Image files, folders of them, quoted patterns such as 'a/*.jpg', videos, cameras: 0."),
+        typer.Argument(
+            help="Image files, folders, quoted patterns such as 'a/*.jpg', video files, or the number of a camera.",
+        ),
     ],
     weights: Annotated[
         str,
-        typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file; by default our own, of streets."),
+        typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file; by default a model of streets."),
     ] = DEFAULT_WEIGHTS,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; made if it does not exist.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; created if necessary.")] = Path(
         "out"
     ),
-    output_stride: Annotated[
-        int | None, typer.Option(help="Run the network at this stride instead of its own: 8 is denser and slower.")
-    ] = None,
-    tta: Annotated[
-        str, typer.Option(help="Look more than once, as a paper does: flip, v2, v3, v3_plus, pspnet, refinenet.")
-    ] = "none",
-    tile: Annotated[
-        int | None, typer.Option(help="Look in windows of this side at the image's own scale, whatever its size.")
-    ] = None,
+    output_stride: OutputStride = None,
+    tta: TTA = "none",
+    tile: Tile = None,
     crf: Annotated[
         str | None,
         typer.Option(
-            metavar="[PRESET]", help=f"Refine images by the fully connected CRF: {', '.join(PRESETS)}; or v2."
+            metavar="[PRESET]",
+            help=f"Refine images with the fully connected CRF of a paper: {', '.join(PRESETS)}; v2 if none is given.",
         ),
     ] = None,
     smooth: Annotated[
-        float, typer.Option(help="Of videos: how much of the past each frame keeps, 0 to below 1; 0.7 stops flicker.")
+        float, typer.Option(help="Temporal smoothing of videos, from 0 (off) to below 1; 0.7 removes flicker.")
     ] = 0.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes the fastest there is.")] = "auto",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per image instead of a table.")
-    ] = False,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image instead of text.")] = False,
 ) -> None:
-    """Segment photographs: per image a label map (palette PNG) and an overlay to look at; of videos an overlay (MP4).
+    """Segment images and videos: write label maps (palette PNG) and overlays (PNG, or MP4 for videos).
 
     Examples:
 
@@ -77,99 +76,143 @@ def predict(
       atrous predict clip.mp4 --smooth 0.7
     """
     from atrous.files import check_writable
-    from atrous.inference import Segmenter
     from atrous.inference.video import TemporalSmoother
 
-    videos = [given for given in images if _is_video(given)]
-    jobs = plan([given for given in images if given not in videos], out)
+    videos = [source for source in images if _is_video(source)]
+    image_jobs = plan_images([source for source in images if source not in videos], out)
     check_writable(out)
     if crf is not None:
         _check_crf(crf, videos)
-    TemporalSmoother(smooth)  # says what is wrong with it, if something is, before anything is loaded
-    segmenter = Segmenter.load(weights, device=device, tta=tta, tile=tile)
-    if output_stride is not None:
-        segmenter.model.set_output_stride(output_stride)
-    for given in dict.fromkeys(videos):
-        alike = [other for other in dict.fromkeys(videos) if Path(other).stem == Path(given).stem]
-        name = Path(given).stem if len(alike) == 1 else Path(given).name.replace(".", "_")
-        target = out / (f"camera_{given}.mp4" if given.isdigit() else f"{name}_overlay.mp4")
-        _segment_video(segmenter, given, target, smooth, as_json=as_json)
-    if jobs:
-        _segment_images(segmenter, jobs, out, crf, windows=tile is not None, as_json=as_json)
+    TemporalSmoother(smooth)  # checks the option before anything is loaded
+    segmenter = load_segmenter(weights, device=device, tta=tta, tile=tile, output_stride=output_stride)
+    for source, target in plan_videos(videos, out):
+        _segment_video(segmenter, source, target, smooth, as_json=as_json)
+    if image_jobs:
+        _segment_images(segmenter, image_jobs, out, crf, as_json=as_json)
 
 
-def _segment_images(
-    segmenter: Segmenter,
-    jobs: list[tuple[Path, Path]],
-    out: Path,
-    crf: str | None,
-    *,
-    windows: bool,
-    as_json: bool,
-) -> None:
-    """Images are read ahead of the network and written behind it. What cannot be read is listed at the end."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class ImageJob(NamedTuple):
+    """An image file and the label map that it is segmented to."""
 
-    from atrous.inference.prefetch import BackgroundWorker, prefetch
+    source: Path
+    target: Path
 
-    console, notes = Console(), Console(stderr=True)
-    failures: list[AtrousError] = []
-    done: list[Path] = []
 
-    def write(source: Path, target: Path, found: Segmentation, seconds: float) -> None:
-        try:
-            report(console, _written(source, target, found, seconds), as_json=as_json)
-            done.append(target)
-        except AtrousError as error:
-            failures.append(error)
+def plan_images(paths: list[str], out: Path) -> list[ImageJob]:
+    """Expand files, folders and patterns to images, and choose a different output file for each.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    alone = len(jobs) == 1
-    with Progress(*columns, console=notes, transient=True, disable=alone and not windows) as progress:
-        task = progress.add_task("segmenting", total=len(jobs))
-        if alone:
-            segmenter.on_progress = lambda count, total: progress.update(task, completed=count, total=total)
-        try:
-            with BackgroundWorker() as worker:
-                for source, target, pixels in prefetch((source, target, _read(source)) for source, target in jobs):
-                    if isinstance(pixels, AtrousError):
-                        failures.append(pixels)
-                    else:
-                        start = time.perf_counter()
-                        found = segmenter(pixels) if crf is None else _refined(segmenter, pixels, crf)
-                        worker.submit(write, source, target, found, time.perf_counter() - start)
-                    if not alone:
-                        progress.advance(task)
-        except KeyboardInterrupt:
-            notes.print(f"stopped after {len(done)} of {len(jobs)} images; those lie in {out}", style="yellow")
-            raise typer.Exit(130) from None
-    if failures and alone:
-        raise failures[0]
-    if failures:
-        listed = "\n".join(f"  {failure}" for failure in failures)
-        raise AtrousError(
-            f"{len(failures)} of {len(jobs)} images could not be segmented, the others are in {out}:\n{listed}"
-        )
+    Folders keep their inner structure. Images of the same name get their suffix or a number appended.
+
+    Raises: `AtrousError` for a folder or pattern without images, or a result that would overwrite an image.
+    """
+    sources = dict(pair for text in paths for pair in _expand(text))
+    taken: set[Path] = set()
+    jobs = []
+    for source, relative in sources.items():
+        names = [relative.with_suffix(".png"), relative.with_name(f"{relative.stem}_{relative.suffix[1:]}.png")]
+        number = 2
+        while names[0] in taken:
+            names = [*names[1:], relative.with_name(f"{relative.stem}_{number}.png")]
+            number += 1
+        taken.add(names[0])
+        jobs.append(ImageJob(source, out / names[0]))
+    originals = {job.source.resolve() for job in jobs}
+    for source, target in jobs:
+        if target.resolve() in originals:
+            raise AtrousError(f"{source}: its result {target} would overwrite an image; choose another folder with -o.")
+    return jobs
+
+
+def plan_videos(videos: list[str], out: Path) -> Iterator[tuple[Path | int, Path]]:
+    """Choose a different output file for each video file or camera number."""
+    unique = list(dict.fromkeys(videos))
+    for video in unique:
+        if video.isdigit():
+            yield int(video), out / f"camera_{video}.mp4"
+            continue
+        path = Path(video)
+        same_stem = [other for other in unique if Path(other).stem == path.stem]
+        name = path.stem if len(same_stem) == 1 else path.name.replace(".", "_")
+        yield path, out / f"{name}_overlay.mp4"
+
+
+def _expand(text: str) -> list[tuple[Path, Path]]:
+    """Image files, each with its path relative to the folder or pattern."""
+    import glob
+
+    from atrous.imaging.io import IMAGE_SUFFIXES
+
+    path = Path(text)
+    if path.is_dir():
+        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        if not images:
+            raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+        return [(image, image.relative_to(path)) for image in images]
+    if not path.exists() and glob.has_magic(text):
+        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
+        if not matches:
+            raise AtrousError(f"'{text}' matches no file.")
+        return [(match, Path(match.name)) for match in matches if match.is_file()]
+    return [(path, Path(path.name))]
+
+
+def _is_video(text: str) -> bool:
+    from atrous.inference.video import VIDEO_SUFFIXES
+
+    return text.isdigit() or Path(text).suffix.lower() in VIDEO_SUFFIXES
 
 
 def _check_crf(preset: str, videos: list[str]) -> None:
-    from atrous.crf import preset as paper
+    from atrous.crf import preset as check_preset
 
-    paper(preset)
+    check_preset(preset)
     if videos:
         raise AtrousError(f"{videos[0]}: the CRF refines images, not videos; leave out --crf.")
 
 
-def _refined(segmenter: Segmenter, pixels: Pixels, preset: str) -> Segmentation:
-    """What the CRF makes of the probabilities; classes that are nowhere likely take no part."""
-    from dataclasses import replace
+def _segment_images(segmenter: Segmenter, jobs: list[ImageJob], out: Path, crf: str | None, *, as_json: bool) -> None:
+    """Segment images with prefetching and background writing; failed images are reported at the end."""
+    from rich.console import Console
 
-    from atrous.crf import dense_crf_labels
+    from atrous.inference.prefetch import BackgroundWorker, prefetch
 
-    found = segmenter(pixels, probabilities=True)
-    labels = dense_crf_labels(pixels, found.probabilities, preset=preset, prune=PRUNE)
-    return replace(found, labels=labels.astype(found.labels.dtype), probabilities=None)
+    console = Console()
+    failures: list[AtrousError] = []
+    written: list[Path] = []
+
+    def write(job: ImageJob, segmentation: Segmentation, seconds: float) -> None:
+        try:
+            _print_result(console, _save(job, segmentation, seconds), as_json=as_json)
+            written.append(job.target)
+        except AtrousError as error:
+            failures.append(error)
+
+    single = len(jobs) == 1
+    with progress_bar("segmenting", disable=single and segmenter.tile is None) as on_progress:
+        if single:
+            segmenter.on_progress = on_progress  # the windows of the image
+        try:
+            with BackgroundWorker() as worker:
+                for done, (job, pixels) in enumerate(prefetch((job, _read(job.source)) for job in jobs), start=1):
+                    if isinstance(pixels, AtrousError):
+                        failures.append(pixels)
+                    else:
+                        start = time.perf_counter()
+                        segmentation = segmenter(pixels) if crf is None else _refine(segmenter, pixels, crf)
+                        worker.submit(write, job, segmentation, time.perf_counter() - start)
+                    if not single:
+                        on_progress(done, len(jobs))
+        except KeyboardInterrupt:
+            message = f"stopped after {len(written)} of {len(jobs)} images; their results are in {out}"
+            Console(stderr=True).print(message, style="yellow")
+            raise typer.Exit(130) from None
+    if failures:
+        raise failures[0] if single else _failures_error(failures, len(jobs), out)
+
+
+def _failures_error(failures: list[AtrousError], count: int, out: Path) -> AtrousError:
+    listed = "\n".join(f"  {failure}" for failure in failures)
+    return AtrousError(f"{len(failures)} of {count} images could not be segmented, the others are in {out}:\n{listed}")
 
 
 def _read(source: Path) -> Pixels | AtrousError:
@@ -181,105 +224,56 @@ def _read(source: Path) -> Pixels | AtrousError:
         return error
 
 
-def plan(images: list[str], out: Path) -> list[tuple[Path, Path]]:
-    """The images that were meant, and the label map each will be written to; no two to the same place.
+def _refine(segmenter: Segmenter, pixels: Pixels, preset: str) -> Segmentation:
+    """Segment an image and refine its probabilities with the CRF."""
+    from dataclasses import replace
 
-    Folders keep their inner structure. Two images of the same name are told apart by their endings or a number.
+    from atrous.crf import dense_crf_labels
 
-    Raises: `AtrousError` for a folder or pattern without images, or a result that would overwrite an image.
-    """
-    sources = [pair for given in images for pair in _expand(given)]
-    taken: set[Path] = set()
-    jobs = []
-    for source, relative in dict(sources).items():
-        names = [relative.with_suffix(".png"), relative.with_name(f"{relative.stem}_{relative.suffix[1:]}.png")]
-        number = 2
-        while names[0] in taken:
-            names = [*names[1:], relative.with_name(f"{relative.stem}_{number}.png")]
-            number += 1
-        taken.add(names[0])
-        jobs.append((source, out / names[0]))
-    read = {source.resolve() for source, _ in jobs}
-    for source, target in jobs:
-        if target.resolve() in read:
-            raise AtrousError(f"{source}: its result {target} would overwrite an image; choose another folder with -o.")
-    return jobs
+    segmentation = segmenter(pixels, probabilities=True)
+    labels = dense_crf_labels(pixels, segmentation.probabilities, preset=preset, prune=CRF_MIN_PROBABILITY)
+    return replace(segmentation, labels=labels.astype(segmentation.labels.dtype), probabilities=None)
 
 
-def _expand(given: str) -> list[tuple[Path, Path]]:
-    """Image files, each with its path relative to what was given."""
-    import glob
-
-    from atrous.imaging.io import IMAGE_SUFFIXES
-
-    path = Path(given)
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        if not found:
-            raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-        return [(p, p.relative_to(path)) for p in found]
-    if not path.exists() and glob.has_magic(given):
-        matches = sorted(Path(match) for match in glob.glob(given, recursive=True))
-        if not matches:
-            raise AtrousError(f"'{given}' matches no file.")
-        return [(match, Path(match.name)) for match in matches if match.is_file()]
-    return [(path, Path(path.name))]
-
-
-def _is_video(given: str) -> bool:
-    from atrous.inference.video import VIDEO_SUFFIXES
-
-    return given.isdigit() or Path(given).suffix.lower() in VIDEO_SUFFIXES
-
-
-def _segment_video(segmenter: Segmenter, given: str, target: Path, smooth: float, *, as_json: bool) -> None:
-    """A file, or a camera by its number until Ctrl-C; says where the time went."""
+def _segment_video(segmenter: Segmenter, source: Path | int, target: Path, smooth: float, *, as_json: bool) -> None:
+    """Segment a video file, or a camera until Ctrl-C, and print the time of each stage."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from atrous.inference.video import segment_video
 
-    camera = given.isdigit()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("recording, Ctrl-C ends it" if camera else "segmenting", total=None)
-        timing = segment_video(
-            segmenter,
-            int(given) if camera else Path(given),
-            target,
-            smooth=smooth,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    description = "recording, Ctrl-C stops" if isinstance(source, int) else "segmenting"
+    with progress_bar(description) as on_progress:
+        timing = segment_video(segmenter, source, target, smooth=smooth, on_progress=on_progress)
     if as_json:
         stages = {name: round(seconds, 3) for name, seconds in timing.stages.items()}
-        found = {"video": given, "overlay": str(target), "frames": timing.frames, "seconds": round(timing.wall, 3)}
-        typer.echo(json.dumps({**found, "stages": stages}))
+        result = {"video": str(source), "overlay": str(target), "frames": timing.frames}
+        typer.echo(json.dumps({**result, "seconds": round(timing.wall, 3), "stages": stages}))
         return
     console = Console()
-    console.print(f"{given}: {timing}", soft_wrap=True)
+    console.print(f"{source}: {timing}", soft_wrap=True)
     console.print(f"  [dim]->[/] {target}", soft_wrap=True)
 
 
-def _written(source: Path, target: Path, found: Segmentation, seconds: float) -> dict[str, Any]:
-    """What is told of an image, whose label map and overlay are written."""
-    labels, overlay = found.save(target)
-    height, width = found.labels.shape
+def _save(job: ImageJob, segmentation: Segmentation, seconds: float) -> dict[str, Any]:
+    """Write the label map and the overlay of an image, and return its result for the report."""
+    labels, overlay = segmentation.save(job.target)
+    height, width = segmentation.labels.shape
     return {
-        "image": str(source),
+        "image": str(job.source),
         "labels": str(labels),
         "overlay": str(overlay),
         "width": width,
         "height": height,
         "seconds": round(seconds, 3),
-        "classes": {name: round(share, 4) for name, share in found.class_fractions().items()},
+        "classes": {name: round(fraction, 4) for name, fraction in segmentation.class_fractions().items()},
     }
 
 
-def report(console: Console, result: dict[str, Any], *, as_json: bool) -> None:
-    """One image's result as a line for people, or as a line of JSON."""
+def _print_result(console: Console, result: dict[str, Any], *, as_json: bool) -> None:
+    """Print the result of an image as text, or as a line of JSON."""
     if as_json:
         typer.echo(json.dumps(result))
         return
-    found = ", ".join(f"[bold]{name}[/] {share:.1%}" for name, share in result["classes"].items())
-    console.print(f"{result['image']}: {found}  [dim]({result['seconds']:.2f} s)[/]")
+    classes = ", ".join(f"[bold]{name}[/] {fraction:.1%}" for name, fraction in result["classes"].items())
+    console.print(f"{result['image']}: {classes}  [dim]({result['seconds']:.2f} s)[/]")
     console.print(f"  [dim]->[/] {result['overlay']}", soft_wrap=True)

@@ -1,14 +1,14 @@
-"""Figures that mean something: one confusion matrix per data set, boundaries, and the files that servers take."""
+"""Evaluation: mIoU and other metrics of a data set, boundary metrics, and files for evaluation servers."""
 
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
 from atrous.evaluation.confusion import ConfusionMatrix
-from atrous.evaluation.evaluate import Evaluation, evaluate
+from atrous.evaluation.evaluate import EvaluationResult, evaluate
 from atrous.evaluation.submit import write_cityscapes, write_voc
 
 __all__ = [
     "BoundaryScores",
     "ConfusionMatrix",
-    "Evaluation",
+    "EvaluationResult",
     "TrimapCurve",
     "evaluate",
     "write_cityscapes",

@@ -1,10 +1,10 @@
-"""A network measured on a data set: read ahead, looked at, counted behind; to be stopped and gone on with at will."""
+"""Evaluate a segmenter on a data set: images are prefetched, counted in the background, and counts can be resumed."""
 
 from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,33 +16,24 @@ from numpy.typing import NDArray
 from atrous.crf import dense_crf_labels
 from atrous.errors import AtrousError
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
-from atrous.evaluation.confusion import ConfusionMatrix, mean
+from atrous.evaluation.confusion import ConfusionMatrix, nan_mean
 from atrous.files import writing
+from atrous.imaging.draw import LabeledImage
 from atrous.imaging.io import Pixels
 from atrous.imaging.labels import Labels
 from atrous.inference import Segmenter
 from atrous.inference.prefetch import BackgroundWorker, prefetch
+from atrous.progress import OnProgress
 
-SAVE_EVERY = 30.0
-"""Seconds between two writings of what is done."""
+SAVE_INTERVAL = 30.0
+"""Seconds between two writes of the checkpoint."""
 
-WORST = 8
-"""How many of the worst images are kept to be looked at."""
-
-
-class LabeledImage(Protocol):
-    """An image and its truth: (H, W, 3) uint8 and (H, W) integers."""
-
-    @property
-    def image(self) -> Pixels: ...
-    @property
-    def labels(self) -> Labels: ...
-    @property
-    def name(self) -> str: ...
+NUM_WORST = 8
+"""The number of worst images whose predictions are kept."""
 
 
-class LabeledImages(Protocol):
-    """What is asked of a data set; `atrous.data.SegmentationDataset` is one."""
+class LabeledDataset(Protocol):
+    """The interface of a data set that `evaluate` needs; `atrous.data.SegmentationDataset` implements it."""
 
     @property
     def classes(self) -> Sequence[str]: ...
@@ -53,37 +44,40 @@ class LabeledImages(Protocol):
 
 
 @dataclass
-class Evaluation:
-    """What was counted so far, of which images.
+class EvaluationResult:
+    """The counts and metrics of an evaluation, complete or in progress.
 
-    `scores` is each image's mean IoU over the classes of its truth: to find the worst images by, and no mIoU.
-    `settings` names all that the figures depend on, so that only what belongs together is gone on with.
+    `image_scores` is the mean IoU of each image over the classes of its truth, by the image's index; it serves to find
+    the worst images, and its mean is not the mIoU. `settings` describes everything the counts depend on, so that a
+    checkpoint is resumed only with the same settings.
     """
 
     confusion: ConfusionMatrix
     trimap: TrimapCurve | None
     boundary: BoundaryScores | None
     settings: str = ""
-    scores: dict[int, float] = field(default_factory=dict)
+    image_scores: dict[int, float] = field(default_factory=dict)
     network_seconds: float = 0.0
     seconds: float = 0.0
-    kept: dict[int, Labels] = field(default_factory=dict)
-    """The predictions of the worst images, those of them that this process made."""
+    worst_predictions: dict[int, Labels] = field(default_factory=dict)
+    """The predictions of the worst images by index, except for those counted by an earlier, interrupted process."""
 
     @classmethod
-    def empty(cls, classes: int, *, ignore_index: int = 255, boundaries: bool = True, settings: str = "") -> Evaluation:
-        """Of nothing yet; without `boundaries` only the confusion matrix is counted."""
+    def empty(
+        cls, num_classes: int, *, ignore_index: int = 255, boundaries: bool = True, settings: str = ""
+    ) -> EvaluationResult:
+        """Create a result without any image; without `boundaries` only the confusion matrix is counted."""
         return cls(
-            ConfusionMatrix(classes, ignore_index=ignore_index),
-            TrimapCurve(classes, ignore_index=ignore_index) if boundaries else None,
-            BoundaryScores(classes, ignore_index=ignore_index) if boundaries else None,
+            ConfusionMatrix(num_classes, ignore_index=ignore_index),
+            TrimapCurve(num_classes, ignore_index=ignore_index) if boundaries else None,
+            BoundaryScores(num_classes, ignore_index=ignore_index) if boundaries else None,
             settings,
         )
 
     def add(self, index: int, truth: Labels, prediction: Labels, name: str) -> None:
         """Count one image.
 
-        Raises: `AtrousError` for labels that are of another size or of no class; nothing is counted then.
+        Raises: `AtrousError` for labels of different sizes or outside the classes; then nothing is counted.
         """
         image = ConfusionMatrix(self.confusion.num_classes, ignore_index=self.confusion.ignore_index)
         image.update(truth, prediction, name=name)
@@ -92,38 +86,38 @@ class Evaluation:
             self.trimap.update(truth, prediction)
         if self.boundary is not None:
             self.boundary.update(truth, prediction)
-        self.scores[index] = mean(image.iou[image.counts.sum(1) > 0])
-        self.kept[index] = prediction
-        for better in set(self.kept) - set(self.worst()):
-            del self.kept[better]
+        self.image_scores[index] = nan_mean(image.iou[image.counts.sum(1) > 0])
+        self.worst_predictions[index] = prediction
+        for better in set(self.worst_predictions) - set(self.worst()):
+            del self.worst_predictions[better]
 
-    def worst(self, count: int = WORST) -> list[int]:
-        """The indices of the images with the lowest scores, the lowest first; those without any truth have none."""
-        scored = {index: score for index, score in self.scores.items() if not np.isnan(score)}
+    def worst(self, count: int = NUM_WORST) -> list[int]:
+        """List the indices of the images with the lowest scores, the lowest first; unlabeled images are left out."""
+        scored = {index: score for index, score in self.image_scores.items() if not np.isnan(score)}
         return sorted(scored, key=lambda index: (scored[index], index))[:count]
 
-    def figures(self) -> dict[str, float]:
-        """The figures of the whole, as shares of 1."""
-        found = {
+    def metrics(self) -> dict[str, float]:
+        """Compute the metrics of the whole data set, as fractions of 1."""
+        metrics = {
             "mIoU": self.confusion.miou,
             "pixel accuracy": self.confusion.pixel_accuracy,
             "mean accuracy": self.confusion.mean_accuracy,
             "frequency-weighted IoU": self.confusion.frequency_weighted_iou,
         }
         if self.boundary is not None:
-            found |= {"boundary IoU": self.boundary.miou, "boundary F": self.boundary.mean_f}
-        return found
+            metrics |= {"boundary IoU": self.boundary.miou, "boundary F": self.boundary.mean_f_score}
+        return metrics
 
     def save(self, path: Path) -> None:
-        """Write all of it but the kept predictions, to go on from.
+        """Save the counts as a checkpoint to resume from; predictions are not saved.
 
-        Raises: `AtrousError` for a place that cannot be written.
+        Raises: `AtrousError` if the file cannot be written.
         """
         arrays: dict[str, NDArray[Any]] = {
             "settings": np.array(self.settings),
             "confusion": self.confusion.counts,
-            "indices": np.array(list(self.scores), np.int64),
-            "scores": np.array(list(self.scores.values()), np.float64),
+            "indices": np.array(list(self.image_scores), np.int64),
+            "scores": np.array(list(self.image_scores.values()), np.float64),
             "seconds": np.array([self.seconds, self.network_seconds]),
         }
         if self.trimap is not None and self.boundary is not None:
@@ -132,7 +126,7 @@ class Evaluation:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     def restore(self, path: Path) -> bool:
-        """Go on from what was saved, if it was of the same settings; whether it was.
+        """Restore the counts of a checkpoint and return True, or return False if its settings differ.
 
         Raises: `AtrousError` for a damaged file.
         """
@@ -143,69 +137,73 @@ class Evaluation:
                 self.confusion.counts = arrays["confusion"]
                 if self.trimap is not None and self.boundary is not None:
                     self.trimap.counts, self.boundary.counts = arrays["trimap"], arrays["boundary"]
-                self.scores = dict(zip(arrays["indices"].tolist(), arrays["scores"].tolist(), strict=True))
+                self.image_scores = dict(zip(arrays["indices"].tolist(), arrays["scores"].tolist(), strict=True))
                 self.seconds, self.network_seconds = arrays["seconds"].tolist()
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise AtrousError(f"{path}: what was kept of an evaluation is damaged ({error}); remove it.") from error
+            raise AtrousError(
+                f"{path}: the checkpoint of the evaluation is damaged ({error}); remove it to start again."
+            ) from error
         return True
 
 
 def evaluate(
     segmenter: Segmenter,
-    data: LabeledImages,
+    data: LabeledDataset,
     *,
     crf: str | None = None,
     boundaries: bool = True,
-    keep: Path | None = None,
+    checkpoint: Path | None = None,
     settings: str = "",
-    progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
-    """Segment all images of a data set and count.
+    on_progress: OnProgress | None = None,
+) -> EvaluationResult:
+    """Evaluate a segmenter on all images of a data set, with prefetching and resume.
 
-    `crf` names the preset of a fully connected CRF that refines the probabilities. `keep` is a file in which what is
-    done is kept, every half minute and when the work is interrupted, and from which it goes on if it was begun with the
-    same `settings`. `progress` is called with how many images are done, and of how many.
+    `crf` names the preset of a fully connected CRF that refines the probabilities. `boundaries` also counts trimap
+    curve, boundary IoU and boundary F. `checkpoint` is a file in which the counts are saved every half minute and when
+    the evaluation is interrupted; if it exists and has the same `settings`, the evaluation resumes from it.
 
-    Raises: `AtrousError` for classes that are not the network's, an empty data set, or a file that cannot be used.
+    Raises: `AtrousError` for classes that differ from the network's, an empty data set, or an unusable checkpoint.
     """
     check_classes(segmenter, data)
-    done = Evaluation.empty(len(data.classes), ignore_index=data.ignore_index, boundaries=boundaries, settings=settings)
-    if keep is not None and keep.exists():
-        done.restore(keep)
-    todo = [index for index in range(len(data)) if index not in done.scores]
-    begun = time.perf_counter() - done.seconds
-    network_before = segmenter.network_seconds - done.network_seconds
-    saved = time.perf_counter()
+    result = EvaluationResult.empty(
+        len(data.classes), ignore_index=data.ignore_index, boundaries=boundaries, settings=settings
+    )
+    if checkpoint is not None and checkpoint.exists():
+        result.restore(checkpoint)
+    remaining = [index for index in range(len(data)) if index not in result.image_scores]
+    start = time.perf_counter() - result.seconds
+    network_start = segmenter.network_seconds - result.network_seconds
+    last_save = time.perf_counter()
 
     def count(index: int, sample: LabeledImage, labels: Labels) -> None:
-        nonlocal saved
-        done.add(index, sample.labels, labels, sample.name)
-        done.seconds = time.perf_counter() - begun
-        done.network_seconds = segmenter.network_seconds - network_before
-        if keep is not None and time.perf_counter() - saved > SAVE_EVERY:
-            done.save(keep)
-            saved = time.perf_counter()
+        nonlocal last_save
+        result.add(index, sample.labels, labels, sample.name)
+        result.seconds = time.perf_counter() - start
+        result.network_seconds = segmenter.network_seconds - network_start
+        if checkpoint is not None and time.perf_counter() - last_save > SAVE_INTERVAL:
+            result.save(checkpoint)
+            last_save = time.perf_counter()
 
     def samples() -> Iterator[tuple[int, LabeledImage]]:
-        for index in todo:
+        for index in remaining:
             yield index, data[index]
 
     try:
         with BackgroundWorker() as worker:
-            for number, (index, sample) in enumerate(prefetch(samples()), len(data) - len(todo) + 1):
-                worker.submit(count, index, sample, predict(segmenter, sample.image, crf))
-                if progress is not None:
-                    progress(number, len(data))
+            for done, (index, sample) in enumerate(prefetch(samples()), len(data) - len(remaining) + 1):
+                worker.submit(count, index, sample, predict_labels(segmenter, sample.image, crf))
+                if on_progress is not None:
+                    on_progress(done, len(data))
     finally:
-        if keep is not None and done.scores:
-            done.save(keep)
-    done.seconds = time.perf_counter() - begun
-    return done
+        if checkpoint is not None and result.image_scores:
+            result.save(checkpoint)
+    result.seconds = time.perf_counter() - start
+    return result
 
 
 @torch.inference_mode()
-def predict(segmenter: Segmenter, image: Pixels, crf: str | None = None) -> Labels:
-    """The labels of an image, after a CRF's preset if one is named.
+def predict_labels(segmenter: Segmenter, image: Pixels, crf: str | None = None) -> Labels:
+    """Predict the labels of an image, refined by the CRF of a preset if one is named.
 
     Shape: (H, W, 3) uint8 -> (H, W).
     """
@@ -215,13 +213,16 @@ def predict(segmenter: Segmenter, image: Pixels, crf: str | None = None) -> Labe
     return np.asarray(dense_crf_labels(image, probabilities, preset=crf))
 
 
-def check_classes(segmenter: Segmenter, data: LabeledImages) -> None:
-    """Raises: `AtrousError` where a network and a data set do not speak of the same classes, or there is no image."""
+def check_classes(segmenter: Segmenter, data: LabeledDataset) -> None:
+    """Check that a data set has images, and as many classes as the network.
+
+    Raises: `AtrousError` if it does not.
+    """
     if len(data) == 0:
-        raise AtrousError("The data set holds no image.")
-    known, asked = segmenter.card.classes, tuple(data.classes)
-    if len(known) != len(asked):
+        raise AtrousError("The data set holds no image: check its path and split.")
+    network, dataset = segmenter.card.classes, tuple(data.classes)
+    if len(network) != len(dataset):
         raise AtrousError(
-            f"The network knows {len(known)} classes ({', '.join(known[:4])}, ...), the data set has {len(asked)} "
-            f"({', '.join(asked[:4])}, ...): take weights that were trained on these classes."
+            f"The network predicts {len(network)} classes ({', '.join(network[:4])}, ...), the data set has "
+            f"{len(dataset)} ({', '.join(dataset[:4])}, ...): use weights that were trained on these classes."
         )

@@ -1,4 +1,4 @@
-"""What was measured, for machines and for eyes: JSON, the trimap curve, the confusion matrix, the worst images."""
+"""Report an evaluation: results as JSON, plots of trimap curve and confusion matrix, the worst images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atrous.card import Measurement
 from atrous.errors import AtrousError
-from atrous.evaluation.evaluate import Evaluation
+from atrous.evaluation.evaluate import EvaluationResult
 from atrous.files import writing
 from atrous.imaging.io import Pixels, resize_image, save_image
 from atrous.imaging.labels import Color, Labels
+from atrous.weights import read_card, write_card
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,65 +30,70 @@ DEFINITIONS = {
 }
 
 ROW_HEIGHT = 240
-"""Of the pictures of the worst images."""
+"""The height in pixels of each row of the sheet of worst images."""
 
 
-def as_json(found: Evaluation, classes: Sequence[str], **about: Any) -> dict[str, Any]:
-    """All figures in one dictionary that JSON can hold; what is undefined is None. `about` comes first."""
-    table = found.confusion.table(classes)
-    if found.boundary is not None:
-        for name, iou, f in zip(classes, found.boundary.iou, found.boundary.f, strict=True):
-            table[name] |= {"boundary_iou": float(iou), "boundary_f": float(f)}
-    result = {
-        **about,
-        "images": len(found.scores),
-        "figures": found.figures(),
-        "classes": table,
+def result_to_dict(result: EvaluationResult, classes: Sequence[str], **settings: Any) -> dict[str, Any]:
+    """Collect settings, metrics, per-class metrics and counts in a dictionary for JSON; undefined values are None."""
+    per_class = result.confusion.per_class(classes)
+    if result.boundary is not None:
+        for name, iou, f_score in zip(classes, result.boundary.iou, result.boundary.f_score, strict=True):
+            per_class[name] |= {"boundary_iou": float(iou), "boundary_f": float(f_score)}
+    report = {
+        **settings,
+        "images": len(result.image_scores),
+        "metrics": result.metrics(),
+        "classes": per_class,
         "definitions": DEFINITIONS,
-        "confusion": found.confusion.counts.tolist(),
-        "seconds": round(found.seconds, 3),
-        "network_seconds": round(found.network_seconds, 3),
+        "confusion": result.confusion.counts.tolist(),
+        "seconds": round(result.seconds, 3),
+        "network_seconds": round(result.network_seconds, 3),
     }
-    if found.trimap is not None:
-        result["trimap"] = {"miou": found.trimap.miou(), "pixel_accuracy": found.trimap.pixel_accuracy()}
-    return _defined(result)
+    if result.trimap is not None:
+        report["trimap"] = {"miou": result.trimap.miou(), "pixel_accuracy": result.trimap.pixel_accuracy()}
+    return _nan_to_none(report)
 
 
-def write_json(result: dict[str, Any], path: Path) -> None:
-    """Raises: `AtrousError` for a place that cannot be written."""
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
+def write_json(report: dict[str, Any], path: Path) -> None:
+    """Write a report to a JSON file.
 
-
-def plot_trimap(found: Evaluation, path: Path) -> None:
-    """mIoU and pixel accuracy against the width of the band, as in the papers' figures.
-
-    Raises: `AtrousError` where matplotlib is not installed, or the place cannot be written.
+    Raises: `AtrousError` if the file cannot be written.
     """
-    if found.trimap is None:
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def plot_trimap(result: EvaluationResult, path: Path) -> None:
+    """Plot mIoU and pixel accuracy against the width of the band around boundaries, as the papers do.
+
+    Without trimap counts nothing is plotted.
+
+    Raises: `AtrousError` if matplotlib is not installed, or the file cannot be written.
+    """
+    if result.trimap is None:
         return
     figure = _figure(6, 4)
     axes = figure.subplots()
-    widths = range(1, len(found.trimap.counts) + 1)
-    axes.plot(widths, [100 * value for value in found.trimap.miou()], label="mIoU")
-    axes.plot(widths, [100 * value for value in found.trimap.pixel_accuracy()], label="pixel accuracy")
-    axes.set(xlabel="width of the band around boundaries (pixels)", ylabel="%", xlim=(1, len(found.trimap.counts)))
+    widths = range(1, len(result.trimap.counts) + 1)
+    axes.plot(widths, [100 * value for value in result.trimap.miou()], label="mIoU")
+    axes.plot(widths, [100 * value for value in result.trimap.pixel_accuracy()], label="pixel accuracy")
+    axes.set(xlabel="width of the band around boundaries (pixels)", ylabel="%", xlim=(1, len(result.trimap.counts)))
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)
 
 
-def plot_confusion(found: Evaluation, classes: Sequence[str], path: Path) -> None:
-    """Of each class's pixels, the shares that were taken for each class.
+def plot_confusion(result: EvaluationResult, classes: Sequence[str], path: Path) -> None:
+    """Plot the confusion matrix, normalized by the pixels of each true class.
 
-    Raises: `AtrousError` where matplotlib is not installed, or the place cannot be written.
+    Raises: `AtrousError` if matplotlib is not installed, or the file cannot be written.
     """
-    counts = found.confusion.counts.astype(np.float64)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    counts = result.confusion.counts.astype(np.float64)
+    normalized = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(40.0, 3 + 0.3 * len(classes))
     figure = _figure(side + 1, side)
     axes = figure.subplots()
-    image = axes.imshow(100 * shares, cmap="magma", vmin=0, vmax=100)
+    image = axes.imshow(100 * normalized, cmap="magma", vmin=0, vmax=100)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_xticks(range(len(classes)), classes, rotation=90)
     axes.set_yticks(range(len(classes)), classes)
@@ -94,16 +101,16 @@ def plot_confusion(found: Evaluation, classes: Sequence[str], path: Path) -> Non
     _save(figure, path)
 
 
-def draw_worst(
+def draw_worst_images(
     rows: Iterable[tuple[Pixels, Labels, Labels]], colors: Sequence[Color], ignore_index: int, path: Path
 ) -> None:
-    """Image, truth and prediction side by side, one row each; ignored pixels are white.
+    """Draw image, truth and prediction side by side, one row for each image; ignored pixels are white.
 
-    Raises: `AtrousError` for a place that cannot be written.
+    Raises: `AtrousError` if the file cannot be written.
     """
     palette = np.full((max(ignore_index, len(colors)) + 1, 3), 255, np.uint8)
     palette[: len(colors)] = colors
-    strips = []
+    strips: list[Pixels] = []
     for image, truth, prediction in rows:
         width = max(1, round(image.shape[1] * ROW_HEIGHT / image.shape[0]))
         parts = [image, palette[truth], palette[prediction]]
@@ -113,6 +120,24 @@ def draw_worst(
     widest = max(strip.shape[1] for strip in strips)
     sheet = [np.pad(strip, ((0, 4), (0, widest - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
     save_image(np.vstack(sheet), path)
+
+
+def add_to_card(path: Path, result: EvaluationResult, data: str, command: str) -> None:
+    """Store the metrics, in percent, in the card of a safetensors file, with the data set and the command.
+
+    Stored metrics of the same name, data set and command are replaced; others stay.
+
+    Raises: `AtrousError` if the file has no card, or cannot be written.
+    """
+    card = read_card(path)
+    new = [
+        Measurement(name=name, value=round(100 * value, 2), data=data, command=command)
+        for name, value in result.metrics().items()
+        if not math.isnan(value)
+    ]
+    keys = {(measurement.name, measurement.data, measurement.command) for measurement in new}
+    old = [entry for entry in card.measured if (entry.name, entry.data, entry.command) not in keys]
+    write_card(path, card.model_copy(update={"measured": (*old, *new)}))
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -128,10 +153,10 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=120)
 
 
-def _defined(value: Any) -> Any:
-    """With None for what is not a number, which JSON does not know."""
+def _nan_to_none(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not allow, by None."""
     if isinstance(value, dict):
-        return {key: _defined(inner) for key, inner in value.items()}
+        return {key: _nan_to_none(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_defined(inner) for inner in value]
+        return [_nan_to_none(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

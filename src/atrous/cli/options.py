@@ -1,0 +1,41 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from atrous.inference import Segmenter
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto is the fastest one available.")]
+OutputStride = Annotated[
+    int | None,
+    typer.Option(help="Run the network at this output stride instead of its own: 8 is denser and slower than 16."),
+]
+TTA = Annotated[
+    str,
+    typer.Option(help="Test-time augmentation of a paper: none, flip, v2, v3, v3_plus, cityscapes, refinenet, pspnet."),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(help="Segment in overlapping windows of this side in pixels, at the image's own scale."),
+]
+
+
+def load_segmenter(
+    weights: str | Path, *, device: str, tta: str, tile: int | None, output_stride: int | None
+) -> Segmenter:
+    """Load the segmenter that the options of a command describe.
+
+    Raises: `AtrousError` for unknown weights, or options that the network does not support.
+    """
+    from atrous.inference import Segmenter
+
+    segmenter = Segmenter.load(weights, device=device, tta=tta, tile=tile)
+    if output_stride is not None:
+        segmenter.model.set_output_stride(output_stride)
+    return segmenter
