@@ -11,21 +11,28 @@ from atrous.backbones import create_backbone
 
 TORCHVISION = {"refine": True, "multi_grid": (1, 1, 1), "output_stride": 8}
 FULL_ASPP = {"atrous_rates": (6, 12, 18)}
+CLASSIFIER = {"num_classes": 1000}
 DEEP_STEM = {"backbone_options": {"stem": "deep"}}
 
 # Counted elsewhere: the modules of GCN (test_gcn.py). Left out, for its backbone is in none of the papers here: DeepLab
 # v3 on MobileNetV1 with the full pyramid (11,145,301 parameters, 12.761 G), a row of MobileNetV2's table 7.
 
-TRUNKS = [
-    ("resnet50", 23_508_032),
-    ("resnet101", 42_500_160),
-    ("resnet152", 58_143_808),
-    ("mobilenet_v2", 1_811_712),
-    ("xception41", 24_920_560),
-    ("xception65", 37_867_312),
-    ("xception71", 40_289_736),
-    ("vgg16", 14_714_688),
-    ("vgg16_bn", 14_723_136),
+BACKBONES = [
+    ("resnet50", {}, 23_508_032),
+    ("resnet50", CLASSIFIER, 25_557_032),  # published by torchvision, as the other classifiers
+    ("resnet101", {}, 42_500_160),
+    ("resnet101", CLASSIFIER, 44_549_160),
+    ("resnet152", {}, 58_143_808),
+    ("resnet152", CLASSIFIER, 60_192_808),
+    ("mobilenet_v2", {}, 1_811_712),
+    ("mobilenet_v2", CLASSIFIER, 3_504_872),
+    ("xception41", {}, 24_920_560),
+    ("xception65", {}, 37_867_312),
+    ("xception71", {}, 40_289_736),
+    ("vgg16", {}, 14_714_688),
+    ("vgg16", CLASSIFIER, 138_357_544),
+    ("vgg16_bn", {}, 14_723_136),
+    ("vgg16_bn", CLASSIFIER, 138_365_992),
 ]
 
 PARAMETERS = [
@@ -213,10 +220,10 @@ MULTIPLY_ADDS_OF_SCALES = [  # DeepLab v3+ table 5, "MS"
 ]
 
 
-@pytest.mark.parametrize(("name", "expected"), TRUNKS)
-def test_parameters_of_backbones(name: str, expected: int) -> None:
+@pytest.mark.parametrize(("name", "arguments", "expected"), BACKBONES)
+def test_parameters_of_backbones(name: str, arguments: dict, expected: int) -> None:
     with torch.device("meta"):
-        assert count_parameters(create_backbone(name)) == expected
+        assert count_parameters(create_backbone(name, **arguments)) == expected
 
 
 def test_parameters_of_fully_connected_layers_as_convolutions() -> None:
