@@ -1,19 +1,30 @@
-"""Tiny data sets in the official layouts of the real ones, and small recipes on them."""
+"""Tiny data sets in the official layouts, small recipes on them, and runs in processes of their own."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from atrous.data.datasets import camvid, cityscapes, voc
 from atrous.imaging.labels import save_labels
+from atrous.models import create_model
+from atrous.training.logs import read_rows
 from atrous.training.recipe import Recipe, make_recipe
+
+SOURCE = Path(__file__).parents[2] / "src"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+MODEL = "deeplab_v3_plus.mobilenet_v2"
 
 
 def draw_pair(seed: int, classes: int, height: int = 60, width: int = 80) -> tuple[np.ndarray, np.ndarray]:
@@ -142,12 +153,12 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 @pytest.fixture(scope="session")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """The spec of a tiny data set of a name, in its official layout."""
-    made: dict[str, str] = {}
+    specs: dict[str, str] = {}
 
     def make(name: str) -> str:
-        if name not in made:
-            made[name] = f"{name}:{WRITERS[name](tmp_path_factory.mktemp('data') / name)}"
-        return made[name]
+        if name not in specs:
+            specs[name] = f"{name}:{WRITERS[name](tmp_path_factory.mktemp('data') / name)}"
+        return specs[name]
 
     return make
 
@@ -156,7 +167,7 @@ def small(data: str, *overrides: str, stages: Sequence[Mapping[str, Any]] = ({},
     """A recipe that takes seconds: `data` in CamVid's layout, an eighth of the width, four steps."""
     tree = {
         "name": "small",
-        "model": {"id": "deeplab_v3_plus.mobilenet_v2", "options": {"width": 0.125}},
+        "model": {"id": MODEL, "options": {"width": 0.125}},
         "data": {"train": f"{data}?split=train", "val": f"{data}?split=val"},
         "transforms": [{"crop": {"height": 33, "width": 41}}, "flip"],
         "steps": 4,
@@ -166,3 +177,57 @@ def small(data: str, *overrides: str, stages: Sequence[Mapping[str, Any]] = ({},
         "stages": stages,
     }
     return make_recipe(tree, overrides)
+
+
+def tiny_model(**options: Any) -> torch.nn.Module:
+    """The network of `small` with CamVid's 11 classes, the same at each call."""
+    torch.manual_seed(0)
+    return create_model(MODEL, width=0.125, num_classes=11, **options)
+
+
+@pytest.fixture(scope="session")
+def street(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny CamVid."""
+    return f"camvid:{write_camvid(tmp_path_factory.mktemp('street') / 'camvid')}"
+
+
+@pytest.fixture
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def command(recipe_file: Path, folder: Path, *more: str) -> list[str]:
+    """The arguments of Python for `atrous train`."""
+    return ["-m", "atrous.cli.main", "train", str(recipe_file), "--out", str(folder), "--no-check", *more]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    """Start Python on the sources, on one thread."""
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run_on_two_processes(path: Path, folder: Path, *more: str) -> None:
+    """Train under `torchrun`, over gloo."""
+    port = str(20000 + os.getpid() % 20000)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+    done = subprocess.run(
+        [sys.executable, *launcher, *command(path, folder, "--device", "cpu", *more)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def losses(folder: Path) -> list[tuple[str, str, str]]:
+    """Stage, step and loss of every step of a run."""
+    return [(row["stage"], row["step"], row["loss"]) for row in read_rows(folder / "log.csv")]
+
+
+def press_ctrl_c(progress: Any) -> None:
+    """Press Ctrl-C after the first step."""
+    if progress.step == 1:
+        os.kill(os.getpid(), signal.SIGINT)

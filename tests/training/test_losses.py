@@ -9,7 +9,18 @@ import pytest
 import torch
 
 from atrous import AtrousError
-from atrous.training.losses import LOSSES, CrossEntropy, Dice, Focal, HardPixels, Lovasz, Weighted, every, supervise
+from atrous.training.losses import (
+    LOSSES,
+    CrossEntropy,
+    Dice,
+    Focal,
+    Lovasz,
+    OHEMCrossEntropy,
+    WeightedSum,
+    check_loss,
+    subsample,
+    training_loss,
+)
 
 K = 4
 WEIGHTS = (0.5, 2.0, 1.0, 7.3614)
@@ -94,13 +105,13 @@ def test_hard_pixels(scene, step: int, share: float) -> None:
     logits, labels = scene
     costs = sorted((-math.log(p[y]) for p, y in by_pixel(logits, labels)), reverse=True)
     chosen = costs[: int(share * labels.numel())]  # ignored pixels count in the share, and cost nothing
-    mining = HardPixels(top=0.25, steps=100)
+    mining = OHEMCrossEntropy(fraction=0.25, warmup_steps=100)
     assert mining.count(labels.numel(), step) == int(share * labels.numel())
     assert mining(logits, labels, step).item() == pytest.approx(sum(chosen) / len(chosen))
 
 
 def test_all_pixels_as_hard_ones_are_the_cross_entropy(scene) -> None:
-    assert HardPixels(top=1.0)(*scene).item() == pytest.approx(CrossEntropy()(*scene).item())
+    assert OHEMCrossEntropy(fraction=1.0)(*scene).item() == pytest.approx(CrossEntropy()(*scene).item())
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -132,29 +143,37 @@ def test_single_pixels_single_classes_and_certainty(name: str, shape: tuple[int,
 @pytest.mark.parametrize("name", LOSSES)
 def test_ignored_pixels_change_nothing(name: str, scene) -> None:
     logits, labels = scene
-    torch.autograd.backward(LOSSES[name](*([] if name != "hard_pixels" else [0.1]))(logits, labels))
+    torch.autograd.backward(LOSSES[name](*([] if name != "ohem" else [0.1]))(logits, labels))
     assert logits.grad is not None
     assert logits.grad.movedim(1, -1)[labels == 255].eq(0).all()
 
 
 def test_weights_of_another_number_of_classes(scene) -> None:
-    with pytest.raises(AtrousError, match="3 class weights are given for 4 classes"):
+    with pytest.raises(AtrousError, match="3 class weights for 4 classes"):
         CrossEntropy((1, 2, 3))(*scene)
+    with pytest.raises(AtrousError, match="3 class weights for 4 classes"):
+        check_loss(WeightedSum([(CrossEntropy((1, 2, 3)), 1.0)]), K)
 
 
 def test_a_weighted_sum_over_outputs_of_their_weights(scene) -> None:
     """DeepLab v2's four equal losses, PSPNet's auxiliary one times 0.4."""
     logits, labels = scene
-    loss = Weighted([(CrossEntropy(), 1.0), (Dice(), 0.5)])
+    loss = WeightedSum([(CrossEntropy(), 1.0), (Dice(), 0.5)])
     one = CrossEntropy()(logits, labels) + 0.5 * Dice()(logits, labels)
-    total = supervise([(logits, 1.0), (logits, 0.4)], labels, loss)
+    total = training_loss([(logits, 1.0), (logits, 0.4)], labels, loss)
     assert total.item() == pytest.approx(1.4 * one.item(), rel=1e-5)
 
 
-def test_labels_down_sampled() -> None:
+def test_downsampled_labels() -> None:
     """At the corners' grid of Caffe the logits at every eighth pixel are the network's scores themselves."""
     scores = torch.randn(1, K, 6, 4)
     logits = torch.nn.functional.interpolate(scores, (41, 25), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(every(8, logits, corners=True), scores)
-    assert every(8, torch.arange(32).expand(32, 32), corners=False)[0].tolist() == [4, 12, 20, 28]
-    assert every(8, torch.zeros(1, 3), corners=False).shape == (1, 1)
+    torch.testing.assert_close(subsample(logits, 8, align_corners=True), scores)
+    assert subsample(torch.arange(32).expand(32, 32), 8, align_corners=False)[0].tolist() == [4, 12, 20, 28]
+    assert subsample(torch.zeros(1, 3), 8, align_corners=False).shape == (1, 1)
+
+
+def test_a_loss_stride_subsamples_logits_and_labels() -> None:
+    logits, labels = torch.randn(1, K, 17, 17), torch.randint(0, K, (1, 17, 17))
+    expected = CrossEntropy()(logits[..., ::4, ::4], labels[..., ::4, ::4])
+    assert torch.equal(training_loss([(logits, 1.0)], labels, CrossEntropy(), stride=4, align_corners=True), expected)

@@ -1,4 +1,4 @@
-"""`atrous train`: a recipe, or a network and a data set, to weights."""
+"""`atrous train`: train a network by a recipe, or any network on a data set."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from atrous.data.dataset import SegmentationDataset
-    from atrous.training.recipe import Recipe
-    from atrous.training.run import Progress, Result
+    from atrous.training import Progress, Recipe, TrainResult
+    from atrous.training.config import StageConfig
 
 
 class Strategy(str, Enum):
@@ -27,8 +27,8 @@ class Strategy(str, Enum):
     fsdp = "fsdp"
 
 
-SHOWN = 5
-"""Findings of each sort that are printed; `atrous inspect` has all."""
+MAX_FINDINGS = 5
+"""Findings of each kind that are printed; `atrous inspect` prints all."""
 
 
 def train(
@@ -36,26 +36,28 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="[RECIPE] [KEY=VALUE]...",
-            help="A recipe, by name or file, and what to change in it.",
+            help="A recipe, by name or file, and keys to override in it.",
             show_default=False,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Without a recipe: a network by id, see `atrous models`.")] = "",
+    model: Annotated[str, typer.Option(help="Without a recipe: the id of a network, see `atrous models`.")] = "",
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Where a data set lies (voc2012:/path), or a folder of your own; may be repeated."),
+        typer.Option(help="Where a data set is (voc2012:/path), or a folder of your own; may be repeated."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder; runs/RECIPE by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the fastest there is.")] = "auto",
-    devices: Annotated[int, typer.Option(min=0, help="How many of them; 0 is all there are.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps; auto takes the fastest available.")] = "auto",
+    devices: Annotated[int, typer.Option(min=0, help="Number of devices; 0 for all available.")] = 0,
     strategy: Annotated[
-        Strategy, typer.Option(help="ddp: each of several has the whole network; fsdp: they share it out.")
+        Strategy, typer.Option(help="ddp: each process holds the whole network; fsdp: the network is sharded.")
     ] = Strategy.ddp,
-    check: Annotated[bool, typer.Option(help="Open every image and mask before, and refuse what is wrong.")] = True,
+    check: Annotated[
+        bool, typer.Option(help="Open every image and mask before training, and stop if any is wrong.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the data, print the plan, and stop.")] = False,
 ) -> None:
-    """Train a network: by a paper's recipe, or any network on a folder of your own.
+    """Train a network by a paper's recipe, or any network on a folder of your own.
 
     Examples:
 
@@ -69,45 +71,58 @@ def train(
     """
     from rich.console import Console
 
+    from atrous.training.fabric import check_requirements
+
     console = Console()
-    recipe = _recipe(list(arguments or []), model, list(data or []))
-    folder = out or Path("runs") / recipe.name
-    _check_extra()
-    first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
-    if first:
+    recipe = _read_recipe(list(arguments or []), model, list(data or []))
+    check_requirements()
+    first_process = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+    if first_process:
         _check_and_plan(console, recipe, check=check and not resume)
     if dry_run:
         return
-    result = _run(
-        console, recipe, folder, resume=resume, quiet=not first, device=device, devices=devices, strategy=strategy.value
-    )
-    if first:
-        _report(console, result)
+    options = {
+        "resume": resume,
+        "accelerator": {"cuda": "gpu"}.get(device, device),
+        "devices": devices or "auto",
+        "strategy": strategy.value,
+    }
+    result = _train(console, recipe, out or Path("runs") / recipe.name, options, quiet=not first_process)
+    if first_process:
+        _print_result(console, result)
 
 
-def _recipe(words: list[str], model: str, data: list[str]) -> Recipe:
-    """The recipe of a command line: the first word without an equals sign, or one of a network's own."""
-    from atrous.models import MODELS
-    from atrous.training.recipe import list_recipes, make_recipe, own_data, read_recipe
+def _read_recipe(words: list[str], model: str, data: list[str]) -> Recipe:
+    """Read the recipe named by the word without an equals sign, or make one for `--model`."""
+    from atrous.training.recipe import list_recipes, read_recipe
 
-    named = [word for word in words if "=" not in word]
+    names = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
-    if len(named) > 1:
-        raise AtrousError(f"One recipe at a time, not {' and '.join(named)}; what changes it is written key=value.")
-    if named and model:
-        raise AtrousError(f"Give a recipe or --model; to train another network by {named[0]}, write model={model}.")
-    if named:
-        return read_recipe(named[0], overrides).at(data)
+    if len(names) > 1:
+        raise AtrousError(f"Give one recipe, not {' and '.join(names)}; overrides are written key=value.")
+    if names and model:
+        raise AtrousError(f"Give a recipe or --model; to train another network by {names[0]}, write model={model}.")
+    if names:
+        return read_recipe(names[0], overrides).with_data(data)
     if not model or not data:
         raise AtrousError(
             f"Give a recipe ({', '.join(list_recipes())}), or a network with --model and its data with --data."
         )
-    aligned = "align_corners" in MODELS.entry(model).arguments() and _aligned_start(overrides)
+    return _default_recipe(model, data, overrides)
+
+
+def _default_recipe(model: str, data: list[str], overrides: list[str]) -> Recipe:
+    """Make a recipe for a network and data without a recipe: scales, crops of 513, flips; poly from 0.01; 50 epochs."""
+    from atrous.models import MODELS
+    from atrous.training.config import DataConfig
+    from atrous.training.recipe import make_recipe
+
+    align_corners = "align_corners" in MODELS.entry(model).arguments() and _initial_align_corners(overrides)
     tree: dict[str, Any] = {
         "name": model,
-        "model": {"id": model, "options": {"align_corners": True} if aligned else {}},
-        "preprocessing": {"grid": 16} if aligned else {},
-        "data": own_data(data[0]).model_dump(),
+        "model": {"id": model, "options": {"align_corners": True} if align_corners else {}},
+        "preprocessing": {"grid": 16} if align_corners else {},
+        "data": DataConfig.from_spec(data[0]).model_dump(),
         "transforms": [
             {"scale": {"low": 0.5, "high": 2.0}},
             {"crop": {"height": 513, "width": 513}},
@@ -117,24 +132,15 @@ def _recipe(words: list[str], model: str, data: list[str]) -> Recipe:
     }
     if not any(word.startswith(("steps=", "epochs=")) for word in overrides):
         tree["epochs"] = 50
-    return make_recipe(tree, overrides, where=f"--model {model}").at(data[1:])
+    return make_recipe(tree, overrides, where=f"--model {model}").with_data(data[1:])
 
 
-def _aligned_start(overrides: list[str]) -> bool:
-    """Whether corners are aligned: as the weights to start from have it, else yes, for crops are of 16 k + 1 pixels."""
+def _initial_align_corners(overrides: list[str]) -> bool:
+    """Align corners as the initial weights do, else always, because crops have 16 k + 1 pixels."""
     from atrous.weights import read_card
 
     weights = [word.partition("=")[2] for word in overrides if word.startswith("weights=")]
     return read_card(weights[-1]).align_corners if weights else True
-
-
-def _check_extra() -> None:
-    try:
-        import lightning  # noqa: F401
-        import matplotlib  # noqa: F401
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise AtrousError(f"Training needs {error.name}: pip install 'atrous[train]'.") from error
 
 
 def _check_and_plan(console: Console, recipe: Recipe, *, check: bool) -> None:
@@ -147,68 +153,66 @@ def _check_and_plan(console: Console, recipe: Recipe, *, check: bool) -> None:
         val = open_dataset(stage.data.val) if stage.data.val else None
         if check and (key := f"{stage.data.train} {stage.data.val}") not in checked:
             checked.add(key)
-            _check(console, [train_data, *([val] if val is not None and val.classes == train_data.classes else [])])
-        _plan(console, recipe, stage, train_data, val)
+            _check_data(
+                console, [train_data, *([val] if val is not None and val.classes == train_data.classes else [])]
+            )
+        _print_plan(console, recipe, stage, train_data, val)
 
 
-def _check(console: Console, datasets: list[SegmentationDataset]) -> None:
-    """Look at every image and mask by the rules of `atrous inspect`.
+def _check_data(console: Console, datasets: list[SegmentationDataset]) -> None:
+    """Check every image and mask by the rules of `atrous inspect`, and print the findings.
 
-    Raises: `AtrousError` with the first of what is wrong.
+    Raises: `AtrousError` listing the first errors.
     """
     from atrous.data.inspect import inspect_splits
 
     with progress_bar("checking labels") as on_progress:
-        found = inspect_splits(datasets, on_progress=on_progress)
-    wrong = [finding for finding in found.errors if finding.kind != "leak"]
-    if wrong:
-        listed = "\n".join(f"  {finding.message}" for finding in wrong[:SHOWN])
-        more = f"\n  and {len(wrong) - SHOWN} more, see `atrous inspect`" if len(wrong) > SHOWN else ""
-        raise AtrousError(f"{len(wrong)} things are wrong with the data; nothing was trained:\n{listed}{more}")
-    leaks = [finding for finding in found.errors if finding.kind == "leak"]
+        report = inspect_splits(datasets, on_progress=on_progress)
+    errors = [finding for finding in report.errors if finding.kind != "leak"]
+    if errors:
+        listed = "\n".join(f"  {finding.message}" for finding in errors[:MAX_FINDINGS])
+        more = f"\n  and {len(errors) - MAX_FINDINGS} more, see `atrous inspect`" if len(errors) > MAX_FINDINGS else ""
+        raise AtrousError(f"{len(errors)} errors in the data; nothing was trained:\n{listed}{more}")
+    leaks = [finding for finding in report.errors if finding.kind == "leak"]
+    notes = [finding.message for finding in report.warnings[:MAX_FINDINGS]]
     if leaks:
-        text = f"{len(leaks)} images are both learned and judged, so the figures say little: {leaks[0].message}"
-        console.print(f"[yellow]note[/]: {text}", soft_wrap=True, highlight=False)
-    for finding in found.warnings[:SHOWN]:
-        console.print(f"[yellow]note[/]: {finding.message}", soft_wrap=True, highlight=False)
+        overlap = f"{len(leaks)} images are in both the training and the validation data, so the metrics are biased"
+        notes.insert(0, f"{overlap}: {leaks[0].message}")
+    for note in notes:
+        console.print(f"[yellow]note[/]: {note}", soft_wrap=True, highlight=False)
 
 
-def _plan(
-    console: Console, recipe: Recipe, stage: Any, data: SegmentationDataset, val: SegmentationDataset | None
+def _print_plan(
+    console: Console,
+    recipe: Recipe,
+    stage: StageConfig,
+    data: SegmentationDataset,
+    val: SegmentationDataset | None,
 ) -> None:
     from rich.table import Table
 
-    from atrous.training.plan import make_plan, settings, with_unit
+    from atrous.training.plan import make_plan, summarize, with_unit
 
     plan = make_plan(recipe, stage, data, val, processes=int(os.environ.get("WORLD_SIZE", 1)))
     table = Table(show_header=False, box=None, title=f"{recipe.name}: {stage.name}", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    learning = "" if plan.learning == plan.parameters else f", {plan.learning:,} of them learn"
+    trainable = "" if plan.trainable == plan.parameters else f", {plan.trainable:,} of them trainable"
+    validation = "no validation" if val is None else f"validation on {plan.val_images:,} of {val.name} {val.split}"
     rows = {
-        "network": f"{stage.model.id}, {plan.parameters:,} parameters{learning}",
-        "data": f"{data.name} {data.split}, {plan.images:,} images, {len(data.classes)} classes"
-        + (f"; judged on {plan.val_images:,} of {val.name} {val.split}" if val is not None else "; not judged"),
+        "network": f"{stage.model.id}, {plan.parameters:,} parameters{trainable}",
+        "data": f"{data.name} {data.split}, {plan.images:,} images, {len(data.classes)} classes; {validation}",
         "steps": f"{plan.steps:,} of {stage.batch} images of {plan.crop[1]} x {plan.crop[0]}, {plan.epochs:.1f} epochs",
-        **settings(stage),
-        "memory": f"about {with_unit(plan.memory)} for each process",
+        **summarize(stage),
+        "memory": f"about {with_unit(plan.memory)} per process",
     }
     for key, value in rows.items():
         table.add_row(key, value)
     console.print(table)
 
 
-def _run(
-    console: Console,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    resume: bool,
-    quiet: bool,
-    device: str,
-    devices: int,
-    strategy: str,
-) -> Result:
+def _train(console: Console, recipe: Recipe, folder: Path, options: dict[str, Any], *, quiet: bool) -> TrainResult:
+    """Train with a progress bar per stage that shows loss, learning rate and mIoU."""
     from atrous.training import train
 
     with make_progress(field="figures", console=console, disable=quiet, speed_estimate_period=300) as bar:
@@ -217,37 +221,25 @@ def _run(
         def show(progress: Progress) -> None:
             if progress.stage not in tasks:
                 tasks[progress.stage] = bar.add_task(progress.stage, total=progress.steps, figures="")
-            judged = "" if progress.miou is None else f", mIoU {100 * progress.miou:.2f}"
-            bar.update(
-                tasks[progress.stage],
-                completed=progress.step,
-                figures=f"loss {progress.loss:.4f}, lr {progress.lr:.2e}{judged}",
-            )
+            miou = "" if progress.miou is None else f", mIoU {100 * progress.miou:.2f}"
+            figures = f"loss {progress.loss:.4f}, lr {progress.lr:.2e}{miou}"
+            bar.update(tasks[progress.stage], completed=progress.step, figures=figures)
 
-        def say(message: str) -> None:
+        def print_message(message: str) -> None:
             if not quiet:
                 bar.console.print(message, soft_wrap=True, highlight=False, markup=False)
 
-        return train(
-            recipe,
-            folder,
-            resume=resume,
-            accelerator={"cuda": "gpu"}.get(device, device),
-            devices=devices or "auto",
-            strategy=strategy,
-            on_progress=show,
-            on_message=say,
-        )
+        return train(recipe, folder, on_progress=show, on_message=print_message, **options)
 
 
-def _report(console: Console, result: Result) -> None:
+def _print_result(console: Console, result: TrainResult) -> None:
     from rich.table import Table
 
     table = Table("stage", "mIoU", "pixel accuracy", "mean accuracy")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, figures in result.stages.items():
-        cells = (figures.get(key) for key in ("miou", "pixel_accuracy", "mean_accuracy"))
+    for name, metrics in result.stages.items():
+        cells = (metrics.get(key) for key in ("miou", "pixel_accuracy", "mean_accuracy"))
         table.add_row(name, *("-" if value is None else f"{100 * value:.2f}" for value in cells))
     console.print(table)
     last = list(result.stages.values())[-1] if result.stages else {}

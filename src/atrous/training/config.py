@@ -1,122 +1,350 @@
-"""The entries of a stage in a recipe: its network, its data, its optimizer, its judging."""
+"""Recipe configuration: strict models of all keys, with type, default and meaning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from atrous.data.catalog import DatasetSpec
-from atrous.errors import did_you_mean
+from atrous.card import Preprocessing
+from atrous.data.catalog import DatasetSpec, open_dataset
+from atrous.data.transforms import (
+    ColorJitter,
+    Compose,
+    Pad,
+    RandomBlur,
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
+    RandomScale,
+    Resize,
+    Transform,
+)
+from atrous.errors import AtrousError, did_you_mean
+from atrous.schema import StrictModel
+from atrous.training.losses import LOSSES, Loss, WeightedSum
+from atrous.training.schedules import SCHEDULES, Schedule, WarmUp
+
+RENAMED_KEYS = {
+    "about": "description",
+    "at": "milestones",
+    "bias": "bias_lr_mult",
+    "bootstrap": "duplicate_classes",
+    "clip": "grad_clip_norm",
+    "colour": "color",
+    "end": "end_factor",
+    "every": "step_size",
+    "fixed": "constant",
+    "hard_pixels": "ohem",
+    "head": "head_lr_mult",
+    "images": "max_images",
+    "licence": "license",
+    "optimiser": "optimizer",
+    "start": "start_factor",
+    "steps": "warmup_steps",
+    "times": "duplicate_times",
+    "top": "fraction",
+    "warm_up": "warmup",
+}
+"""Keys and names of version 0.1 with those that replaced them; some are still valid elsewhere in a recipe."""
+
+TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
+    "scale": RandomScale,
+    "rotate": RandomRotation,
+    "crop": RandomCrop,
+    "flip": RandomFlip,
+    "blur": RandomBlur,
+    "color": ColorJitter,
+    "pad": Pad,
+    "resize": Resize,
+}
+"""Transforms by their names in recipes."""
+
+T = TypeVar("T")
 
 
-class Part(BaseModel):
-    """A mapping of known keys; an unknown one gets the nearest."""
+def suggest_key(key: str, known: Iterable[str]) -> str:
+    """Suggest the new name of a renamed key, else the nearest known names: `" Did you mean 'grad_clip_norm'?"`."""
+    names = list(known)
+    new = RENAMED_KEYS.get(key)
+    return f" Did you mean '{new}'?" if new in names else did_you_mean(key, names)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class RecipeModel(StrictModel):
+    """A strict model whose renamed keys are errors that give the new name."""
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, given: Any) -> Any:
-        if isinstance(given, Mapping):
-            for key in given:
-                if key not in cls.model_fields:
-                    raise ValueError(
-                        f"there is no key '{key}'.{did_you_mean(str(key), cls.model_fields)} "
-                        f"There are: {', '.join(cls.model_fields)}"
-                    )
-        return given
+    def _refuse_renamed_keys(cls, data: Any) -> Any:
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in cls.model_fields and RENAMED_KEYS.get(key) in cls.model_fields:
+                raise ValueError(f"there is no key '{key}'.{suggest_key(key, cls.model_fields)}")
+        return data
 
 
-def _several(given: Any) -> Any:
-    return (given,) if isinstance(given, str) else given
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
-class ModelConfig(Part):
-    """A network by its id, and the options it is built with beside the number of classes."""
+class ModelConfig(RecipeModel):
+    """A network by its id, and the options it is built with."""
 
     id: str
+    """Id of the network, as `atrous models` lists them."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of `create_model`, except the number of classes, which the data set determines."""
 
     @field_validator("options")
     @classmethod
-    def _classes_are_the_datas(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _refuse_num_classes(cls, options: dict[str, Any]) -> dict[str, Any]:
         if "num_classes" in options:
-            raise ValueError("num_classes is no option here: the data set says how many there are")
+            raise ValueError("num_classes is not an option here: the data set determines the number of classes")
         return options
 
 
-class DataConfig(Part):
-    """What is trained and judged on: specs as `open_dataset` takes them, those of `train` of the same classes."""
+class DataConfig(RecipeModel):
+    """The data sets of training and validation."""
 
-    train: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(min_length=1)
+    train: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(min_length=1)
+    """One or more data sets of the same classes, as `NAME:FOLDER?split=SPLIT`; several are joined."""
     val: str = ""
-    bootstrap: tuple[str, ...] = ()
-    """Images that hold any of these classes are listed `times` times."""
-    times: int = Field(default=2, ge=1)
+    """Data set for validation; empty for no validation."""
+    duplicate_classes: tuple[str, ...] = ()
+    """Hard classes, whose images occur `duplicate_times` times per epoch (bootstrapping: DeepLab v3, section 4.1)."""
+    duplicate_times: int = Field(default=2, ge=1)
+    """Number of times an image with a class of `duplicate_classes` occurs per epoch."""
 
-    def at(self, given: str) -> DataConfig:
-        """The same with the folder of the spec `given` wherever its data set is used, or, where it is not, on it alone.
+    @classmethod
+    def from_spec(cls, spec: str) -> DataConfig:
+        """Train on the split "train" and validate on "val" where the data set has them, else train on all of it."""
+        parsed = DatasetSpec.parse(spec)
+        if "split" in parsed.options:
+            return cls(train=(spec,))
+        splits = {
+            name: str(DatasetSpec(parsed.name, parsed.target, {**parsed.options, "split": name}))
+            for name in open_dataset(spec).splits
+        }
+        return cls(train=(splits.get("train", spec),), val=splits.get("val", ""))
 
-        The options of `given` are added to those of the recipe.
+    def with_data(self, spec: str) -> DataConfig:
+        """Replace the folder of the data set named in `spec`, or, if it is not used here, all data by that data set.
+
+        The options of `spec` are added to those of the recipe.
         """
-        theirs = DatasetSpec.parse(given)
+        new = DatasetSpec.parse(spec)
 
-        def moved(text: str) -> str:
-            ours = DatasetSpec.parse(text)
-            if ours.name != theirs.name:
+        def replaced(text: str) -> str:
+            old = DatasetSpec.parse(text)
+            if old.name != new.name:
                 return text
-            return str(DatasetSpec(ours.name, theirs.target, {**ours.options, **theirs.options}))
+            return str(DatasetSpec(old.name, new.target, {**old.options, **new.options}))
 
-        if theirs.name in {DatasetSpec.parse(text).name for text in (*self.train, *filter(None, (self.val,)))}:
+        if new.name in {DatasetSpec.parse(text).name for text in (*self.train, *filter(None, (self.val,)))}:
             return self.model_copy(
-                update={"train": tuple(map(moved, self.train)), "val": moved(self.val) if self.val else ""}
+                update={"train": tuple(map(replaced, self.train)), "val": replaced(self.val) if self.val else ""}
             )
-        return own_data(given)
+        return DataConfig.from_spec(spec)
 
 
-def own_data(given: str) -> DataConfig:
-    """Train on the split "train" of a data set and judge on "val", where it has them, or on all of it unjudged."""
-    from atrous.data.catalog import open_dataset
-
-    spec = DatasetSpec.parse(given)
-    if "split" in spec.options:
-        return DataConfig(train=(given,))
-    found = open_dataset(given)
-    split = {name: str(DatasetSpec(spec.name, spec.target, {**spec.options, "split": name})) for name in found.splits}
-    return DataConfig(train=(split.get("train", given),), val=split.get("val", ""))
-
-
-class Optimizer(Part):
+class OptimizerConfig(RecipeModel):
     """An optimizer and the multipliers of `SegmentationModel.parameter_groups`."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Optimizer of `torch.optim`."""
     lr: float = Field(default=0.007, gt=0)
+    """Base learning rate, before the schedule and the multipliers."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD; the first beta of Adam."""
+    """Momentum of SGD; the first beta of Adam and AdamW."""
     nesterov: bool = False
+    """Nesterov momentum, SGD only."""
     weight_decay: float = Field(default=1e-4, ge=0)
-    head: float = Field(default=1.0, ge=0)
-    bias: float = Field(default=1.0, ge=0)
+    """Weight decay: L2 penalty of SGD and Adam, decoupled in AdamW."""
+    head_lr_mult: float = Field(default=1.0, ge=0)
+    """Learning-rate multiplier of the head (DeepLab v2: 10)."""
+    bias_lr_mult: float = Field(default=1.0, ge=0)
+    """Learning-rate multiplier of the biases of convolutions (Caffe models: 2)."""
     decay_bias: bool = True
+    """Apply weight decay to the biases of convolutions."""
     decay_norm: bool = True
+    """Apply weight decay to the scale and shift of normalization layers."""
     decay_depthwise: bool = True
+    """Apply weight decay to depthwise kernels (DeepLab v3+: false)."""
 
 
-class WarmUpConfig(Part):
+class WarmUpConfig(RecipeModel):
+    """Linear warmup of the learning rate."""
+
     steps: int = Field(ge=1)
-    start: float = Field(default=0.1, ge=0, le=1)
+    """Number of warmup steps."""
+    start_factor: float = Field(default=0.1, ge=0, le=1)
+    """Multiplier of the learning rate in the first step; it rises linearly to 1."""
 
 
-class Evaluation(Part):
-    """Judging on `data.val`, whole images at their own size."""
+class EvaluationConfig(RecipeModel):
+    """Validation on `data.val`, whole images at their own size."""
 
     every: int = Field(default=0, ge=0)
-    """Steps; 0 is at the end of the stage alone."""
+    """Number of steps between validations; 0 validates at the end of the stage only."""
     output_stride: int | None = None
-    """Another than the training's: 8 after training at 16 (DeepLab v3, table 10)."""
-    images: int = Field(default=0, ge=0)
-    """The first so many of them; 0 is all."""
+    """Output stride during validation, if not that of training: 8 after training at 16 (DeepLab v3, table 10)."""
+    max_images: int = Field(default=0, ge=0)
+    """Validate on the first images only, at most this many; 0 for all."""
     samples: int = Field(default=6, ge=0)
-    """How many overlays to draw."""
+    """Number of images whose predictions are drawn beside the ground truth."""
+
+
+def _named_arguments(expected: str) -> BeforeValidator:
+    """Normalize `name` and `{name: arguments}` to the latter; report what was expected for anything else."""
+
+    def normalize(value: Any) -> Any:
+        named = {value: {}} if isinstance(value, str) else value
+        if not isinstance(named, Mapping) or not all(isinstance(each or {}, Mapping) for each in named.values()):
+            raise ValueError(f"found {value!r}, expected {expected}")
+        return {name: arguments or {} for name, arguments in named.items()}
+
+    return BeforeValidator(normalize)
+
+
+def _require_list(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(
+            f"found {value!r}, expected a list of names, or of names with their arguments, such as "
+            "transforms: [{crop: {height: 321, width: 321}}, flip]"
+        )
+    return value
+
+
+NamedArguments = dict[str, dict[str, Any]]
+"""Names with their arguments: `cross_entropy: {label_smoothing: 0.1}`; a name alone has no arguments."""
+LossConfig = Annotated[
+    NamedArguments,
+    _named_arguments("a name, or names with their arguments, such as loss: {cross_entropy: {}, lovasz: {}}"),
+]
+ScheduleConfig = Annotated[
+    NamedArguments,
+    _named_arguments("a name, or a name with its arguments, such as schedule: {poly: {power: 0.9}}"),
+]
+TransformConfig = Annotated[
+    NamedArguments,
+    _named_arguments("a name, or a name with its arguments, such as crop: {height: 321, width: 321}"),
+]
+
+
+class StageConfig(RecipeModel):
+    """One stage of a recipe: network, data, optimization and validation."""
+
+    name: str = Field(default="train", pattern=r"^[\w.+-]+$")
+    """Name of the stage, in logs and in the file of its weights."""
+    model: ModelConfig
+    """The network: an id, or `{id: ..., options: {...}}`."""
+    weights: str = ""
+    """Trained segmentation weights to initialize the first stage from, an id or a file; later stages continue."""
+    backbone_weights: str = ""
+    """ImageNet weights of the first stage's backbone: "imagenet" for the registered file, or a file. With "imagenet",
+    mean and std are those of these weights unless `preprocessing` sets them."""
+    data: DataConfig
+    """Data sets for training and validation."""
+    transforms: Annotated[tuple[TransformConfig, ...], BeforeValidator(_require_list)] = ()
+    """Augmentation in order: scale, rotate, crop, flip, blur, color, pad, resize, each with its arguments."""
+    preprocessing: Preprocessing = Preprocessing()
+    """Mean, std and channel order of the network's input; image size and grid in validation and inference."""
+    steps: int = Field(default=0, ge=0)
+    """Number of optimizer steps; give either steps or epochs."""
+    epochs: float = Field(default=0, ge=0)
+    """Number of passes over the training data; give either steps or epochs."""
+    batch: int = Field(default=16, ge=1)
+    """Images per optimizer step, over all processes and micro-batches together."""
+    accumulate: int = Field(default=1, ge=1)
+    """Number of micro-batches whose gradients are accumulated in a step, to save memory (Caffe's iter_size)."""
+    workers: int = Field(default=4, ge=0)
+    """Processes that load images, at most the number of CPU cores; 0 loads in the training process."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer, learning rate and weight decay."""
+    schedule: ScheduleConfig = Field(default={"poly": {}}, min_length=1, max_length=1)
+    """Learning-rate schedule: poly, step or constant, with its arguments."""
+    warmup: WarmUpConfig | None = None
+    """Linear warmup before the schedule."""
+    loss: LossConfig = Field(default={"cross_entropy": {}}, min_length=1)
+    """One or more of cross_entropy, ohem, focal, dice and lovasz with their arguments; `weight` scales a term."""
+    loss_stride: int = Field(default=1, ge=1)
+    """Compute the loss on every n-th row and column, on labels downsampled to the network's output (DeepLab v1, v2)."""
+    batch_norm: Literal["train", "sync", "frozen", "frozen_affine"] = "sync"
+    """"sync": statistics over all processes; "train": per process; "frozen": fixed statistics; "frozen_affine": fixed
+    scale and shift as well."""
+    batch_norm_momentum: float | None = Field(default=None, gt=0, le=1)
+    """Momentum of the running statistics, torch's convention: 1 - decay of TensorFlow."""
+    freeze: tuple[str, ...] = ()
+    """Submodules that are not trained, by name, such as backbone; they run in evaluation mode."""
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
+    """Floating-point precision of Lightning Fabric."""
+    grad_clip_norm: float = Field(default=0, ge=0)
+    """Clip the norm of the gradient to this value; 0 for no clipping."""
+    ema: float = Field(default=0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights, used in validation and export; 0 for none."""
+    channels_last: bool = False
+    """Use torch's channels-last memory format."""
+    compile: bool = False
+    """Compile the network with `torch.compile`."""
+    evaluate: EvaluationConfig = EvaluationConfig()
+    """Validation during and after the stage."""
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Number of steps between checkpoints, and so the most steps a killed run loses."""
+
+    @model_validator(mode="after")
+    def _check(self) -> StageConfig:
+        if bool(self.steps) == bool(self.epochs):
+            raise ValueError("give either steps or epochs, more than 0")
+        self.make_loss(255)
+        self.make_schedule()
+        self.make_transform(255)
+        return self
+
+    def count_steps(self, images: int) -> int:
+        """Count the optimizer steps of the stage; the last epoch may be partial."""
+        return self.steps or max(1, math.ceil(self.epochs * images / self.batch))
+
+    def make_loss(self, ignore_index: int) -> Loss:
+        """Build the loss, a weighted sum of its terms."""
+        terms = []
+        for name, options in self.loss.items():
+            arguments = dict(options)
+            weight = float(arguments.pop("weight", 1.0))
+            terms.append((_build("loss", LOSSES, name, arguments, ignore_index=ignore_index), weight))
+        return WeightedSum(terms)
+
+    def make_schedule(self) -> Schedule:
+        """Build the learning-rate schedule, with warmup if there is one."""
+        ((name, arguments),) = self.schedule.items()
+        schedule = _build("schedule", SCHEDULES, name, arguments)
+        return WarmUp(schedule, self.warmup.steps, self.warmup.start_factor) if self.warmup else schedule
+
+    def make_transform(self, ignore_index: int) -> Transform:
+        """Build the augmentation; padding is filled with the mean of the preprocessing."""
+        mean = self.preprocessing.mean if self.preprocessing.channel_order == "RGB" else self.preprocessing.mean[::-1]
+        defaults = {"ignore_index": ignore_index, "mean": tuple(map(round, mean))}
+        return Compose(
+            [
+                _build("transform", TRANSFORMS, name, arguments, **defaults)
+                for entry in self.transforms
+                for name, arguments in entry.items()
+            ]
+        )
+
+
+def _build(
+    kind: str, table: Mapping[str, Callable[..., T]], name: str, arguments: Mapping[str, Any], **defaults: Any
+) -> T:
+    """Build an entry of a table of dataclasses from its arguments, and from those `defaults` it has fields for."""
+    if name not in table:
+        raise AtrousError(f"unknown {kind} '{name}'.{suggest_key(name, table)} Known: {', '.join(table)}.")
+    fields = [field.name for field in dataclasses.fields(table[name])]  # type: ignore[arg-type]
+    for key in arguments:
+        if key not in fields:
+            raise AtrousError(f"the {kind} '{name}' has no argument '{key}'.{suggest_key(key, fields)}")
+    try:
+        return table[name](**{key: value for key, value in defaults.items() if key in fields} | dict(arguments))
+    except TypeError as error:
+        raise AtrousError(f"the {kind} '{name}' cannot be built from {dict(arguments)}: {error}.") from error

@@ -1,7 +1,7 @@
-"""FSDP: parameters, gradients and the optimizer's moments shared out over the processes.
+"""FSDP: parameters, gradients and optimizer moments sharded over the processes.
 
-DDP keeps all of them on each device, which is faster where they fit. Here each process keeps its share; a network's
-backbone and its head are gathered as they run. To be judged, exported or kept, a network is put together again.
+DDP keeps all of them on every device, which is faster where they fit. Here each process keeps its shard; the backbone
+and the head are gathered as they run. For validation, export and checkpoints the network is gathered.
 
 Source: PyTorch `torch.distributed.fsdp.fully_shard`.
 """
@@ -20,70 +20,73 @@ from atrous.models import SegmentationModel
 
 
 def shard(model: SegmentationModel, mesh: DeviceMesh) -> None:
-    """Share out a network over the processes of a mesh."""
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # channels last cannot be shared out
-    for part in (model.backbone, model):
-        fully_shard(part, mesh=mesh)
+    """Shard a network over the processes of a mesh, the backbone and the rest as one unit each."""
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # channels last cannot be sharded
+    for module in (model.backbone, model):
+        fully_shard(module, mesh=mesh)
     register_fsdp_forward_method(model, "training_outputs")
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether a network is shared out."""
+    """Check whether a network is sharded."""
     return isinstance(model, FSDPModule)
 
 
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a network, put together where it is shared out; all processes have to ask for it."""
-    return {name: whole(value) for name, value in model.state_dict().items()}
+def gather_state(model: nn.Module) -> dict[str, Tensor]:
+    """Gather the state of a network; if it is sharded, all processes have to call this."""
+    return {name: gather(value) for name, value in model.state_dict().items()}
 
 
-def whole(value: Tensor) -> Tensor:
-    """A tensor, put together where it is shared out; all processes have to ask for it."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+def gather(tensor: Tensor) -> Tensor:
+    """Gather a tensor; if it is sharded, all processes have to call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor where a parameter is: on its device, shared out as it is, at least as precise."""
-    value = value.to(parameter.device, torch.promote_types(value.dtype, parameter.dtype))
+def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Bring a full tensor to the device and the sharding of a parameter, in the wider of the two types."""
+    tensor = tensor.to(parameter.device, torch.promote_types(tensor.dtype, parameter.dtype))
     if isinstance(parameter, DTensor):
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
-    return value
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+    return tensor
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimizer by the names of the parameters, put together; all processes have to ask for it."""
+    """Gather the state of an optimizer by parameter name; if it is sharded, all processes have to call this.
+
+    `torch.distributed.checkpoint.state_dict` is not used: it makes a step to create missing state.
+    """
     names = {id(value): name for name, value in model.named_parameters()}
     order = [names[id(value)] for group in optimizer.param_groups for value in group["params"]]
-    found = optimizer.state_dict()
+    state = optimizer.state_dict()
     return {
         "state": {
-            order[index]: {key: whole(value) if isinstance(value, Tensor) else value for key, value in entry.items()}
-            for index, entry in found["state"].items()
+            order[index]: {key: gather(value) if isinstance(value, Tensor) else value for key, value in entry.items()}
+            for index, entry in state["state"].items()
         },
         "param_groups": [
-            {**group, "params": [order[index] for index in group["params"]]} for group in found["param_groups"]
+            {**group, "params": [order[index] for index in group["params"]]} for group in state["param_groups"]
         ],
     }
 
 
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimizer the state that `optimizer_state` made, each process its share."""
+def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore the state that `optimizer_state` gathered, sharded as the parameters are."""
     parameters = dict(model.named_parameters())
     order = [name for group in state["param_groups"] for name in group["params"]]
-    numbers = {name: number for number, name in enumerate(order)}
+    indices = {name: index for index, name in enumerate(order)}
 
-    def shared(value: Any, parameter: Tensor) -> Any:
+    def sharded(value: Any, parameter: Tensor) -> Any:
         moment = isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim > 0
-        return like(value, parameter) if moment else value
+        return shard_like(value, parameter) if moment else value
 
     optimizer.load_state_dict(
         {
             "state": {
-                numbers[name]: {key: shared(value, parameters[name]) for key, value in entry.items()}
+                indices[name]: {key: sharded(value, parameters[name]) for key, value in entry.items()}
                 for name, entry in state["state"].items()
             },
             "param_groups": [
-                {**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]
+                {**group, "params": [indices[name] for name in group["params"]]} for group in state["param_groups"]
             ],
         }
     )

@@ -1,4 +1,4 @@
-"""What a training sees in which step: a function of the step alone, whoever loads it and wherever it was resumed."""
+"""Deterministic sampling: seed and step fix the samples, whatever the number of workers and processes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from atrous.data.dataset import Item, LabelReader, SegmentationDataset
 from atrous.data.loading import AugmentedDataset, Batch, collate, duplicate_hard_images
 from atrous.errors import AtrousError
 from atrous.imaging.labels import Labels
-from atrous.training.config import DataConfig
-from atrous.training.stage import Stage
+from atrous.training.config import DataConfig, StageConfig
 
 Key = tuple[int, int]
 """An epoch and the index of a sample in it."""
@@ -24,7 +23,7 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Readers:
-    """The reader of each item's own data set."""
+    """Read each item with the reader of its own data set."""
 
     owners: dict[Item, LabelReader]
 
@@ -33,9 +32,9 @@ class Readers:
 
 
 def join(datasets: Sequence[SegmentationDataset]) -> SegmentationDataset:
-    """Data sets of the same classes as one.
+    """Join data sets of the same classes into one.
 
-    Raises: `AtrousError` where the classes differ.
+    Raises: `AtrousError` if the classes differ.
     """
     first, *others = datasets
     if not others:
@@ -43,7 +42,7 @@ def join(datasets: Sequence[SegmentationDataset]) -> SegmentationDataset:
     for other in others:
         if (other.classes, other.ignore_index) != (first.classes, first.ignore_index):
             raise AtrousError(
-                f"{first.name} and {other.name} cannot be trained on together: their classes are not the same."
+                f"{first.name} and {other.name} cannot be joined: their classes or ignore indices differ."
             )
     return replace(
         first,
@@ -54,20 +53,25 @@ def join(datasets: Sequence[SegmentationDataset]) -> SegmentationDataset:
     )
 
 
-def open_training_data(entry: DataConfig) -> SegmentationDataset:
-    """The data sets of `train`, joined, with hard images listed again."""
-    dataset = join([open_dataset(spec) for spec in entry.train])
+def open_training_data(config: DataConfig) -> SegmentationDataset:
+    """Open and join the training data, with the images of hard classes duplicated.
+
+    Raises: `AtrousError` if there are no images.
+    """
+    dataset = join([open_dataset(spec) for spec in config.train])
     if not dataset.items:
-        raise AtrousError(f"{dataset.name}: the split '{dataset.split}' holds no images.")
-    return duplicate_hard_images(dataset, entry.bootstrap, times=entry.times) if entry.bootstrap else dataset
+        raise AtrousError(f"{dataset.name}: the split '{dataset.split}' contains no images.")
+    if not config.duplicate_classes:
+        return dataset
+    return duplicate_hard_images(dataset, config.duplicate_classes, times=config.duplicate_times)
 
 
 @dataclass(frozen=True)
 class StepBatchSampler(Sampler[list[Key]]):
-    """The keys of each portion of each step, for one process of several.
+    """Sample the keys of every micro-batch of every step, for one of several processes.
 
-    Epoch after epoch the `images` are shuffled, and steps of `batch` are cut from the row of all epochs: a step may
-    hold the end of one and the beginning of the next, and all are full.
+    The images are shuffled in each epoch, and batches are taken from the sequence of all epochs: a batch may contain
+    the end of one epoch and the beginning of the next, and all batches are full.
     """
 
     images: int
@@ -82,8 +86,8 @@ class StepBatchSampler(Sampler[list[Key]]):
     def __post_init__(self) -> None:
         if self.batch % (self.accumulate * self.processes):
             raise AtrousError(
-                f"A batch of {self.batch} cannot be shared out evenly among {self.processes} processes in "
-                f"{self.accumulate} portions each: choose a multiple of {self.accumulate * self.processes}."
+                f"A batch of {self.batch} is not divisible into {self.accumulate} micro-batches for each of "
+                f"{self.processes} processes: choose a multiple of {self.accumulate * self.processes}."
             )
 
     def __len__(self) -> int:
@@ -101,28 +105,26 @@ class StepBatchSampler(Sampler[list[Key]]):
                 keys.append((epoch, order[epoch][place]))
             own = keys[self.rank :: self.processes]
             size = len(own) // self.accumulate
-            yield from (own[portion * size : (portion + 1) * size] for portion in range(self.accumulate))
+            yield from (own[size * micro_step : size * (micro_step + 1)] for micro_step in range(self.accumulate))
 
 
 def make_loader(
     dataset: SegmentationDataset,
-    stage: Stage,
-    *,
+    stage: StageConfig,
     steps: int,
     start: int = 0,
     rank: int = 0,
     processes: int = 1,
     seed: int = 0,
-    pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """Batches of a stage from step `start` on."""
+    """Load the batches of a stage from step `start` on, for one of several processes."""
     augmented = AugmentedDataset(dataset, stage.make_transform(dataset.ignore_index), seed=seed)
-    portions = StepBatchSampler(len(dataset), stage.batch, steps, start, stage.accumulate, rank, processes, seed)
+    sampler = StepBatchSampler(len(dataset), stage.batch, steps, start, stage.accumulate, rank, processes, seed)
     return DataLoader(
         augmented,  # type: ignore[arg-type]
-        batch_sampler=portions,
+        batch_sampler=sampler,
         num_workers=min(stage.workers, os.cpu_count() or 1),
         collate_fn=collate,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # so that the loader draws nothing from the network's random numbers
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # so that loading does not consume the global random numbers
     )

@@ -1,8 +1,8 @@
-"""What training minimizes: functions of logits and labels that leave the ignore index out.
+"""Segmentation losses: functions of logits and labels that skip pixels of the ignore index.
 
 All are means over valid pixels (or classes), so that a crop that is half padding counts as much as a full one. In a
 `torch.distributed` group the mean is over the pixels of all processes: the gradients, which are averaged over
-processes, are then those of one process with all their images. A batch without a valid pixel costs 0 and moves nothing.
+processes, then equal those of one process with all the images. A batch without valid pixels has loss 0 and gradient 0.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from atrous.errors import AtrousError
 
 
 class Loss(Protocol):
-    """What all losses are."""
+    """Interface of all losses."""
 
     def __call__(self, logits: Tensor, labels: Tensor, step: int = 0) -> Tensor:
-        """`step` counts the optimizer's steps from 0, for losses that change in time.
+        """Compute the loss; `step` counts optimizer steps from 0, for losses that change during training.
 
         Shape: (N, K, H, W) float and (N, H, W) int64 -> ().
         """
@@ -30,12 +30,12 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Soft-max cross-entropy.
+    """Softmax cross-entropy.
 
-    `class_weights` multiply the pixels of each class; the mean is over the number of valid pixels, not over the sum of
-    their weights, as in Caffe (torch divides by the weights, which undoes much of them in an image of few classes).
-    `reduction="sum"` does not divide at all: FCN's "un-normalized" loss. `label_smoothing` gives that share of the
-    truth to all classes evenly.
+    `class_weights` multiply the loss of each class's pixels; the mean is over the number of valid pixels, not over the
+    sum of their weights, as in Caffe (torch divides by the weights, which cancels much of their effect in an image of
+    few classes). `reduction="sum"` sums over pixels: FCN's "unnormalized" loss. `label_smoothing` distributes that
+    share of the target evenly over all classes.
 
     Source: FCN's released solvers (sum), SegNet section 3.1 (weights), Szegedy et al., arXiv 1512.00567, section 7.
     """
@@ -47,23 +47,25 @@ class CrossEntropy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
-            raise AtrousError(f"label_smoothing {self.label_smoothing}: expected 0 or more, and less than 1.")
+            raise AtrousError(f"label_smoothing {self.label_smoothing}: expected 0 <= label_smoothing < 1.")
         if self.reduction not in ("mean", "sum"):
-            raise AtrousError(f"reduction '{self.reduction}': it is 'mean' or 'sum'.")
+            raise AtrousError(f"reduction '{self.reduction}': expected 'mean' or 'sum'.")
 
     def __call__(self, logits: Tensor, labels: Tensor, step: int = 0) -> Tensor:
-        costs = self.pixels(logits, labels)
+        losses = self.per_pixel(logits, labels)
         if self.reduction == "sum":
-            return costs.sum() * _processes()
-        return _mean_over(costs, labels != self.ignore_index)
+            return losses.sum() * _world_size()
+        return _global_mean(losses, labels != self.ignore_index)
 
-    def pixels(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The cost of each pixel, 0 for the ignored.
+    def per_pixel(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss of each pixel, 0 for ignored pixels.
 
         Shape: (N, K, H, W) and (N, H, W) -> (N, H, W).
         """
         if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
-            raise AtrousError(f"{len(self.class_weights)} class weights are given for {logits.shape[1]} classes.")
+            raise AtrousError(
+                f"{len(self.class_weights)} class weights for {logits.shape[1]} classes: give one per class."
+            )
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
         return F.cross_entropy(
             logits,
@@ -76,39 +78,40 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class HardPixels:
-    """Cross-entropy of the costliest pixels alone: the `top` share of all, ignored ones counted.
+class OHEMCrossEntropy:
+    """Online hard example mining: cross-entropy of the pixels with the largest loss.
 
-    In the first `steps` steps the share falls evenly from 1 to `top`. The mean is over those of the chosen pixels that
-    cost anything.
+    `fraction` of all pixels are kept, counting ignored ones; during the first `warmup_steps` steps the share falls
+    linearly from 1 to `fraction`. The mean is over the kept pixels whose loss is not 0.
 
     Source: `add_softmax_cross_entropy_loss_for_each_scale` of TensorFlow DeepLab (`top_k_percent_pixels`,
     `hard_example_mining_step`).
     """
 
-    top: float = 0.25
-    steps: int = 0
+    fraction: float = 0.25
+    warmup_steps: int = 0
     class_weights: Sequence[float] | None = None
     ignore_index: int = 255
 
     def __post_init__(self) -> None:
-        if not 0 < self.top <= 1:
-            raise AtrousError(f"top {self.top}: the share of pixels is more than 0, and 1 or less.")
+        if not 0 < self.fraction <= 1:
+            raise AtrousError(f"fraction {self.fraction}: expected 0 < fraction <= 1.")
 
     def __call__(self, logits: Tensor, labels: Tensor, step: int = 0) -> Tensor:
-        costs = CrossEntropy(self.class_weights, ignore_index=self.ignore_index).pixels(logits, labels).flatten()
-        chosen = costs.topk(self.count(costs.numel(), step), sorted=False).values
-        return _mean_over(chosen, chosen != 0)
+        cross_entropy = CrossEntropy(self.class_weights, ignore_index=self.ignore_index)
+        losses = cross_entropy.per_pixel(logits, labels).flatten()
+        hardest = losses.topk(self.count(losses.numel(), step), sorted=False).values
+        return _global_mean(hardest, hardest != 0)
 
     def count(self, pixels: int, step: int) -> int:
-        """How many of `pixels` pixels count at a step."""
-        done = min(1.0, step / self.steps) if self.steps else 1.0
-        return max(1, int((done * self.top + (1 - done)) * pixels))
+        """Count the pixels, out of `pixels`, that are kept at a step."""
+        progress = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        return max(1, int((progress * self.fraction + (1 - progress)) * pixels))
 
 
 @dataclass(frozen=True)
 class Focal:
-    """Cross-entropy, each pixel times (1 - p)^gamma, with p the probability of its class: easy pixels count less.
+    """Focal loss: cross-entropy times (1 - p)^gamma, with p the probability of the true class; easy pixels count less.
 
     Source: Lin et al., arXiv 1708.02002, equation 5; `class_weights` are its alpha.
     """
@@ -118,17 +121,17 @@ class Focal:
     ignore_index: int = 255
 
     def __call__(self, logits: Tensor, labels: Tensor, step: int = 0) -> Tensor:
-        costs = CrossEntropy(ignore_index=self.ignore_index).pixels(logits, labels)
-        focused = (-torch.expm1(-costs)).clamp(min=1e-12) ** self.gamma * costs  # 1 - p, exact where p is near 1
+        losses = CrossEntropy(ignore_index=self.ignore_index).per_pixel(logits, labels)
+        focused = (-torch.expm1(-losses)).clamp(min=1e-12) ** self.gamma * losses  # 1 - p, exact where p is near 1
         if self.class_weights is not None:
             weights = logits.new_tensor([*self.class_weights, 0.0])
             focused = focused * weights[labels.where(labels != self.ignore_index, len(self.class_weights))]
-        return _mean_over(focused, labels != self.ignore_index)
+        return _global_mean(focused, labels != self.ignore_index)
 
 
 @dataclass(frozen=True)
 class Dice:
-    """1 - 2 |P and T| / (|P| + |T|), P and T as soft sets of the batch's pixels; the mean over the classes in T.
+    """Soft Dice loss, 1 - 2 |P and T| / (|P| + |T|), over the pixels of the batch; the mean over classes present in T.
 
     Source: Milletari, Navab, Ahmadi, arXiv 1606.04797, section 3; without its squares.
     """
@@ -139,13 +142,13 @@ class Dice:
         probabilities, truth = _valid(logits, labels, self.ignore_index)
         overlap, total = (probabilities * truth).sum(0), (probabilities + truth).sum(0)
         present = truth.sum(0) > 0
-        costs = 1 - 2 * overlap / total.clamp(min=torch.finfo(total.dtype).tiny)
-        return _local_mean(costs, present)
+        losses = 1 - 2 * overlap / total.clamp(min=torch.finfo(total.dtype).tiny)
+        return _local_mean(losses, present)
 
 
 @dataclass(frozen=True)
 class Lovasz:
-    """The Lovász extension of 1 - IoU, on soft-max probabilities; the mean over the classes in the batch's labels.
+    """Lovász-softmax loss: the Lovász extension of 1 - IoU; the mean over the classes present in the batch's labels.
 
     Source: Berman, Rannen Triki, Blaschko, arXiv 1705.08790, equations 9 and 11, algorithm 1.
     """
@@ -163,8 +166,8 @@ class Lovasz:
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """A sum of losses, each times its weight."""
+class WeightedSum:
+    """Weighted sum of losses."""
 
     terms: Sequence[tuple[Loss, float]]
 
@@ -174,32 +177,56 @@ class Weighted:
 
 LOSSES: Mapping[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
-    "hard_pixels": HardPixels,
+    "ohem": OHEMCrossEntropy,
     "focal": Focal,
     "dice": Dice,
     "lovasz": Lovasz,
 }
-"""What recipes call them."""
+"""Losses by their names in recipes."""
 
 
-def supervise(outputs: Sequence[tuple[Tensor, float]], labels: Tensor, loss: Loss, *, step: int = 0) -> Tensor:
-    """The loss of all that `model.training_outputs` gave, by weight: the output, the auxiliary heads, the scales."""
-    whole = ((logits.float() if logits.dtype.itemsize < 4 else logits, weight) for logits, weight in outputs)
-    return torch.stack([loss(logits, labels, step) * weight for logits, weight in whole]).sum()
+def training_loss(
+    outputs: Sequence[tuple[Tensor, float]],
+    labels: Tensor,
+    loss: Loss,
+    *,
+    step: int = 0,
+    stride: int = 1,
+    align_corners: bool = False,
+) -> Tensor:
+    """Sum the weighted losses of all `model.training_outputs`: the output, auxiliary heads, the scales of MSC.
 
-
-def every(stride: int, tensor: Tensor, *, corners: bool) -> Tensor:
-    """Every `stride`-th row and column, for a loss on labels shrunk to the network's output.
-
-    Begun at the first pixel where corners are aligned, as in Caffe, else at the middle of a cell.
-    Source: DeepLab v1 section 4.1, v2; against which v3 (section 4.1, table 8) sets logits at full size.
+    With a `stride`, on every `stride`-th row and column only, see `subsample`. Half-precision logits become float32.
     """
-    start = 0 if corners else min(stride // 2, tensor.shape[-1] - 1, tensor.shape[-2] - 1)
+    if stride > 1:
+        outputs = [(subsample(logits, stride, align_corners=align_corners), weight) for logits, weight in outputs]
+        labels = subsample(labels, stride, align_corners=align_corners)
+    precise = ((logits.float() if logits.dtype.itemsize < 4 else logits, weight) for logits, weight in outputs)
+    return torch.stack([loss(logits, labels, step) * weight for logits, weight in precise]).sum()
+
+
+def check_loss(loss: Loss, num_classes: int) -> None:
+    """Check a loss against the number of classes, before training.
+
+    Raises: `AtrousError` for a wrong number of class weights.
+    """
+    loss(torch.zeros(1, num_classes, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))
+
+
+def subsample(tensor: Tensor, stride: int, *, align_corners: bool) -> Tensor:
+    """Take every `stride`-th row and column, for a loss on labels downsampled to the network's output.
+
+    The first is pixel 0 where corners are aligned, as in Caffe, else the middle of a cell.
+
+    Shape: (..., H, W) -> (..., ceil(H / stride), ceil(W / stride)) with aligned corners.
+    Source: DeepLab v1 section 4.1, v2; DeepLab v3 (section 4.1, table 8) upsamples the logits instead.
+    """
+    start = 0 if align_corners else min(stride // 2, tensor.shape[-1] - 1, tensor.shape[-2] - 1)
     return tensor[..., start::stride, start::stride]
 
 
 def _valid(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Probabilities and one-hot truth of the pixels that count.
+    """Select the probabilities and one-hot labels of the valid pixels.
 
     Shape: (N, K, H, W) and (N, H, W) -> two (P, K).
     """
@@ -208,19 +235,19 @@ def _valid(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, T
     return probabilities, F.one_hot(labels[valid], logits.shape[1]).to(probabilities.dtype)
 
 
-def _mean_over(costs: Tensor, counted: Tensor) -> Tensor:
-    """The sum of the costs by the number of those that count, in all processes; 0 where there are none."""
+def _global_mean(losses: Tensor, counted: Tensor) -> Tensor:
+    """Divide the sum of losses by the number of counted pixels over all processes; 0 if there are none."""
     count = counted.sum()
-    if _processes() > 1:
+    if _world_size() > 1:
         torch.distributed.all_reduce(count)
-    return costs.sum() * _processes() / count.clamp(min=1)
+    return losses.sum() * _world_size() / count.clamp(min=1)
 
 
-def _local_mean(costs: Tensor, counted: Tensor) -> Tensor:
-    """The mean of the costs that count, in this process; 0 where there are none."""
-    return (costs * counted).sum() / counted.sum().clamp(min=1)
+def _local_mean(losses: Tensor, counted: Tensor) -> Tensor:
+    """Average the counted losses of this process; 0 if there are none."""
+    return (losses * counted).sum() / counted.sum().clamp(min=1)
 
 
-def _processes() -> int:
+def _world_size() -> int:
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if ready else 1

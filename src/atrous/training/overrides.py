@@ -1,4 +1,4 @@
-"""What a recipe file holds, laid out stage by stage, with `key=value` laid over it: trees alone, nothing is checked."""
+"""Expand a recipe file stage by stage and apply `key=value` overrides, on plain mappings; nothing is validated here."""
 
 from __future__ import annotations
 
@@ -15,49 +15,48 @@ Override = tuple[list[str], Any]
 """The path of a key, and its value."""
 
 
-def lay_out(
-    tree: Mapping[str, Any], overrides: Sequence[str], *, own: Collection[str], where: str
+def expand_stages(
+    tree: Mapping[str, Any], overrides: Sequence[str], *, recipe_keys: Collection[str], where: str
 ) -> tuple[Tree, list[Tree]]:
-    """What is the recipe's `own`, and each of its stages in full.
+    """Separate the keys of the recipe itself from its stages, each stage written out in full.
 
-    Raises: `AtrousError` for a stage that is no mapping, and for an override that cannot be read or has no place.
+    Raises: `AtrousError` for a stage that is not a mapping, and for an invalid override.
     """
-    given = [_parse(text) for text in overrides]
-    head = {key: value for key, value in tree.items() if key in own}
-    common = {key: value for key, value in tree.items() if key not in own and key != "stages"}
+    parsed = [_parse(text) for text in overrides]
+    recipe = {key: value for key, value in tree.items() if key in recipe_keys}
+    common = {key: value for key, value in tree.items() if key not in recipe_keys and key != "stages"}
     stages = []
     for number, stage in enumerate(tree.get("stages") or [{}]):
         if not isinstance(stage, Mapping):
-            raise AtrousError(f"{where}: stages.{number} is a mapping of keys to values.")
+            raise AtrousError(f"{where}: stages.{number} must be a mapping of keys to values.")
         merged = _merge(common, stage)
-        name = name_of(merged)
-        for path, value in given:
+        name = stage_name(merged)
+        for path, value in parsed:
             if path[0] == "stages" and len(path) > 2:
                 if path[1] in (name, str(number)):
                     _set(merged, path[2:], value)
-            elif path[0] not in own:
+            elif path[0] not in recipe_keys:
                 _set(merged, path, value)
         stages.append(merged)
-    _check_stage_names(given, [name_of(stage) for stage in stages])
-    for path, value in given:
-        if path[0] in own:
-            _set(head, path, value)
-    return head, stages
+    _check_stage_names(parsed, [stage_name(stage) for stage in stages])
+    for path, value in parsed:
+        if path[0] in recipe_keys:
+            _set(recipe, path, value)
+    return recipe, stages
 
 
-def name_of(stage: Mapping[str, Any]) -> str:
-    """What a stage is called before it is checked."""
+def stage_name(stage: Mapping[str, Any]) -> str:
+    """Get the name of a stage before it is validated."""
     return str(stage.get("name", "train"))
 
 
-def _check_stage_names(given: Sequence[Override], names: Sequence[str]) -> None:
+def _check_stage_names(overrides: Sequence[Override], names: Sequence[str]) -> None:
     known = [*names, *map(str, range(len(names)))]
-    for path, _ in given:
+    for path, _ in overrides:
         if path[0] == "stages" and (len(path) < 3 or path[1] not in known):
-            asked = path[1] if len(path) > 1 else ""
             raise AtrousError(
                 f"'{'.'.join(path)}': write stages.NAME.key=value; the stages are {', '.join(names)}."
-                f"{did_you_mean(asked, names)}"
+                f"{did_you_mean(path[1] if len(path) > 1 else '', names)}"
             )
 
 
@@ -68,8 +67,8 @@ def _parse(text: str) -> Override:
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise AtrousError(f"'{text}': the value cannot be read ({' '.join(str(error).split())}).") from error
-    if isinstance(parsed, str) and _is_number(parsed):  # YAML wants 1.0e-3 where all the world writes 1e-3
+        raise AtrousError(f"'{text}': the value is not valid YAML ({' '.join(str(error).split())}).") from error
+    if isinstance(parsed, str) and _is_number(parsed):  # YAML requires 1.0e-3 where everyone writes 1e-3
         parsed = float(parsed)
     return key.split("."), parsed if value else ""
 
@@ -89,19 +88,16 @@ def _set(tree: Tree, path: Sequence[str], value: Any) -> None:
         if isinstance(inner, str):
             inner = {"id": inner} if key == "model" else {inner: {}}
         if inner is not None and not isinstance(inner, Mapping):
-            raise AtrousError(f"{'.'.join(path)}: '{key}' holds no keys; give it as a whole, {key}=[...].")
+            raise AtrousError(f"{'.'.join(path)}: '{key}' is a list; replace it as a whole, {key}=[...].")
         tree[key] = dict(inner or {})
         tree = tree[key]
     tree[last] = {"id": value} if last == "model" and isinstance(value, str) else value
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """Both, the one above where they differ; mappings are merged in their turn, lists are not.
-
-    A named choice (the schedule, the loss) is replaced, for two of them would not be one.
-    """
-    merged = copy.deepcopy(dict(below))
-    for key, value in above.items():
+def _merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> Tree:
+    """Merge two mappings, nested mappings too; lists and named choices (schedule, loss) are replaced."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in update.items():
         before = merged.get(key)
         if key == "model":
             before, value = ({"id": each} if isinstance(each, str) else each for each in (before, value))

@@ -1,8 +1,8 @@
-"""Recipes: all that a training needs beside the pictures, in one YAML file.
+"""Recipes: YAML files with everything a training needs except the images.
 
-A recipe has one or more stages. What stands at the top of the file holds for all of them; a stage overrides it, mapping
-by mapping; `key=value` on the command line overrides both (`stages.NAME.key=value` one stage alone). What comes out,
-each stage written out in full, is saved with the run and is a recipe again.
+A recipe has one or more stages. Keys at the top level apply to all stages; a stage overrides them, mapping by mapping;
+`key=value` on the command line overrides both (`stages.NAME.key=value` one stage only). The result, with each stage
+written out in full, is saved with the run and is a valid recipe itself.
 """
 
 from __future__ import annotations
@@ -17,93 +17,98 @@ from pydantic import Field, ValidationError, model_validator
 
 from atrous.errors import AtrousError, did_you_mean
 from atrous.models import list_models
-from atrous.training.config import DataConfig, Part, own_data
-from atrous.training.overrides import lay_out, name_of
-from atrous.training.stage import Stage
+from atrous.training.config import RENAMED_KEYS, RecipeModel, StageConfig
+from atrous.training.overrides import expand_stages, stage_name
 
-__all__ = ["FOLDER", "DataConfig", "Recipe", "Stage", "list_recipes", "make_recipe", "own_data", "read_recipe"]
 FOLDER = Path(__file__).parents[3] / "recipes"
 
 
-class Recipe(Part):
-    """A training in stages."""
+class Recipe(RecipeModel):
+    """A training in one or more stages."""
 
     name: str = Field(pattern=r"^[\w.+-]+$")
-    about: str = ""
+    """Name of the recipe, and of the run folder; by default the name of the file."""
+    description: str = ""
+    """One line on the recipe."""
     license: str = "unknown"
-    """Of the weights that come out; the data's terms often decide it."""
+    """License of the resulting weights; the terms of the data often decide it."""
     seed: int = Field(default=0, ge=0)
+    """Seed of initialization, sampling and augmentation."""
     deterministic: bool = False
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    """Use deterministic algorithms (`torch.use_deterministic_algorithms`)."""
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    """The stages in order, each starting with the weights of the one before."""
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
-            raise ValueError(f"the stages {', '.join(names)} need names of their own")
+            raise ValueError(f"stage names must be unique: {', '.join(names)}")
         return self
 
-    def at(self, data: Iterable[str]) -> Recipe:
-        """The recipe on data sets in other places, or on others: see `DataConfig.at`."""
+    def with_data(self, specs: Iterable[str]) -> Recipe:
+        """Replace the folders of data sets, or the data sets; see `DataConfig.with_data`."""
         stages = list(self.stages)
-        for given in data:
-            stages = [stage.model_copy(update={"data": stage.data.at(given)}) for stage in stages]
+        for spec in specs:
+            stages = [stage.model_copy(update={"data": stage.data.with_data(spec)}) for stage in stages]
         return self.model_copy(update={"stages": tuple(stages)})
 
     def to_yaml(self) -> str:
-        """The recipe in full."""
+        """Write the recipe out in full."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
 def list_recipes() -> list[str]:
-    """The recipes that come with atrous, by name."""
-    return sorted(path.stem for path in _shipped())
+    """List the recipes included in the package, by name."""
+    return sorted(path.stem for path in _included())
 
 
 def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by its name or file, with `key=value` overrides.
+    """Read a recipe by name or from a file, with `key=value` overrides.
 
-    Raises: `AtrousError` for a file that cannot be read, or an entry that is unknown or wrong, with the nearest name.
+    Raises: `AtrousError` for an unreadable file, or an unknown or invalid key, with the nearest known name.
     """
     path = Path(source)
     if not path.is_file():
-        shipped = {each.stem: each for each in _shipped()}
-        if str(source) not in shipped:
+        included = {each.stem: each for each in _included()}
+        if str(source) not in included:
             raise AtrousError(
-                f"There is no recipe '{source}', neither a file nor of these: {', '.join(shipped)}."
+                f"No recipe '{source}': expected a file or one of {', '.join(included)}."
                 + (f" To train this network: --model {source}." if source in list_models() else "")
-                + did_you_mean(path.stem, shipped)
+                + did_you_mean(path.stem, included)
             )
-        path = shipped[str(source)]
+        path = included[str(source)]
     try:
         tree = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise AtrousError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}.") from error
+        raise AtrousError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(tree, dict):
-        raise AtrousError(f"{path}: a recipe is a mapping of keys to values.")
+        raise AtrousError(f"{path}: a recipe must be a mapping of keys to values.")
     return make_recipe({"name": path.stem, **tree}, overrides, where=str(path))
 
 
 def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "the recipe") -> Recipe:
-    """A recipe from what its file holds; see `read_recipe`."""
-    head, stages = lay_out(tree, overrides, own=set(Recipe.model_fields) - {"stages"}, where=where)
+    """Make a recipe from the content of its file; see `read_recipe`."""
+    own = set(Recipe.model_fields) - {"stages"}
+    own |= {old for old, new in RENAMED_KEYS.items() if new in own}
+    recipe, stages = expand_stages(tree, overrides, recipe_keys=own, where=where)
     try:
-        return Recipe.model_validate({**head, "stages": stages})
+        return Recipe.model_validate({**recipe, "stages": stages})
     except ValidationError as error:
         first = error.errors()[0]
-        entry = ".".join(_place(first["loc"], [name_of(stage) for stage in stages]))
+        key = ".".join(_location(first["loc"], [stage_name(stage) for stage in stages]))
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise AtrousError(f"{where}: {entry + ': ' if entry else ''}{reason}.") from error
+        raise AtrousError(f"{where}: {key + ': ' if key else ''}{reason}.") from error
 
 
-def _place(path: Sequence[str | int], names: Sequence[str]) -> list[str]:
-    """Where in a recipe something is wrong, the stage being named where no other has its name."""
-    place = list(map(str, path))
+def _location(path: Sequence[str | int], names: Sequence[str]) -> list[str]:
+    """Name the stage in the path of a wrong key, or number it if the name is not unique."""
+    location = list(map(str, path))
     if len(path) > 1 and isinstance(path[1], int) and path[0] == "stages" and names.count(names[path[1]]) == 1:
-        place[1] = names[path[1]]
-    return place
+        location[1] = names[path[1]]
+    return location
 
 
-def _shipped() -> list[Path]:
+def _included() -> list[Path]:
     packaged = Path(str(files("atrous"))) / "recipes"
     return sorted((packaged if packaged.is_dir() else FOLDER).glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""The run folder as a whole: made, or taken up again from the checkpoint in it."""
+"""The run folder: created, or resumed from the checkpoint in it."""
 
 from __future__ import annotations
 
@@ -20,51 +20,53 @@ CHECKPOINT = "checkpoint.pt"
 RECIPE = "recipe.yaml"
 
 
-def prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any] | None:
-    """Make the run folder, or find the checkpoint in it.
+def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any] | None:
+    """Create the run folder, or read the checkpoint in it.
 
-    Raises: `AtrousError` where there is a run and none was to be resumed, or the reverse, or it is of another recipe.
+    Raises: `AtrousError` if there is a run but `resume` is false, or the reverse, or the run has another recipe.
     """
     path = folder / RECIPE
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
     if resume:
         if not path.is_file():
-            raise AtrousError(f"{folder}: there is no run to resume, for it has no {RECIPE}.")
-        if different := _difference(read_recipe(path), recipe):
+            raise AtrousError(f"{folder}: no run to resume: {RECIPE} is missing.")
+        if difference := _difference(read_recipe(path), recipe):
             raise AtrousError(
-                f"{path} is another recipe than the one given ({different}): resume it as it was, or choose another "
-                "--out."
+                f"{path} differs from the given recipe ({difference}): resume with the same settings, or choose "
+                "another --out."
             )
-    elif first and (folder / CHECKPOINT).exists():  # a start that failed before left a recipe at most
-        raise AtrousError(f"{folder}: there is a run already. Go on with it by --resume, or choose another with --out.")
+    elif first and (folder / CHECKPOINT).exists():  # a run that failed at the start leaves at most a recipe
+        raise AtrousError(f"{folder} already contains a run: continue it with --resume, or choose another --out.")
     if first:
         check_writable(folder)
         write_text(path, recipe.to_yaml())
         starts = folder / "environment.json"
-        before = json.loads(starts.read_text("utf-8")) if starts.is_file() else []
-        write_json(starts, [*before, environment()])
+        earlier = json.loads(starts.read_text("utf-8")) if starts.is_file() else []
+        write_json(starts, [*earlier, environment()])
     return read_checkpoint(folder) if resume else None
 
 
-def _difference(there: Recipe, here: Recipe) -> str:
-    """The first entry in which two recipes differ; empty where none does."""
-    before, now = _entries(there.model_dump(mode="json")), _entries(here.model_dump(mode="json"))
+def _difference(run: Recipe, given: Recipe) -> str:
+    """Describe the first key in which two recipes differ; empty if they are equal."""
+    before, now = _leaves(run.model_dump(mode="json")), _leaves(given.model_dump(mode="json"))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
-            return f"{key}: {before.get(key)} there, {now.get(key)} here"
+            return f"{key}: {before.get(key)} in the run, {now.get(key)} now"
     return ""
 
 
-def _entries(tree: Any, at: str = "") -> dict[str, Any]:
-    """The leaves of a tree by their path."""
+def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten a tree to its leaves, by their dotted paths."""
     if not isinstance(tree, dict | list) or not tree:
-        return {at: tree}
+        return {prefix: tree}
     branches = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    return {key: leaf for name, branch in branches for key, leaf in _entries(branch, f"{at}.{name}".strip(".")).items()}
+    return {
+        key: leaf for name, branch in branches for key, leaf in _leaves(branch, f"{prefix}.{name}".strip(".")).items()
+    }
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The checkpoint of a run; None before there is one.
+    """Read the checkpoint of a run; None if there is none yet.
 
     Raises: `AtrousError` for a damaged file.
     """
@@ -75,12 +77,12 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise AtrousError(
-            f"{path}: the checkpoint is damaged ({type(error).__name__}); nothing can be resumed."
+            f"{path}: the checkpoint is damaged ({type(error).__name__}); the run cannot be resumed."
         ) from error
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
-    """Put a checkpoint in the place of the one before.
+    """Replace the checkpoint of a run, completely or not at all.
 
     Raises: `AtrousError` for a full disk.
     """
@@ -88,8 +90,8 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     try:
         with writing(path) as temporary:
             torch.save(state, temporary)
-    except RuntimeError as error:  # torch's writer has its own word for a full disk
+    except RuntimeError as error:  # how torch's writer reports a full disk
         raise AtrousError(
-            f"Cannot write {path}: {str(error).splitlines()[0]}. Is the disk full? The checkpoint before is whole: "
-            "make room, then --resume."
+            f"Cannot write {path}: {str(error).splitlines()[0]}. Is the disk full? The previous checkpoint is intact: "
+            "free some space, then --resume."
         ) from error

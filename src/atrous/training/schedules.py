@@ -1,6 +1,6 @@
-"""How the learning rate changes in time: multipliers of it, functions of the step alone.
+"""Learning-rate schedules: multipliers of the learning rate, functions of the step alone.
 
-A schedule is called with a step, counted from 0, and how many there are. It holds no state, so resuming needs none.
+A schedule is called with a step, counted from 0, and the number of steps. It holds no state, so resuming needs none.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from atrous.errors import AtrousError
 
 
 class Schedule(Protocol):
-    """What all schedules are."""
+    """Interface of all schedules."""
 
     def __call__(self, step: int, steps: int) -> float:
-        """What the learning rate is multiplied by in the given step of so many."""
+        """Compute the multiplier of the learning rate in step `step` of `steps`."""
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """Always 1: FCN, SegNet."""
+class Constant:
+    """Constant learning rate: FCN, SegNet."""
 
     def __call__(self, step: int, steps: int) -> float:
         return 1.0
@@ -30,52 +30,56 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Poly:
-    """(1 - step / steps)^power, down to `end`.
+    """The "poly" schedule, (1 - step / steps)^power, decaying to `end_factor`.
 
     Source: DeepLab v2 section 4.1.1 (power 0.9); the `end_learning_rate` of TensorFlow's `polynomial_decay`.
     """
 
     power: float = 0.9
-    end: float = 0.0
+    end_factor: float = 0.0
 
     def __call__(self, step: int, steps: int) -> float:
-        return (1 - self.end) * (1 - min(step, steps) / steps) ** self.power + self.end
+        return (1 - self.end_factor) * (1 - min(step, steps) / steps) ** self.power + self.end_factor
 
 
 @dataclass(frozen=True)
 class Step:
-    """Times `gamma` after `every` steps each, or at the steps `at`.
+    """Step decay: multiply by `gamma` every `step_size` steps, or at the steps listed in `milestones`.
 
     Source: DeepLab v1 section 4.1 (0.1 every 2000).
     """
 
-    every: int = 0
-    at: Sequence[int] = ()
+    step_size: int = 0
+    milestones: Sequence[int] = ()
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        if bool(self.every) == bool(self.at) or self.every < 0 or list(self.at) != sorted(self.at):
-            raise AtrousError(f"every {self.every}, at {list(self.at)}: give either one, the steps in ascending order.")
+        milestones = list(self.milestones)
+        if bool(self.step_size) == bool(milestones) or self.step_size < 0 or milestones != sorted(milestones):
+            raise AtrousError(
+                f"step_size {self.step_size}, milestones {milestones}: give either a positive step_size or milestones "
+                "in ascending order."
+            )
 
     def __call__(self, step: int, steps: int) -> float:
-        return self.gamma ** (bisect_right(self.at, step) if self.at else step // self.every)
+        return self.gamma ** (bisect_right(self.milestones, step) if self.milestones else step // self.step_size)
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Another schedule, in the first `steps` steps times a factor that rises evenly from `start` to 1.
+    """Linear warmup from `start_factor` to 1 in the first `steps` steps, multiplied with another schedule.
 
     Source: Goyal et al., arXiv 1706.02677, section 2.2.
     """
 
     schedule: Schedule
     steps: int
-    start: float = 0.1
+    start_factor: float = 0.1
 
     def __call__(self, step: int, steps: int) -> float:
-        rising = self.start + (1 - self.start) * step / self.steps if step < self.steps else 1.0
-        return rising * self.schedule(step, steps)
+        factor = self.start_factor + (1 - self.start_factor) * step / self.steps if step < self.steps else 1.0
+        return factor * self.schedule(step, steps)
 
 
-SCHEDULES: Mapping[str, type[Schedule]] = {"fixed": Fixed, "poly": Poly, "step": Step}
-"""What recipes call them."""
+SCHEDULES: Mapping[str, type[Schedule]] = {"constant": Constant, "poly": Poly, "step": Step}
+"""Schedules by their names in recipes."""

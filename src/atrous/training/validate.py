@@ -1,8 +1,8 @@
-"""Judging a network during its training: whole images, one confusion matrix, all processes."""
+"""Validation during training: whole images, one confusion matrix over all processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,45 +19,56 @@ from atrous.imaging.io import Pixels
 from atrous.inference.preprocess import preprocess
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
-from atrous.training.stage import Stage
+from atrous.training.config import StageConfig
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """The confusion matrix of all images, and what was found in the first of them."""
+    """The confusion matrix over all images, and the predictions for the first of them."""
 
     matrix: ConfusionMatrix
     samples: list[Sample]
     predictions: list[NDArray[np.integer]]
 
+    def missing_classes(self, classes: Sequence[str]) -> list[str]:
+        """List the classes that occur in the ground truth but were never predicted."""
+        true, predicted = self.matrix.counts.sum(1), self.matrix.counts.sum(0)
+        return [name for index, name in enumerate(classes) if true[index] and not predicted[index]]
 
-def judge(
-    model: SegmentationModel, card: Card, data: SegmentationDataset, stage: Stage, *, rank: int = 0, processes: int = 1
+
+def validate(
+    model: SegmentationModel,
+    card: Card,
+    data: SegmentationDataset,
+    stage: StageConfig,
+    *,
+    rank: int = 0,
+    processes: int = 1,
 ) -> ValidationResult:
-    """Judge a network on a data set, each process every so-manieth image, none of them twice."""
-    how = stage.evaluate
-    count = min(len(data), how.images or len(data))
+    """Validate a network on a data set; each of several processes takes every n-th image, so that each counts once."""
+    config = stage.evaluate
+    count = min(len(data), config.max_images or len(data))
     loader: DataLoader[Sample] = DataLoader(
         Subset(data, range(rank, count, processes)),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(stage.workers, 2),
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),
+        collate_fn=_identity,
+        generator=torch.Generator(),  # so that loading does not consume the global random numbers
     )
-    judgement = ValidationResult(ConfusionMatrix(len(card.classes), ignore_index=data.ignore_index), [], [])
-    with _evaluating(model, how.output_stride), torch.inference_mode():
+    result = ValidationResult(ConfusionMatrix(num_classes=len(card.classes), ignore_index=data.ignore_index), [], [])
+    with _evaluation_mode(model, config.output_stride), torch.inference_mode():
         for sample in loader:
-            labels = _segment(model, card, sample.image)
-            judgement.matrix.update(sample.labels, labels, name=str(sample.label_path))
-            if len(judgement.samples) < how.samples:
-                judgement.samples.append(sample)
-                judgement.predictions.append(labels)
-    judgement.matrix.all_reduce()
-    return judgement
+            labels = _predict(model, card, sample.image)
+            result.matrix.update(sample.labels, labels, name=str(sample.label_path))
+            if len(result.samples) < config.samples:
+                result.samples.append(sample)
+                result.predictions.append(labels)
+    result.matrix.all_reduce()
+    return result
 
 
-def _segment(model: SegmentationModel, card: Card, pixels: Pixels) -> NDArray[np.integer]:
-    """The class of each pixel, the logits being resized before the largest is looked for.
+def _predict(model: SegmentationModel, card: Card, pixels: Pixels) -> NDArray[np.integer]:
+    """Predict the class of each pixel; the logits are resized to the image before the arg-max.
 
     Shape: (H, W, 3) -> (H, W).
     """
@@ -70,8 +81,10 @@ def _segment(model: SegmentationModel, card: Card, pixels: Pixels) -> NDArray[np
 
 
 @contextmanager
-def _evaluating(model: SegmentationModel, output_stride: int | None) -> Iterator[None]:
-    training, own = model.training, model.output_stride
+def _evaluation_mode(model: SegmentationModel, output_stride: int | None) -> Iterator[None]:
+    """Run a network in evaluation mode, at another output stride if one is given; restore each module's mode."""
+    modes = {module: module.training for module in model.modules()}
+    stride = model.output_stride
     model.eval()
     if output_stride is not None:
         model.set_output_stride(output_stride)
@@ -79,9 +92,10 @@ def _evaluating(model: SegmentationModel, output_stride: int | None) -> Iterator
         yield
     finally:
         if output_stride is not None:
-            model.set_output_stride(own)
-        model.train(training)
+            model.set_output_stride(stride)
+        for module, training in modes.items():
+            module.training = training
 
 
-def _as_it_is(sample: Any) -> Any:
+def _identity(sample: Any) -> Any:
     return sample

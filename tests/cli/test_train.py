@@ -14,7 +14,7 @@ from atrous.cli.main import main
 from atrous.weights import load, read_card, save
 from tests.training.conftest import write_folder
 
-pytest.importorskip("lightning", reason="needs the extra 'train'")
+pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
 Run = Callable[..., tuple[int, str]]
 TINY = ("model.options.width=0.125", "transforms=[{crop: {height: 33, width: 33}}]", "batch=2", "workers=0")
 
@@ -33,11 +33,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return run
 
 
-def test_a_folder_of_ones_own(run: Run, tmp_path: Path) -> None:
+def test_a_folder_of_your_own(run: Run, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "own")
     code, printed = run("--model", "deeplab_v3_plus.mobilenet_v2", "--data", data, "steps=2", *TINY)
     assert code == 0, printed
-    for text in ("74,", "2 of 2 images of 33 x 33", "judged on 1 of", "mIoU", "IoU: outside"):
+    for text in ("74,", "2 of 2 images of 33 x 33", "validation on 1 of", "mIoU", "IoU: outside"):
         assert text in printed
     best = tmp_path / "runs" / "deeplab_v3_plus.mobilenet_v2" / "best.safetensors"
     card = read_card(best)
@@ -71,7 +71,7 @@ def test_the_plan_alone(run: Run, tmp_path: Path) -> None:
     code, printed = run("unet_folder", "--data", f"folder:{data}", "--dry-run")
     assert code == 0, printed
     assert "20,000 of 1 images of 388 x 388" in printed
-    assert "GB for each process" in printed
+    assert "GB per process" in printed
     assert not (tmp_path / "runs").exists()
 
 
@@ -79,25 +79,25 @@ def test_the_plan_alone(run: Run, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ((), "Give a recipe"),
-        (("segnet_camvid", "unet_folder"), "One recipe at a time"),
+        (("segnet_camvid", "unet_folder"), "Give one recipe"),
         (("segnet_camvid", "--model", "unet.valid"), "write model=unet.valid"),
         (("--model", "unet.paded", "--data", "x"), "Did you mean 'unet.padded'"),
         (("segnet_camvid", "stps=3"), "Did you mean 'steps'"),
         (("segnet_camvid", "--data", "camvid:nowhere"), "no such folder"),
-        (("segnet_camvid", "model.options.num_classes=5"), "the data set says how many"),
+        (("segnet_camvid", "model.options.num_classes=5"), "the data set determines the number of classes"),
         (("segnet_camvid", "--strategy", "fspd"), "fsdp"),
         (("segnet_camvid", "--devices", "-1"), "--devices"),
         (("pspnet.resnet50", "--data", "x"), "--model pspnet.resnet50"),
     ],
 )
-def test_what_cannot_be(run: Run, arguments: tuple[str, ...], message: str) -> None:
+def test_invalid_arguments(run: Run, arguments: tuple[str, ...], message: str) -> None:
     code, printed = run(*arguments)
     assert code == 2
     assert message in printed.replace("\n", "")
 
 
-def test_resuming_what_never_began(run: Run, tmp_path: Path) -> None:
+def test_resuming_without_a_run(run: Run, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "own")
     code, printed = run("unet_folder", "--data", f"folder:{data}", "--resume")
     assert code == 2
-    assert "there is no run to resume" in printed.replace("\n", "")
+    assert "no run to resume" in printed.replace("\n", "")

@@ -1,0 +1,120 @@
+"""Lightning Fabric for a stage: devices, precision, DDP or FSDP, and stopping all processes after the same step."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch.distributed.device_mesh import DeviceMesh
+
+STRATEGIES = ("ddp", "fsdp")
+FSDP_PRECISIONS = ("32-true", "bf16-mixed")
+
+
+def check_requirements() -> None:
+    """Check that the packages of the extra `train` are installed.
+
+    Raises: `AtrousError` with the command that installs them.
+    """
+    for name in ("lightning_fabric", "matplotlib", "tensorboard"):
+        if find_spec(name) is None:
+            raise AtrousError(f"Training requires {name}: pip install 'atrous[train]'.")
+
+
+def make_fabric(precision: Any, accelerator: str, devices: int | str, strategy: str) -> Fabric:
+    """Launch Fabric on the requested devices or, under `torchrun`, on the device of each process.
+
+    Raises: `AtrousError` for missing devices, and for FSDP with a single process or an unsupported precision.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    from atrous.training.fsdp import shard
+
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    processes_here, processes = (int(os.environ.get(name, 0)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    nodes = processes // processes_here if processes_here else 1
+    if accelerator == "auto" and not torch.cuda.is_available():
+        accelerator = "cpu"
+    if devices == "auto" and accelerator == "cpu":
+        devices = 1
+    chosen: Any = "auto"
+    if strategy == "fsdp":
+        world = processes or (torch.cuda.device_count() if devices == "auto" else int(devices))
+        if world < 2:
+            raise AtrousError("fsdp shards a network over processes and needs at least 2: see --devices, or torchrun.")
+        if precision not in FSDP_PRECISIONS:
+            raise AtrousError(f"precision={precision} is not supported with fsdp: use {' or '.join(FSDP_PRECISIONS)}.")
+
+        def shard_over(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+            shard(model, mesh["data_parallel"])  # type: ignore[arg-type]
+            return model
+
+        chosen = ModelParallelStrategy(shard_over, data_parallel_size=world, tensor_parallel_size=1)
+    elif processes_here > 1 or nodes > 1 or devices not in (1, "auto", "1"):
+        chosen = DDPStrategy()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning_fabric")
+            fabric = Fabric(
+                accelerator=accelerator,
+                devices=processes_here or devices,
+                num_nodes=nodes,
+                strategy=chosen,
+                precision=precision,
+            )
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise AtrousError(
+            f"Cannot train on {devices} devices of kind '{accelerator}': {str(error).splitlines()[0]}"
+        ) from error
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def catch_interrupt() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, to stop after the current step; a second one stops at once."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    handler = signal.getsignal(signal.SIGINT)
+
+    def request_stop(number: int, frame: Any) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, handler)
+
+    signal.signal(signal.SIGINT, request_stop)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def reduce(fabric: Fabric, value: Tensor, operation: str) -> float:
+    """Reduce a number over all processes ("mean" or "sum")."""
+    reduced = fabric.all_reduce(value, reduce_op=operation)
+    assert isinstance(reduced, Tensor)
+    return float(reduced)
+
+
+def any_process(fabric: Fabric, event: threading.Event) -> bool:
+    """Check whether an event is set in any process, so that all stop after the same step."""
+    if fabric.world_size == 1:
+        return event.is_set()
+    return reduce(fabric, torch.tensor(float(event.is_set()), device=fabric.device), "sum") > 0

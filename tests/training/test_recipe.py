@@ -1,0 +1,47 @@
+"""Reading recipes: overrides, stages, and errors that name the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from atrous import AtrousError
+from atrous.training.recipe import make_recipe, read_recipe
+
+BASE = {"name": "x", "model": "m", "data": {"train": "voc2012:data"}, "steps": 10}
+
+
+def test_overrides() -> None:
+    recipe = read_recipe("fcn_vgg16_voc", ["optimizer.lr=1e-3", "stages.fcn_16s.steps=7", "seed=3", "loss=lovasz"])
+    assert [stage.optimizer.lr for stage in recipe.stages] == [1e-3] * 3
+    assert [stage.steps for stage in recipe.stages] == [100000, 7, 100000]
+    assert recipe.seed == 3
+    assert recipe.stages[0].loss == {"lovasz": {}}
+    assert read_recipe("fcn_vgg16_voc", ["stages.2.model=unet.valid"]).stages[2].model.id == "unet.valid"
+
+
+def test_the_stage_of_a_wrong_key_is_named() -> None:
+    stages = [{"name": "coarse"}, {"name": "fine", "loss": ["dice"]}]
+    with pytest.raises(AtrousError, match=r"stages\.fine\.loss: found \['dice'\]"):
+        make_recipe({**BASE, "stages": stages})
+    with pytest.raises(AtrousError, match=r"stages\.1\.loss: found"):  # the name is not unique
+        make_recipe({**BASE, "stages": [{}, {"loss": ["dice"]}]})
+
+
+def test_an_unknown_recipe_gets_the_nearest_name() -> None:
+    with pytest.raises(AtrousError, match="Did you mean 'segnet_camvid'"):
+        read_recipe("segnet_camvd")
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- a", "must be a mapping")])
+def test_files_that_are_not_recipes(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(AtrousError, match=message):
+        read_recipe(path)
+
+
+def test_stage_names_are_unique() -> None:
+    with pytest.raises(AtrousError, match="stage names must be unique"):
+        make_recipe({**BASE, "stages": [{"steps": 1}, {"steps": 2}]})

@@ -1,0 +1,43 @@
+"""Checkpoints on a full disk, and damaged ones."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from atrous import AtrousError
+from tests.training.conftest import small
+
+pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
+
+from atrous.training import train
+from atrous.training.run_dir import CHECKPOINT
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+
+def test_a_full_disk(street: str, tmp_path: Path) -> None:
+    """No file may grow beyond some size, which is how a full disk looks to those who write."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))
+        with pytest.raises(AtrousError, match=r"Cannot write .*checkpoint.pt"):
+            train(small(street), tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
+    assert not list((tmp_path / "run").glob(".checkpoint*"))
+
+
+def test_a_damaged_checkpoint(street: str, tmp_path: Path) -> None:
+    recipe = small(street, "steps=1", "evaluate.max_images=1")
+    train(recipe, tmp_path / "run")
+    path = tmp_path / "run" / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(AtrousError, match="the checkpoint is damaged"):
+        train(recipe, tmp_path / "run", resume=True)

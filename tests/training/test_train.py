@@ -1,0 +1,159 @@
+"""Whole runs of seconds: the files they write, how they resume, and how they stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from atrous import AtrousError, load
+from atrous.data.datasets import camvid
+from tests.training.conftest import command, draw_pair, losses, press_ctrl_c, small, start, write_folder, write_pair
+
+pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
+
+from atrous.training import train
+from atrous.training.logs import read_rows
+from atrous.training.run_dir import CHECKPOINT, read_checkpoint
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+
+def test_files_of_a_run(street: str, tmp_path: Path) -> None:
+    messages: list[str] = []
+    steps: list[int] = []
+    recipe = small(street, "evaluate.every=2", "ema=0.9", "batch=2", "accumulate=2", "grad_clip_norm=1")
+    result = train(
+        recipe, tmp_path / "run", on_message=messages.append, on_progress=lambda progress: steps.append(progress.step)
+    )
+    assert steps == [1, 2, 3, 4]
+    assert {path.name for path in result.folder.iterdir()} == {
+        *("recipe.yaml", "environment.json", "log.csv", "evaluations.csv", "curves.png", "tensorboard", "samples"),
+        *(CHECKPOINT, "best.safetensors", "last.safetensors", "train.safetensors"),
+    }
+    assert len(list((result.folder / "samples").iterdir())) == 2
+    assert [row["step"] for row in read_rows(result.folder / "evaluations.csv")] == ["2", "4"]
+    (entry,) = json.loads((result.folder / "environment.json").read_text())
+    assert {"torch", "lightning_fabric", "git", "command"} <= entry.keys()
+    card = load(result.last).card
+    assert card is not None
+    assert card.classes == camvid.CLASSES
+    assert card.arguments == {"width": 0.125}
+    assert [figure.name for figure in card.measured] == ["mIoU", "pixel accuracy"]
+    assert card.measured[0].value == pytest.approx(100 * result.stages["train"]["miou"], abs=0.01)
+    assert any("below 8" in message for message in messages)
+    with pytest.raises(AtrousError, match="already contains a run"):
+        train(recipe, tmp_path / "run")
+    with pytest.raises(AtrousError, match=r"differs from the given recipe.*stages\.0\.accumulate: 2 in the run, 1 now"):
+        train(small(street, "batch=1"), tmp_path / "run", resume=True)
+    path = tmp_path / "run" / "recipe.yaml"
+    tree = yaml.safe_load(path.read_text())
+    del tree["stages"][0]["preprocessing"]["grid"]  # as written before there was such a key: it has its default
+    path.write_text(yaml.safe_dump(tree))
+    assert train(recipe, tmp_path / "run", resume=True).folder == tmp_path / "run"
+    path.write_text("stages: [")
+    with pytest.raises(AtrousError, match=r"recipe\.yaml"):
+        train(recipe, tmp_path / "run", resume=True)
+
+
+def test_a_killed_run_resumes_exactly(street: str, tmp_path: Path) -> None:
+    """Kill -9 in mid-epoch, with dropout, augmentation and a moving average: all is the same to the last bit."""
+    stages = [{"name": "one", "steps": 3}, {"name": "two", "steps": 7, "optimizer": {"lr": 0.001}}]
+    recipe = small(street, "ema=0.9", "model.options.dropout=0.5", "evaluate.max_images=1", stages=stages)
+    path = tmp_path / "killed.yaml"
+    path.write_text(recipe.to_yaml())
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    uninterrupted = start(command(path, whole))
+    process = start(command(path, folder))
+    deadline = time.monotonic() + 240
+    while len(read_rows(folder / "log.csv")) < 6 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
+    state = read_checkpoint(folder)
+    assert state is not None
+    assert state["stage"] == 1
+    assert 0 < state["step"] < 7
+    for started in (start(command(path, folder, "--resume")), uninterrupted):
+        printed, _ = started.communicate(timeout=240)
+        assert started.returncode == 0, printed
+    assert len(losses(whole)) == 10
+    assert losses(folder) == losses(whole)
+    ours, theirs = (load(each / "last.safetensors") for each in (folder, whole))
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+    assert ours.card == theirs.card.model_copy(update={"measured": ours.card.measured})
+    assert read_rows(folder / "evaluations.csv") == read_rows(whole / "evaluations.csv")
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["{name: sgd, lr: 0.01, momentum: 0}", "{name: sgd, lr: 0.01}", "{name: adamw, lr: 0.01}"]
+)
+def test_checkpoints_do_not_change_the_optimizer(optimizer: str, street: str, tmp_path: Path) -> None:
+    """One is written before the first step, and one after it is resumed."""
+    recipe = small(street, f"optimizer={optimizer}", "checkpoint_every=1", "model.options.dropout=0")
+    rare = small(street, f"optimizer={optimizer}", "checkpoint_every=100", "model.options.dropout=0")
+    train(rare, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "begun", on_progress=press_ctrl_c)
+    train(recipe, tmp_path / "begun", resume=True)
+    assert losses(tmp_path / "begun") == losses(tmp_path / "whole")
+    state = read_checkpoint(tmp_path / "begun")
+    assert state is not None
+    steps = {float(entry["step"]) for entry in state["optimizer"]["state"].values() if "step" in entry}
+    assert steps == ({4.0} if "adamw" in optimizer else set())
+
+
+def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(street: str, tmp_path: Path) -> None:
+    with pytest.raises(AtrousError, match=r"The loss is (nan|inf) in step \d of stage 'train', on train_\d"):
+        train(small(street, "optimizer.lr=1e30", "schedule=constant"), tmp_path / "run")
+    state = read_checkpoint(tmp_path / "run")
+    assert state is not None
+    assert all(value.isfinite().all() for value in state["model"].values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "message"),
+    [
+        ((), {"accelerator": "gpuu"}, "Cannot train on"),
+        ((), {"strategy": "fsdp", "devices": 1}, "at least 2"),
+        (("model.options.width=wide",), {}, "takes width as float, not 'wide'"),
+        (("loss={cross_entropy: {class_weights: [1, 2]}}",), {}, "2"),
+        (("weights=nope",), {}, "nope"),
+        (("batch=4", "accumulate=3"), {}, "not divisible into 3 micro-batches for each of 1 processes"),
+    ],
+)
+def test_a_failed_start_does_not_block_the_next(
+    overrides: tuple[str, ...], options: dict, message: str, street: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AtrousError, match=message):
+        train(small(street, *overrides), tmp_path / "run", **options)
+    train(small(street, "steps=1"), tmp_path / "run")
+
+
+def test_ctrl_c_writes_a_checkpoint_first(street: str, tmp_path: Path) -> None:
+    recipe = small(street, "checkpoint_every=100")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", on_progress=press_ctrl_c)
+    state = read_checkpoint(tmp_path / "run")
+    assert state is not None
+    assert state["step"] == 2
+    train(recipe, tmp_path / "run", resume=True)
+    assert [step for _, step, _ in losses(tmp_path / "run")] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "dice", "lovasz"])
+def test_one_image_batch_1_and_a_class_without_pixels(tmp_path: Path, loss: str) -> None:
+    data = f"folder:{write_folder(tmp_path / 'own', ('sky', 'ground', 'unicorn'), images=1)}"
+    for mask in (tmp_path / "own" / "masks").rglob("*.png"):
+        pixels, labels = draw_pair(0, 2)
+        write_pair(tmp_path / "own" / "images" / mask.relative_to(tmp_path / "own" / "masks"), mask, pixels, labels)
+    result = train(small(data, "batch=1", f"loss={loss}", "steps=2"), tmp_path / "run")
+    assert np.isnan(result.stages["train"]["iou unicorn"]) or result.stages["train"]["iou unicorn"] == 0
+    assert np.isfinite(result.stages["train"]["miou"])
