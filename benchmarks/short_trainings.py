@@ -1,14 +1,14 @@
-"""Tables of short trainings on CamVid: DeepLab v3's findings in small, and the networks under one budget.
+"""Tables of short trainings on CamVid: DeepLab v3's findings at small scale, and all networks with the same budget.
 
     python benchmarks/short_trainings.py findings --data camvid:/data/CamVid -o runs/findings [--steps 300]
     python benchmarks/short_trainings.py networks --data camvid:/data/CamVid -o runs/networks [--steps 300]
 
-All trainings of a table are the same but for what their rows say: `camvid_baseline` with the changes below, 8 crops of
-320 x 240 in a step, AdamW, poly. What was trained before in the folder is not trained again, and what was stopped goes
-on. `findings` is DeepLab v3 on EfficientNet-Lite0 with ImageNet weights; `networks` are a quarter as wide as in their
-papers and begin with random weights, VGG-16 and U-Net with batch normalization.
+The trainings of a table differ only in the overrides of their rows: `camvid_baseline` with the overrides below, batches
+of 8 crops of 320 x 240, AdamW, poly. Finished trainings in the folder are not repeated, interrupted ones are resumed.
+`findings` is DeepLab v3 on EfficientNet-Lite0 with ImageNet weights; `networks` are a quarter as wide as in their
+papers and start from random weights, VGG-16 and U-Net with batch normalization.
 
-Source: DeepLab v3: fine-tuning batch normalization and up-sampling logits (table 8), output strides (table 10).
+Source: DeepLab v3: fine-tuning batch normalization and upsampling logits (table 8), output strides (table 10).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ BUDGET = (
 
 @dataclass(frozen=True)
 class Table:
-    """Trainings by title, the changes they share, and which networks are also run at which other stride."""
+    """Trainings by title with their overrides, and trained networks that are evaluated at another output stride."""
 
     steps: int
     shared: tuple[str, ...]
     rows: dict[str, tuple[str, ...]]
-    elsewhere: dict[str, tuple[str, int]] = field(default_factory=dict)
+    other_strides: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 def narrow(model: str, *more: str) -> tuple[str, ...]:
@@ -56,19 +56,18 @@ TABLES = {
         (
             "model=deeplab_v3.efficientnet_lite0",
             "backbone_weights=imagenet",
-            "preprocessing={mean: [127, 127, 127], std: [128, 128, 128]}",
-            "optimizer={name: adamw, lr: 3.0e-4, weight_decay: 0.01, head: 5}",
+            "optimizer={name: adamw, lr: 3.0e-4, weight_decay: 0.01, head_lr_mult: 5}",
         ),
         {
-            "output stride 16, statistics learned, logits up-sampled": (),
+            "output stride 16, batch normalization trained, logits upsampled": (),
             "batch normalization frozen": ("batch_norm=frozen",),
-            "labels down-sampled by 16": ("loss_stride=16",),
+            "labels downsampled by 16": ("loss_stride=16",),
             "output stride 8": ("model.options.output_stride=8",),
             "output stride 32": ("model.options.output_stride=32",),
         },
         {
-            "trained at 16, run at 8": ("output stride 16, statistics learned, logits up-sampled", 8),
-            "trained at 32, run at 16": ("output stride 32", 16),
+            "trained at 16, evaluated at 8": ("output stride 16, batch normalization trained, logits upsampled", 8),
+            "trained at 32, evaluated at 16": ("output stride 32", 16),
         },
     ),
     "networks": Table(
@@ -101,22 +100,22 @@ def main() -> None:
     folders = {title: arguments.out / str(number) for number, title in enumerate(table.rows)}
     for title, changes in table.rows.items():
         overrides = [*BUDGET, f"steps={steps}", *table.shared, *changes]
-        recipe = read_recipe("camvid_baseline", overrides).at([arguments.data])
+        recipe = read_recipe("camvid_baseline", overrides).with_data([arguments.data])
         folder = folders[title]
         if not (folder / "last.safetensors").is_file():
             train(recipe, folder, resume=folder.is_dir(), on_message=print)
         row = read_rows(folder / "evaluations.csv")[-1]
         seconds = sum(float(step["seconds"]) for step in read_rows(folder / "log.csv")) / steps
-        tell(title, float(row["miou"]), float(row["pixel_accuracy"]), f"{seconds:.2f} s a step")
+        print_row(title, float(row["miou"]), float(row["pixel_accuracy"]), f"{seconds:.2f} s per step")
     data = open_dataset(f"{arguments.data}?split=val")
-    for title, (trained, stride) in table.elsewhere.items():
+    for title, (trained, stride) in table.other_strides.items():
         segmenter = Segmenter.load(folders[trained] / "last.safetensors")
         segmenter.model.set_output_stride(stride)
         matrix = evaluate(segmenter, data, boundaries=False).confusion
-        tell(title, matrix.miou, matrix.pixel_accuracy, "")
+        print_row(title, matrix.miou, matrix.pixel_accuracy, "")
 
 
-def tell(title: str, miou: float, accuracy: float, more: str) -> None:
+def print_row(title: str, miou: float, accuracy: float, more: str) -> None:
     print(f"{title:56s} mIoU {100 * miou:5.2f}  pixel accuracy {100 * accuracy:5.2f}  {more}", flush=True)
 
 

@@ -1,12 +1,12 @@
-"""What a step of training takes with its data pipeline, as a ratio to one of a bare loop in the same run.
+"""Measure a training step with its data pipeline, as a ratio to a step of a bare loop in the same run.
 
     python benchmarks/train.py --data camvid:/data/CamVid [--model deeplab_v3_plus.mobilenet_v2] [--steps 40]
 
-The training is `atrous.training.train`: images are read, scaled, cropped, mirrored and normalized, steps are seeded and
+The training is `atrous.training.train`: images are read, scaled, cropped, flipped and normalized, steps are seeded and
 logged. The bare loop is eager torch: the same network, loss and optimizer, on random tensors of the same batch and crop
-that lie in memory. Both take turns, a block of steps each, so that a busy machine is busy for both; while the bare loop
-has its turn the workers that load images are stopped, so that they neither disturb it nor get ahead. The first block of
-both is not counted, nor the training's last step, which exports.
+in memory. The two alternate in blocks of steps, so that other load on the machine affects both; during a block of the
+bare loop the workers that load images are stopped, so that they neither disturb it nor work in advance. The first block
+of both is not counted, nor the last training step, which exports.
 """
 
 from __future__ import annotations
@@ -25,52 +25,51 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from atrous.training import Recipe, train
-from atrous.training.build import build
-from atrous.training.config import own_data
-from atrous.training.keeper import Progress
+from atrous.training import Progress, Recipe, train
+from atrous.training.config import DataConfig
 from atrous.training.loader import open_training_data
 from atrous.training.logs import read_rows
 from atrous.training.recipe import make_recipe
+from atrous.training.stage import build_model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--model", default="deeplab_v3_plus.mobilenet_v2")
-    parser.add_argument("--steps", type=int, default=40, help="of each that are counted")
-    parser.add_argument("--block", type=int, default=5, help="steps of a turn")
+    parser.add_argument("--steps", type=int, default=40, help="counted steps of each")
+    parser.add_argument("--block", type=int, default=5, help="steps per block")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, nargs=2, default=(353, 465), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     blocks = 1 + max(1, round(arguments.steps / arguments.block))
     recipe = recipe_of(arguments, blocks * arguments.block + 1)
-    turns = Turns(bare_loop(recipe), arguments.block)
+    alternation = Alternation(bare_loop(recipe), arguments.block)
     with tempfile.TemporaryDirectory() as folder:
-        train(recipe, Path(folder) / "run", devices=1, on_progress=turns, on_message=print)
+        train(recipe, Path(folder) / "run", devices=1, on_progress=alternation, on_message=print)
         rows = read_rows(Path(folder) / "run" / "log.csv")[arguments.block : -1]
-    waited = statistics.mean(float(row["waited"]) for row in rows)
-    ours, bare = turns.ours[1:], turns.bare[1:]
+    data_seconds = statistics.mean(float(row["data_seconds"]) for row in rows)
+    ours, bare = alternation.ours[1:], alternation.bare[1:]
     ratios = [one / other for one, other in zip(ours, bare, strict=True)]
     height, width = arguments.crop
     print(
-        f"{arguments.model}, {arguments.batch} crops of {width} x {height}, {len(rows)} steps each in turns of "
+        f"{arguments.model}, {arguments.batch} crops of {width} x {height}, {len(rows)} steps each in blocks of "
         f"{arguments.block}, on {device()}, {torch.get_num_threads()} threads and {arguments.workers} workers"
     )
-    print(f"training   {statistics.mean(ours):.4f} s a step, of which {waited:.4f} s waiting for images")
-    print(f"bare loop  {statistics.mean(bare):.4f} s a step")
-    print(f"ratio      {statistics.median(ratios):.3f}, turn by turn {min(ratios):.3f} to {max(ratios):.3f}")
+    print(f"training   {statistics.mean(ours):.4f} s per step, {data_seconds:.4f} s of it waiting for images")
+    print(f"bare loop  {statistics.mean(bare):.4f} s per step")
+    print(f"ratio      {statistics.median(ratios):.3f}, per block {min(ratios):.3f} to {max(ratios):.3f}")
 
 
 def recipe_of(arguments: argparse.Namespace, steps: int) -> Recipe:
-    """Scales, crops and mirror images as `atrous train` without a recipe has them; nothing is judged."""
+    """Augment as `atrous train` without a recipe does, without validation."""
     height, width = arguments.crop
     return make_recipe(
         {
             "name": "benchmark",
             "model": arguments.model,
-            "data": {"train": own_data(arguments.data).train},
+            "data": {"train": DataConfig.from_spec(arguments.data).train},
             "transforms": [
                 {"scale": {"low": 0.5, "high": 2.0}},
                 {"crop": {"height": height, "width": width}},
@@ -85,12 +84,14 @@ def recipe_of(arguments: argparse.Namespace, steps: int) -> Recipe:
 
 
 def bare_loop(recipe: Recipe) -> Callable[[], None]:
-    """A step of it."""
+    """Make the step function of the bare loop."""
     (stage,) = recipe.stages
-    crop, how = stage.transforms[1]["crop"], stage.optimizer
+    crop, config = stage.transforms[1]["crop"], stage.optimizer
     data = open_training_data(stage.data)
-    model = build(recipe, stage, data).to(device()).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
+    model = build_model(recipe, stage, data).to(device()).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
     images = torch.randn(stage.batch, 3, crop["height"], crop["width"], device=device())
     labels = torch.randint(len(data.classes), (stage.batch, crop["height"], crop["width"]), device=device())
 
@@ -103,26 +104,26 @@ def bare_loop(recipe: Recipe) -> Callable[[], None]:
     return step
 
 
-class Turns:
-    """Called after each step of the training: when its turn is over, the bare loop has one. Seconds a step of both."""
+class Alternation:
+    """Alternate blocks of training steps and of the bare loop, and record the seconds per step of both."""
 
     def __init__(self, step: Callable[[], None], block: int) -> None:
         self.step, self.block = step, block
         self.ours: list[float] = []
         self.bare: list[float] = []
-        self.began = clock()
+        self.start = clock()
 
     def __call__(self, progress: Progress) -> None:
         if progress.step % self.block or progress.step == progress.steps:
             return
         now = clock()
-        self.ours.append((now - self.began) / self.block)
+        self.ours.append((now - self.start) / self.block)
         with workers_stopped():
             now = clock()
             for _ in range(self.block):
                 self.step()
-            self.began = clock()
-            self.bare.append((self.began - now) / self.block)
+            self.start = clock()
+            self.bare.append((self.start - now) / self.block)
 
 
 @contextmanager
@@ -142,7 +143,7 @@ def device() -> torch.device:
 
 
 def clock() -> float:
-    """The time, once the device is done."""
+    """Get the time after the device has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -80,8 +80,9 @@ def command_line() -> str:
 def recipe_keys() -> str:
     """Describe every key of a recipe, and the losses, schedules and transforms it can name."""
     from atrous.data.transforms import __name__ as transforms_module
+    from atrous.training.config import StageConfig
     from atrous.training.losses import LOSSES
-    from atrous.training.recipe import Recipe, Stage
+    from atrous.training.recipe import Recipe
     from atrous.training.schedules import SCHEDULES
 
     parts = [
@@ -92,9 +93,9 @@ def recipe_keys() -> str:
         "`stages.NAME.key=value` one stage: `atrous train segnet_camvid steps=100 optimizer.lr=0.01`. "
         "See [Train](../training.md) for examples and [Recipes](recipes.md) for the recipes that come with atrous.",
         _model_section("Recipe", Recipe, level=2, skip={"stages"}),
-        _model_section("Stage", Stage, level=2),
+        _model_section("Stage", StageConfig, level=2),
     ]
-    for key, model in _nested(Stage):
+    for key, model in _nested(StageConfig):
         parts.append(_model_section(f"`{key}`", model, level=3))
     parts.append(
         "## Losses\n\n`loss: NAME`, or several with their arguments: "
@@ -127,7 +128,7 @@ def recipes() -> str:
         "one; every key is explained in [Recipe keys](recipe_keys.md).",
     ]
     texts = {name: (ROOT / "recipes" / f"{name}.yaml").read_text("utf-8") for name in list_recipes()}
-    rows = [(f"[`{name}`](#{name})", yaml.safe_load(text).get("about", "")) for name, text in texts.items()]
+    rows = [(f"[`{name}`](#{name})", yaml.safe_load(text).get("description", "")) for name, text in texts.items()]
     parts.append(_table(("recipe", "trains"), rows))
     parts += [f"## {name}\n\n```yaml\n{text.rstrip()}\n```" for name, text in texts.items()]
     return _join(parts)
@@ -176,9 +177,9 @@ def networks() -> str:
 
 
 def _transforms() -> Mapping[str, Any]:
-    from atrous.training import stage
+    from atrous.training.config import TRANSFORMS
 
-    return stage.TRANSFORMS
+    return TRANSFORMS
 
 
 def _commands(app: typer.Typer, path: str) -> Iterator[tuple[str, Callable[..., Any]]]:

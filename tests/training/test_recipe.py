@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from atrous import AtrousError
 from atrous.training.recipe import make_recipe, read_recipe
+from atrous.training.stage import normalization_warning
 
 BASE = {"name": "x", "model": "m", "data": {"train": "voc2012:data"}, "steps": 10}
 
@@ -45,3 +47,33 @@ def test_files_that_are_not_recipes(tmp_path: Path, text: str, message: str) -> 
 def test_stage_names_are_unique() -> None:
     with pytest.raises(AtrousError, match="stage names must be unique"):
         make_recipe({**BASE, "stages": [{"steps": 1}, {"steps": 2}]})
+
+
+LITE0 = {"model": "deeplab_v3.efficientnet_lite0", "backbone_weights": "imagenet"}
+
+
+def test_pretrained_weights_bring_their_mean_and_std() -> None:
+    """EfficientNet-Lite0's ImageNet weights take (pixel - 127) / 128, torchvision's other numbers."""
+    recipe = make_recipe({**BASE, **LITE0, "preprocessing": {"grid": 16}})
+    preprocessing = recipe.stages[0].preprocessing
+    assert (preprocessing.mean, preprocessing.std, preprocessing.grid) == ((127,) * 3, (128,) * 3, 16)
+    assert make_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+    torchvision = make_recipe({**BASE, **LITE0}, ["model=deeplab_v3.resnet50"]).stages[0].preprocessing
+    assert torchvision.mean == (123.675, 116.28, 103.53)
+
+
+def test_later_stages_have_the_normalization_of_the_first() -> None:
+    stages = [{"name": "one", "backbone_weights": "imagenet"}, {"name": "two"}]
+    recipe = make_recipe({**BASE, "model": LITE0["model"], "stages": stages})
+    assert [stage.preprocessing.mean for stage in recipe.stages] == [(127,) * 3] * 2
+
+
+def test_mean_and_std_of_the_recipe_come_first() -> None:
+    given = {"mean": [1, 2, 3], "std": [4, 5, 6]}
+    stage = make_recipe({**BASE, **LITE0, "preprocessing": given}).stages[0]
+    assert stage.preprocessing.mean == (1, 2, 3)
+    assert "trained with mean (127" in normalization_warning(stage)
+    assert not normalization_warning(make_recipe({**BASE, **LITE0}).stages[0])
+    random = make_recipe({**BASE, "model": LITE0["model"]}).stages[0]
+    assert random.preprocessing.mean == (123.675, 116.28, 103.53)
+    assert not normalization_warning(random)

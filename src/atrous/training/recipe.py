@@ -19,6 +19,7 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.models import list_models
 from atrous.training.config import RENAMED_KEYS, RecipeModel, StageConfig
 from atrous.training.overrides import expand_stages, stage_name
+from atrous.weights.pretrained import pretrained_entry
 
 FOLDER = Path(__file__).parents[3] / "recipes"
 
@@ -92,6 +93,8 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
     own = set(Recipe.model_fields) - {"stages"}
     own |= {old for old, new in RENAMED_KEYS.items() if new in own}
     recipe, stages = expand_stages(tree, overrides, recipe_keys=own, where=where)
+    weights = str(stages[0].get("backbone_weights") or "")
+    stages = [_with_pretrained_normalization(stage, weights) for stage in stages]
     try:
         return Recipe.model_validate({**recipe, "stages": stages})
     except ValidationError as error:
@@ -99,6 +102,20 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
         key = ".".join(_location(first["loc"], [stage_name(stage) for stage in stages]))
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise AtrousError(f"{where}: {key + ': ' if key else ''}{reason}.") from error
+
+
+def _with_pretrained_normalization(stage: dict[str, Any], weights: str) -> dict[str, Any]:
+    """Take mean and std from the pretrained weights of the backbone, such as "imagenet", unless the stage sets them."""
+    model, preprocessing = stage.get("model"), stage.get("preprocessing") or {}
+    if not isinstance(model, Mapping) or model.get("id") not in list_models() or not isinstance(preprocessing, Mapping):
+        return stage  # the validation that follows reports it
+    if not weights or Path(weights).suffix or {"mean", "std"} & preprocessing.keys():
+        return stage
+    entry = pretrained_entry(model["id"], model.get("options") or {}, weights)
+    if entry is None:
+        return stage
+    order = -1 if preprocessing.get("channel_order") == "BGR" else 1
+    return {**stage, "preprocessing": {**preprocessing, "mean": entry.mean[::order], "std": entry.std[::order]}}
 
 
 def _location(path: Sequence[str | int], names: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atrous.data.loading import Batch
 from atrous.errors import AtrousError
 from atrous.training.ema import averaged_model
 from atrous.training.fabric import STRATEGIES, any_process, catch_interrupt, check_requirements, make_fabric, reduce
@@ -104,24 +105,28 @@ def train_stage(run: StageRun, interrupted: Event, on_progress: OnProgress, on_m
     """Train a stage from its current step to its last one, unless it is already there."""
     if run.step == run.steps:
         return
-    names = [stage.name for stage in run.recipe.stages]
-    is_first_process = run.fabric.is_global_zero
-    log = StageLog(run.folder, names, run.number, run.step, run.data.classes) if is_first_process else None
+    fabric, stages = run.fabric, [stage.name for stage in run.recipe.stages]
+    loader = make_loader(run.data, run.config, run.steps, run.step, fabric.global_rank, fabric.world_size, run.seed)
+    log = StageLog(run.folder, stages, run.number, run.step, run.data.classes) if fabric.is_global_zero else None
     try:
         if run.step == 0:
             save_checkpoint(run)
-        training_loop(run, log, interrupted, on_progress, on_message)
+        training_loop(run, iter(loader), log, interrupted, on_progress, on_message)
     finally:
         if log is not None:
             log.close()
 
 
 def training_loop(
-    run: StageRun, log: StageLog | None, interrupted: Event, on_progress: OnProgress, on_message: OnMessage
+    run: StageRun,
+    batches: Iterator[Batch],
+    log: StageLog | None,
+    interrupted: Event,
+    on_progress: OnProgress,
+    on_message: OnMessage,
 ) -> None:
     """Make the remaining steps of a stage. All randomness is seeded per step, so that a resumed run is the same run."""
     fabric, network, optimizer, stage = run.fabric, run.network, run.optimizer, run.config
-    batches = iter(make_loader(run.data, stage, run.steps, run.step, fabric.global_rank, fabric.world_size, run.seed))
     set_learning_rate(optimizer, run.schedule(run.step, run.steps))
     start = time.perf_counter()
     while run.step < run.steps:
