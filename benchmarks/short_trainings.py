@@ -24,7 +24,7 @@ from atrous.training import read_recipe, train
 from atrous.training.logs import read_rows
 
 BUDGET = (
-    "warm_up.steps=50",
+    "warmup.steps=50",
     "batch=8",
     "workers=1",
     "precision=bf16-mixed",

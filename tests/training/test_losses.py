@@ -101,7 +101,7 @@ def test_lovasz_of_hard_predictions_is_one_minus_iou() -> None:
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 1.0), (50, 0.625), (100, 0.25), (1000, 0.25)])
-def test_hard_pixels(scene, step: int, share: float) -> None:
+def test_ohem(scene, step: int, share: float) -> None:
     logits, labels = scene
     costs = sorted((-math.log(p[y]) for p, y in by_pixel(logits, labels)), reverse=True)
     chosen = costs[: int(share * labels.numel())]  # ignored pixels count in the share, and cost nothing

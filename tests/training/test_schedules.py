@@ -35,7 +35,7 @@ def test_invalid_steps(options) -> None:
         Step(**options)
 
 
-def test_warm_up() -> None:
+def test_warmup() -> None:
     schedule = WarmUp(Constant(), steps=10, start_factor=0.1)
     assert [schedule(step, 100) for step in (0, 5, 10, 50)] == pytest.approx([0.1, 0.55, 1, 1])
     assert WarmUp(Poly(), steps=10)(5, 100) == pytest.approx(0.55 * 0.95**0.9)
