@@ -1,0 +1,42 @@
+"""The documentation: generated pages are up to date, links lead somewhere, every page is in the site's navigation."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_reference_pages_are_generated_from_this_code() -> None:
+    spec = importlib.util.spec_from_file_location("generate_reference", ROOT / "docs" / "generate_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    stale = [name for name, text in module.pages().items() if (module.FOLDER / name).read_text("utf-8") != text]
+    assert not stale, f"run `make reference`: {', '.join(stale)} in docs/reference do not match the code"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_images_exist(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        assert re.match(r"[a-z]+:", target) or (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        assert f" {page.relative_to(ROOT / 'docs')}\n" in navigation
+
+
+def test_readme_links_every_page() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for page in sorted((ROOT / "docs").glob("**/*.md")):
+        if page.name != "index.md" and page.parent.name != "api":
+            assert f"]({page.relative_to(ROOT)})" in readme
