@@ -39,11 +39,11 @@ def multiply_adds(
 def without_values(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Let a network run on the "meta" device, where tensors have shapes but no values.
 
-    Modules that cannot (their attribute `needs_values` says so) hand on their first input meanwhile; it has the shape
+    Modules that cannot (by their attribute `data_dependent`) hand on their first input meanwhile; it has the shape
     of what they put out. These are yielded.
     """
     on_meta = any(parameter.is_meta for parameter in model.parameters())
-    needy = [module for module in model.modules() if on_meta and getattr(module, "needs_values", False)]
+    needy = [module for module in model.modules() if on_meta and getattr(module, "data_dependent", False)]
     for module in needy:
         module.forward = lambda x, *_: x.clone()
     try:

@@ -1,4 +1,4 @@
-"""CRF-RNN: the mean field as a layer that is trained with the network below it.
+"""CRF-RNN: mean-field inference as a layer that is trained together with the network.
 
 *Source:* Zheng et al., "Conditional Random Fields as Recurrent Neural Networks", ICCV 2015, arXiv:1502.03240, section 4
 and figure 1; initial values and the normalization after filtering as in the released Caffe layer. Departure: one weight
@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from atrous.crf.numba_backend.lattice import Normalization
-from atrous.crf.torch_backend.mean_field import TorchKernel, coupled
+from atrous.crf.kernels import Normalization
+from atrous.crf.torch_backend.mean_field import NormalizedFilter, apply_compatibility
 from atrous.errors import AtrousError
 
 
@@ -23,8 +23,8 @@ class CRFRNN(nn.Module):
     Parameters: `spatial_weights` and `bilateral_weights` (num_classes,), `compatibility` (num_classes, num_classes),
     mu(receiver, sender), which starts as Potts: -1 on the diagonal.
 
-    `sigma_alpha`, `sigma_gamma` in pixels, `sigma_beta` in levels of 0..255. `backend`: numba for float32 on a CPU,
-    torch for anything else, unless told.
+    `sigma_alpha`, `sigma_gamma` in pixels, `sigma_beta` in levels of 0..255. `backend`: `auto` is numba for
+    float32 on a CPU, torch for anything else.
 
     *Source:* section 4: `training_iterations` 5 and `iterations` 10 at test; released code: sigmas 160, 3, 3, weights
     3 and 5.
@@ -32,8 +32,8 @@ class CRFRNN(nn.Module):
     *Raises:* `AtrousError` for no classes, and on shapes that do not match.
     """
 
-    needs_values = True
-    """What it computes depends on the image's values, so it cannot be run on the "meta" device."""
+    data_dependent = True
+    """The sizes of its tensors depend on the image's values, so it cannot run on the "meta" device."""
 
     def __init__(
         self,
@@ -62,25 +62,26 @@ class CRFRNN(nn.Module):
         self.bilateral_weights = nn.Parameter(torch.full((num_classes,), float(bilateral_weight)))
         self.compatibility = nn.Parameter(-torch.eye(num_classes))
 
-    def kernels(self, image: Tensor, dtype: torch.dtype) -> tuple[TorchKernel, TorchKernel]:
-        """The spatial and the bilateral kernel of images (N, 3, H, W) in 0..255."""
+    def filters(self, image: Tensor, dtype: torch.dtype) -> tuple[NormalizedFilter, NormalizedFilter]:
+        """Build the spatial and the bilateral filter of images (N, 3, H, W) in 0..255."""
         count, _, height, width = image.shape
         rows = torch.arange(height, dtype=torch.float32, device=image.device).view(1, 1, -1, 1)
         columns = torch.arange(width, dtype=torch.float32, device=image.device).view(1, 1, 1, -1)
-        place = torch.cat([columns.expand(count, 1, height, width), rows.expand(count, 1, height, width)], 1)
+        position = torch.cat([columns.expand(count, 1, height, width), rows.expand(count, 1, height, width)], 1)
         color = image.detach().float() / self.sigma_beta
-        spatial = (place / self.sigma_gamma).flatten(2).mT
-        bilateral = torch.cat([place / self.sigma_alpha, color], 1).flatten(2).mT
+        spatial = (position / self.sigma_gamma).flatten(2).mT
+        bilateral = torch.cat([position / self.sigma_alpha, color], 1).flatten(2).mT
         on_cpu = image.device.type == "cpu" and dtype == torch.float32
         automatic: Literal["numba", "torch"] = "numba" if on_cpu else "torch"
         backend = automatic if self.backend == "auto" else self.backend
-        kind = self.normalization
-        return TorchKernel.of(spatial, kind, backend), TorchKernel.of(bilateral, kind, backend)
+        build, normalization = NormalizedFilter.build, self.normalization
+        return build(spatial, normalization, backend), build(bilateral, normalization, backend)
 
     def forward(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Refined logits.
+        """Refine logits by the colors of the image.
 
-        *Shape:* logits (N, K, H, W); image (N, 3, H, W), uint8 or float in 0..255, not normalized. Returns logits.
+        *Shape:* logits (N, K, H, W); image (N, 3, H, W), uint8 or float in 0..255, not normalized. Returns
+        (N, K, H, W).
         """
         classes = len(self.spatial_weights)
         expected = (logits.shape[0], 3, *logits.shape[2:])
@@ -97,13 +98,13 @@ class CRFRNN(nn.Module):
         return self._unroll(logits, image)
 
     def _unroll(self, logits: Tensor, image: Tensor) -> Tensor:
-        spatial, bilateral = self.kernels(image, logits.dtype)
+        spatial, bilateral = self.filters(image, logits.dtype)
         unary = logits.flatten(2).mT
         refined = unary
         for _ in range(self.training_iterations if self.training else self.iterations):
             marginals = refined.softmax(-1)
             messages = spatial(marginals) * self.spatial_weights + bilateral(marginals) * self.bilateral_weights
-            refined = unary - coupled(messages, self.compatibility.T)
+            refined = unary - apply_compatibility(messages, self.compatibility.T)
         return refined.mT.view_as(logits)
 
 
@@ -118,7 +119,7 @@ def _crf_rnn(
     iterations: int,
     normalization: str,
 ) -> Tensor:
-    """The layer as one operator of an exported graph: a lattice's size depends on the image, which no graph can say."""
+    """Compute the layer as one operator of an exported graph, because a lattice's size depends on the image."""
     sigma_alpha, sigma_beta, sigma_gamma = sigmas
     layer = CRFRNN(
         len(spatial_weights),

@@ -1,125 +1,222 @@
-"""Parameters of the pairwise terms, in the papers' symbols, and the presets of the papers.
+"""Pairwise kernels of the fully connected CRF: Gaussian and bilateral terms, label compatibility, normalization.
 
+    E(x) = sum_i U_i(x_i) + sum_{i<j} mu(x_i, x_j) k(i, j)
     k(i, j) = w1 exp(-|p_i - p_j|^2 / 2 sigma_alpha^2 - |I_i - I_j|^2 / 2 sigma_beta^2)      appearance: `Bilateral`
             + w2 exp(-|p_i - p_j|^2 / 2 sigma_gamma^2)                                       smoothness: `Gaussian`
 
-*Source:* Krähenbühl and Koltun 2011, equation 3.
+with the unary energies U, positions p, colors I and the label compatibility mu: `PottsCompatibility`, the default, or
+`MatrixCompatibility`. "Kernel" always means such a function of two pixels; the compiled functions that filter with it
+are in `numba_backend/*_jit.py`.
+
+*Source:* Krähenbühl and Koltun 2011, equations 1 to 3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
-from atrous.crf.numba_backend.lattice import Array, Normalization, checked_features
-from atrous.errors import AtrousError, did_you_mean
+from atrous.crf.validation import Array, checked_features
+from atrous.errors import AtrousError
 
 Weight = float | Sequence[float]
 Sigma = float | Sequence[float]
 
-
-def _sigmas(name: str, value: Sigma, count: int) -> tuple[float, ...]:
-    found = np.atleast_1d(np.asarray(value, np.float64))
-    found = np.repeat(found, count) if found.size == 1 else found
-    if found.shape != (count,) or not (np.isfinite(found).all() and (found > 0).all()):
-        raise AtrousError(f"{name} must be one positive number or {count} of them, found {value!r}")
-    return tuple(float(each) for each in found)
+MIN_PROBABILITY = 1e-5
+"""Probabilities are clipped here before the logarithm, as by pydensecrf's `unary_from_softmax`."""
 
 
-class _Kernel:
-    """What the terms share: a weight w and a compatibility mu."""
+class Normalization(IntEnum):
+    """Where a kernel matrix K is divided by its row sums n = K 1; the numbers are pydensecrf's.
 
-    w: Weight
-    compatibility: Any
+    `NONE` leaves K as it is (pydensecrf computes a mean norm here but never applies it), `BEFORE` gives K(v / n),
+    `AFTER` K(v) / n, `SYMMETRIC` K(v / sqrt n) / sqrt n.
+    """
 
-    def _check(self) -> None:
-        weight, matrix = np.asarray(self.w, np.float64), self.compatibility
-        if weight.ndim > 1 or not np.isfinite(weight).all():
-            raise AtrousError(f"w must be one finite number, or one per class, found {self.w!r}")
-        if matrix is not None:
-            found = np.asarray(matrix, np.float64)
-            if found.ndim != 2 or found.shape[0] != found.shape[1] or not np.isfinite(found).all():
-                raise AtrousError(
-                    f"compatibility must be a finite (classes, classes) matrix, found shape {found.shape}"
-                )
+    NONE = 0
+    BEFORE = 1
+    AFTER = 2
+    SYMMETRIC = 3
 
-    def coupling(self, classes: int) -> Array:
-        """What a logit gains per unit of filtered marginal: w for Potts, else -w mu with the sending class first.
-
-        *Raises:* `AtrousError` when a weight per class or a matrix is not for this many classes.
-        """
-        weight, matrix = np.asarray(self.w, np.float64), self.compatibility
-        if weight.ndim and weight.shape != (classes,):
-            raise AtrousError(f"w has {weight.size} values, the probabilities {classes} classes; give one w per class")
-        if matrix is None:
-            return weight
-        found = np.asarray(matrix, np.float64)
-        if found.shape != (classes, classes):
-            raise AtrousError(f"compatibility is {found.shape}, expected ({classes}, {classes}): one row per class")
-        return np.asarray(-(found * weight).T)  # w of the class that sends
+    def factors(self, row_sums: Any) -> tuple[Any, Any]:
+        """Compute the factors for values before and after filtering, from row sums (numpy or torch, any shape)."""
+        one = row_sums * 0 + 1
+        if self is Normalization.NONE:
+            return one, one
+        if self is Normalization.SYMMETRIC:
+            root = 1 / (row_sums + 1e-20) ** 0.5
+            return root, root
+        inverse = 1 / (row_sums + 1e-20)
+        return (inverse, one) if self is Normalization.BEFORE else (one, inverse)
 
 
 @dataclass(frozen=True)
-class Gaussian(_Kernel):
+class PottsCompatibility:
+    """The Potts model: mu(a, b) = [a != b], the same cost for any two labels that differ.
+
+    A pair of pixels with unequal labels costs w k(i, j), one with equal labels costs nothing. Mean field therefore
+    subtracts from logit a of a pixel the message
+
+        sum_b w [a != b] (K Q_b) = w (K 1) - w (K Q_a)
+
+    of which the first summand is the same for every label and cancels in the soft-max. So the implementation *adds*
+    w (K Q_a): a positive w rewards equal labels, which has the same minimum as penalizing unequal ones.
+
+    *Source:* Krähenbühl and Koltun 2011, section 2; their code's `PottsCompatibility` uses -w I in the same way.
+    """
+
+    def scaled(self, w: Weight, num_classes: int) -> Array:
+        """Return the factor of filtered marginals in the logits: w, one number or one per class."""
+        return np.asarray(w, np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixCompatibility:
+    """A label compatibility of your own: `matrix[a, b]` = mu(a, b), the energy of labels a and b side by side.
+
+    Row a is the label that receives the message, column b the label that sends it; w, where it is one per class, is
+    the sender's. Mean field subtracts sum_b mu(a, b) w_b (K Q_b) from logit a, so a negative entry draws label a to
+    where label b is. `1 - I` is `PottsCompatibility`, and so is `-I`. A learned matrix need not be symmetric.
+
+    *Raises:* `AtrousError` unless the matrix is square and finite.
+    """
+
+    matrix: Any
+
+    def __post_init__(self) -> None:
+        matrix = np.asarray(self.matrix, np.float64)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+            raise AtrousError(f"compatibility must be a finite (classes, classes) matrix, found shape {matrix.shape}")
+
+    def scaled(self, w: Weight, num_classes: int) -> Array:
+        """Return the factors of filtered marginals in the logits, -w mu, (classes, classes) with the sender first.
+
+        *Raises:* `AtrousError` when the matrix is not for this many classes.
+        """
+        matrix = np.asarray(self.matrix, np.float64)
+        if matrix.shape != (num_classes, num_classes):
+            raise AtrousError(
+                f"compatibility is {matrix.shape}, expected ({num_classes}, {num_classes}): one row per class"
+            )
+        return np.asarray(-(matrix * np.asarray(w, np.float64)).T)
+
+
+Compatibility = PottsCompatibility | MatrixCompatibility
+
+
+class PairwiseKernel:
+    """Base class of the pairwise terms: a weight w, a compatibility mu and a normalization."""
+
+    w: Weight
+    compatibility: Any
+    normalization: Normalization
+
+    def __post_init__(self) -> None:
+        weight = np.asarray(self.w, np.float64)
+        if weight.ndim > 1 or not np.isfinite(weight).all():
+            raise AtrousError(f"w must be one finite number, or one per class, found {self.w!r}")
+        if not isinstance(self.compatibility, Compatibility):  # a bare matrix
+            object.__setattr__(self, "compatibility", MatrixCompatibility(self.compatibility))
+
+    def features(self, image: Array) -> Array:
+        """Compute the features of every pixel over their sigmas, (H * W, d), from an image (H, W, 3)."""
+        raise NotImplementedError
+
+    def scaled_compatibility(self, num_classes: int) -> Array:
+        """Return the factors by which filtered marginals are added to the logits: -w mu, up to a constant.
+
+        () or (classes,) for Potts, (classes, classes) with the sending class first for a matrix.
+
+        *Raises:* `AtrousError` when a weight per class or a matrix is not for this many classes.
+        """
+        weight = np.asarray(self.w, np.float64)
+        if weight.ndim and weight.shape != (num_classes,):
+            raise AtrousError(
+                f"w has {weight.size} values, the probabilities {num_classes} classes; give one w per class"
+            )
+        return np.asarray(self.compatibility.scaled(self.w, num_classes))
+
+
+@dataclass(frozen=True)
+class Gaussian(PairwiseKernel):
     """The smoothness term: w exp(-|p_i - p_j|^2 / 2 sigma_gamma^2).
 
     `w`: weight, or one per class (of the class that sends the message). `sigma_gamma`: pixels, or (x, y).
-    `compatibility`: mu(receiver, sender), the energy of the two labels side by side; `None` is Potts, where equal
-    labels are rewarded by w, which has the same minimum as unequal ones being punished by it.
+    `compatibility`: `PottsCompatibility`, `MatrixCompatibility` or a bare matrix mu(receiver, sender).
 
-    *Raises:* `AtrousError` for values that cannot be used.
+    *Raises:* `AtrousError` for invalid values.
     """
 
     w: Weight = 3.0
     sigma_gamma: Sigma = 3.0
-    compatibility: Any = None
+    compatibility: Any = field(default_factory=PottsCompatibility)
     normalization: Normalization = Normalization.SYMMETRIC
 
     def __post_init__(self) -> None:
-        self._check()
+        super().__post_init__()
         _sigmas("sigma_gamma", self.sigma_gamma, 2)
 
     def features(self, image: Array) -> Array:
-        """Position over sigma, (H * W, 2), from an image (H, W, 3)."""
+        """Compute position over sigma, (H * W, 2), from an image (H, W, 3)."""
         return position_features(image.shape[:2], _sigmas("sigma_gamma", self.sigma_gamma, 2)).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
-class Bilateral(_Kernel):
+class Bilateral(PairwiseKernel):
     """The appearance term: w exp(-|p_i - p_j|^2 / 2 sigma_alpha^2 - |I_i - I_j|^2 / 2 sigma_beta^2).
 
     `sigma_alpha`: pixels, or (x, y). `sigma_beta`: levels of 0..255, or one per channel. The rest as in `Gaussian`.
 
-    *Raises:* `AtrousError` for values that cannot be used.
+    *Raises:* `AtrousError` for invalid values.
     """
 
     w: Weight = 4.0
     sigma_alpha: Sigma = 67.0
     sigma_beta: Sigma = 3.0
-    compatibility: Any = None
+    compatibility: Any = field(default_factory=PottsCompatibility)
     normalization: Normalization = Normalization.SYMMETRIC
 
     def __post_init__(self) -> None:
-        self._check()
+        super().__post_init__()
         _sigmas("sigma_alpha", self.sigma_alpha, 2)
         _sigmas("sigma_beta", self.sigma_beta, 3)
 
     def features(self, image: Array) -> Array:
-        """Position and color over their sigmas, (H * W, 5), from an image (H, W, 3)."""
+        """Compute position and color over their sigmas, (H * W, 5), from an image (H, W, 3)."""
         height, width = image.shape[:2]
         out = np.empty((height, width, 5), np.float32)
         out[..., :2] = position_features((height, width), _sigmas("sigma_alpha", self.sigma_alpha, 2))
-        np.divide(
-            image, np.asarray(_sigmas("sigma_beta", self.sigma_beta, 3), np.float32), out=out[..., 2:], dtype=np.float32
-        )
+        sigma_beta = np.asarray(_sigmas("sigma_beta", self.sigma_beta, 3), np.float32)
+        np.divide(image, sigma_beta, out=out[..., 2:], dtype=np.float32)
         return out.reshape(-1, 5)
 
 
+@dataclass(frozen=True)
+class Features(PairwiseKernel):
+    """A term on features of your own, of any dimension d: w exp(-|f_i - f_j|^2 / 2).
+
+    `values`: (d, H, W) or (d, points), each already divided by its sigma. The rest as in `Gaussian`.
+
+    *Raises:* `AtrousError` for invalid values.
+    """
+
+    values: Any
+    w: Weight = 1.0
+    compatibility: Any = field(default_factory=PottsCompatibility)
+    normalization: Normalization = Normalization.SYMMETRIC
+
+    def features(self, image: Array) -> Array:
+        """Return `values` as (H * W, d)."""
+        values = np.asarray(self.values, np.float32)
+        return checked_features(values.reshape(len(values), -1).T)
+
+
 def position_features(size: tuple[int, ...], sigmas: tuple[float, ...]) -> Array:
-    """(x / sigma_x, y / sigma_y) of every pixel, (H, W, 2) float32; rounded as in pydensecrf."""
+    """Compute (x / sigma_x, y / sigma_y) of every pixel, (H, W, 2) float32; rounded as in pydensecrf."""
     height, width = size
     out = np.empty((height, width, 2), np.float32)
     out[..., 0] = np.arange(width, dtype=np.float32) / np.float32(sigmas[0])
@@ -127,60 +224,9 @@ def position_features(size: tuple[int, ...], sigmas: tuple[float, ...]) -> Array
     return out
 
 
-@dataclass(frozen=True)
-class Features(_Kernel):
-    """A term with features of any kind and dimension: w exp(-|f_i - f_j|^2 / 2).
-
-    `values`: (d, H, W) or (d, points), each already divided by its sigma.
-
-    *Raises:* `AtrousError` for values that cannot be used.
-    """
-
-    values: Any
-    w: Weight = 1.0
-    compatibility: Any = None
-    normalization: Normalization = Normalization.SYMMETRIC
-
-    def __post_init__(self) -> None:
-        self._check()
-
-    def features(self, image: Array) -> Array:
-        """The given features, (H * W, d)."""
-        found = np.asarray(self.values, np.float32)
-        return checked_features(found.reshape(len(found), -1).T)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A paper's CRF: its two terms and the number of mean-field updates."""
-
-    gaussian: Gaussian
-    bilateral: Bilateral
-    iterations: int = 10
-
-
-PRESETS = {
-    "v1": Preset(Gaussian(3, 3), Bilateral(5, 50, 10)),
-    "v2": Preset(Gaussian(3, 3), Bilateral(4, 49, 5)),
-    "v2_resnet": Preset(Gaussian(4, 1), Bilateral(5, 21, 3)),
-    "crf_rnn": Preset(
-        Gaussian(3, 3, normalization=Normalization.AFTER), Bilateral(5, 160, 3, normalization=Normalization.AFTER)
-    ),
-    "krahenbuhl": Preset(Gaussian(3, 3), Bilateral(10, 80, 13), iterations=5),
-}
-
-
-def preset(name: str) -> Preset:
-    """The CRF of a paper, by name.
-
-    *Source:* `v1`: DeepLab v1 (arXiv:1412.7062), w2 = 3 and sigma_gamma = 3 from section 4.1, the rest the defaults of
-    its released code. `v2`: DeepLab v2 (arXiv:1606.00915), the released script of the VGG-16 network. `v2_resnet`: the
-    released ResNet-101 test prototxt. `crf_rnn`: CRF as RNN (arXiv:1502.03240), as released,
-    normalized after filtering. `krahenbuhl`: the example
-    of Krähenbühl's code and of pydensecrf, 5 updates.
-
-    *Raises:* `AtrousError` for a name that is not known.
-    """
-    if name not in PRESETS:
-        raise AtrousError(f"no CRF preset '{name}'; there are {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)}")
-    return PRESETS[name]
+def _sigmas(name: str, value: Sigma, count: int) -> tuple[float, ...]:
+    sigmas = np.atleast_1d(np.asarray(value, np.float64))
+    sigmas = np.repeat(sigmas, count) if sigmas.size == 1 else sigmas
+    if sigmas.shape != (count,) or not (np.isfinite(sigmas).all() and (sigmas > 0).all()):
+        raise AtrousError(f"{name} must be one positive number or {count} of them, found {value!r}")
+    return tuple(float(sigma) for sigma in sigmas)

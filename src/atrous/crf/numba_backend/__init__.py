@@ -1,1 +1,1 @@
-"""The CRF on the CPU: numba kernels for the permutohedral lattice and the mean field."""
+"""The CRF on the CPU: the permutohedral lattice and mean-field inference, compiled by numba (`*_jit.py`)."""

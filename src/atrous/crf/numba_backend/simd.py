@@ -1,11 +1,11 @@
-"""Eight floats at a time: a vector type for numba kernels.
+"""Eight floats at a time: a vector type for functions compiled by numba.
 
 Rows of class values are padded to a multiple of eight, and every inner loop of the CRF handles eight classes in one
 value of this type. LLVM lowers it to one AVX register, to two SSE or NEON registers, or to whatever the machine has,
-so the kernels do not depend on what the auto-vectorizer can prove about aliasing.
+so these functions do not depend on what the auto-vectorizer can prove about aliasing.
 
-    acc = splat(np.float32(0))
-    acc = fma(splat(weight), load(rows, index), acc)
+    acc = broadcast(np.float32(0))
+    acc = fma(broadcast(weight), load(rows, index), acc)
     store(rows, index, exp(acc))
 
 `load` and `store` take a C-contiguous float32 array and an index into it as if it were flat; they do no bounds check.
@@ -24,7 +24,7 @@ from numba.extending import intrinsic as _intrinsic
 from numba.extending import lower_builtin, models, register_model, type_callable
 
 LANES = 8
-intrinsic: Any = _intrinsic  # to a type checker: what it makes has one argument fewer than what it is given
+intrinsic: Any = _intrinsic  # for type checkers, which would expect the typing context as an argument of each call
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
 _VECTOR, _INTEGERS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
@@ -81,7 +81,7 @@ def _is_rows(array: Any) -> bool:
 
 @intrinsic
 def load(typingctx: Any, rows: Any, index: Any) -> Any:
-    """Eight consecutive floats of `rows` from flat position `index`."""
+    """Read eight consecutive floats of `rows` from flat position `index`."""
     if not _is_rows(rows):
         return None
 
@@ -105,8 +105,8 @@ def store(typingctx: Any, rows: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
-def splat(typingctx: Any, value: Any) -> Any:
-    """The same float in all eight lanes."""
+def broadcast(typingctx: Any, value: Any) -> Any:
+    """Copy one float to all eight lanes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), args[0], _I32(0))
@@ -117,7 +117,7 @@ def splat(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, fused where the machine can."""
+    """Compute a * b + c, fused where the machine has it."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _fma(builder, *args)
@@ -127,7 +127,7 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def maximum(typingctx: Any, a: Any, b: Any) -> Any:
-    """The larger of the two, lane by lane."""
+    """Compute the larger of the two, lane by lane."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *args), *args)
@@ -137,7 +137,7 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
 
 @intrinsic
 def nearest(typingctx: Any, x: Any) -> Any:
-    """Rounded to the nearest integer, halves to even."""
+    """Round to the nearest integer, halves to even."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _call(builder, "llvm.rint", args[0])
@@ -147,7 +147,7 @@ def nearest(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def less(typingctx: Any, a: Any, b: Any) -> Any:
-    """1.0 where a < b, else 0.0."""
+    """Compare lane by lane: 1.0 where a < b, else 0.0."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", *args), _constant(1.0), _constant(0.0))
@@ -156,7 +156,7 @@ def less(typingctx: Any, a: Any, b: Any) -> Any:
 
 
 def _reduction(combine: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]) -> Any:
-    """An intrinsic that halves the vector until one lane is left."""
+    """Make an intrinsic that halves the vector until one lane is left."""
 
     def reduce(typingctx: Any, a: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -180,7 +180,7 @@ lanes_max = _reduction(lambda builder, a, b: builder.select(builder.fcmp_ordered
 
 @intrinsic
 def exp(typingctx: Any, x: Any) -> Any:
-    """e^x, relative error below 2e-7; exactly 0 below -80, so that no denormal numbers arise, and e^88 above 88.
+    """Compute e^x, relative error below 2e-7; exactly 0 below -80, so that no denormal numbers arise; e^88 above 88.
 
     x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts; e^r by the minimax polynomial of Cephes' `expf`.
     """
@@ -207,7 +207,7 @@ def exp(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def log(typingctx: Any, x: Any) -> Any:
-    """Natural logarithm for normal positive x; relative error below 2e-7 (the polynomial of Cephes' `logf`)."""
+    """Compute the natural logarithm of normal positive x; relative error below 2e-7 (Cephes' polynomial of `logf`)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         bits = builder.bitcast(args[0], _INTEGERS)
@@ -243,7 +243,7 @@ def log(typingctx: Any, x: Any) -> Any:
 
 
 def _binary(symbol: Callable[..., Any], instruction: str) -> None:
-    """Let numba write `a + b` and so on for two vectors."""
+    """Define the operator `symbol` for two vectors as an LLVM instruction."""
 
     @type_callable(symbol)
     def typing(context: Any) -> Callable[[Any, Any], Any]:

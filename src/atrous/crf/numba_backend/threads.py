@@ -1,17 +1,18 @@
-"""Threads that share out the parts of a numba kernel, and never wait for one another's turn on the processor.
+"""Threads that share the chunks of a compiled function without waiting for one another's turn on the processor.
 
-Every thread of a team runs the same kernel from beginning to end. Each stage of it is cut into parts, which a thread
-claims by an atomic counter:
+Every thread runs the same function from beginning to end. Each stage of it is cut into chunks, which a thread claims
+by an atomic counter:
 
-    part = first_part(counters, stage)
-    while part < parts:
+    chunk = first_chunk(counters, stage)
+    while chunk < chunks:
         ...
-        part = next_part(counters, stage)
-    stage = next_stage(counters, stage, parts)
+        chunk = next_chunk(counters, stage)
+    stage = stage_barrier(counters, stage, chunks)
 
-A stage is over when all its parts are done. A helper that gets no processor time claims nothing and holds nobody up,
-which makes the difference on a machine that others use too: OpenMP's barriers wait for every thread. Nothing here
-touches numba's own threading layer, so kernels may be entered from any number of Python threads.
+The barrier waits for chunks, not for threads: a stage is over when all its chunks are done. A helper thread that gets
+no processor time claims nothing and delays nobody, which makes the difference on a machine with other load: OpenMP's
+barriers wait for every thread. numba's own threading layer is not used, so these functions may be called from any
+number of Python threads.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from numba.core import cgutils
 
 from atrous.crf.numba_backend.simd import intrinsic
 
-POINTS_PER_THREAD = 4096  # below this a thread costs more than it saves
-PARTS_PER_THREAD = 8
+MIN_POINTS_PER_THREAD = 4096  # with fewer, a thread costs more than it saves
+CHUNKS_PER_THREAD = 8
 _CORES: int = getattr(config, "NUMBA_NUM_THREADS")  # noqa: B009 (set by numba at run time, unknown to type checkers)
 _limit: ContextVar[int | None] = ContextVar("threads of the CRF", default=None)
-_yield_to_others = types.ExternalFunction("sched_yield" if os.name == "posix" else "SwitchToThread", types.int32())
+_yield_processor = types.ExternalFunction("sched_yield" if os.name == "posix" else "SwitchToThread", types.int32())
 
 
 @contextmanager
-def limited_to(threads: int) -> Iterator[None]:
-    """Let kernels called from this Python thread use no more than so many threads."""
+def limit_threads(threads: int) -> Iterator[None]:
+    """Limit the number of threads of CRFs that are computed from this Python thread, inside a `with` block."""
     token = _limit.set(threads)
     try:
         yield
@@ -47,31 +48,31 @@ def limited_to(threads: int) -> Iterator[None]:
 
 
 def thread_count(points: int) -> int:
-    """How many threads a kernel over so many points gets: `NUMBA_NUM_THREADS`, by default all cores, or fewer."""
-    return max(1, min(_limit.get() or _CORES, points // POINTS_PER_THREAD))
+    """Return the number of threads for a number of points: `NUMBA_NUM_THREADS`, by default all cores, or fewer."""
+    return max(1, min(_limit.get() or _CORES, points // MIN_POINTS_PER_THREAD))
 
 
-def parts_for(points: int) -> int:
-    """Into how many parts the stages of a kernel over so many points are cut."""
+def chunk_count(points: int) -> int:
+    """Return the number of chunks into which each stage is cut for a number of points."""
     threads = thread_count(points)
-    return PARTS_PER_THREAD * threads if threads > 1 else 1
+    return CHUNKS_PER_THREAD * threads if threads > 1 else 1
 
 
-def together(points: int, stages: int, kernel: Callable[..., Any], *args: Any) -> None:
-    """Run `kernel(counters, parts, *args)` by a team.
+def run_parallel(points: int, stages: int, function: Callable[..., Any], *args: Any) -> None:
+    """Run the compiled `function(counters, chunks, *args)` in parallel by `thread_count(points)` threads.
 
-    It returns as soon as all parts of all stages are done. A helper that comes too late finds nothing left to claim and
-    ends, so there is no need to wait for it.
+    It returns as soon as all chunks of all stages are done. A helper thread that starts too late finds no chunk left
+    and ends, so there is no need to join it.
     """
-    counters, parts = np.zeros((stages, 2), np.int64), parts_for(points)
+    counters, chunks = np.zeros((stages, 2), np.int64), chunk_count(points)
     for _ in range(thread_count(points) - 1):
-        threading.Thread(target=kernel, args=(counters, parts, *args), daemon=True).start()
-    kernel(counters, parts, *args)
+        threading.Thread(target=function, args=(counters, chunks, *args), daemon=True).start()
+    function(counters, chunks, *args)
 
 
 @intrinsic
 def _fetch_add(typingctx: Any, counters: Any, index: Any, value: Any) -> Any:
-    """Atomically add to a flat int64 array; the value before."""
+    """Atomically add to a flat int64 array; returns the value before."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = cgutils.create_struct_proxy(counters)(context, builder, args[0]).data
@@ -81,24 +82,30 @@ def _fetch_add(typingctx: Any, counters: Any, index: Any, value: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def first_part(counters: Any, stage: Any) -> Any:
-    """Claim a part of the stage; there is none left when it is not below the number of parts."""
+def first_chunk(counters: Any, stage: Any) -> Any:
+    """Claim a chunk of the stage; a result at or above the number of chunks means that none is left."""
     return _fetch_add(counters, 2 * stage, 1)
 
 
 @njit(cache=True, nogil=True)
-def next_part(counters: Any, stage: Any) -> Any:
-    """Report the part just done and claim another."""
+def next_chunk(counters: Any, stage: Any) -> Any:
+    """Count the claimed chunk as done and claim another, as `first_chunk`."""
     _fetch_add(counters, 2 * stage + 1, 1)
     return _fetch_add(counters, 2 * stage, 1)
 
 
 @njit(cache=True, nogil=True)
-def next_stage(counters: Any, stage: Any, parts: Any) -> Any:
-    """Wait until all parts of the stage are done; the number of the next stage."""
+def stage_barrier(counters: Any, stage: Any, chunks: Any) -> Any:
+    """Wait until all chunks of the stage are done; returns the number of the next stage."""
     tries = 0
-    while _fetch_add(counters, 2 * stage + 1, 0) < parts:
+    while _fetch_add(counters, 2 * stage + 1, 0) < chunks:
         tries += 1
         if tries > 100:
-            _yield_to_others()
+            _yield_processor()
     return stage + 1
+
+
+@njit(cache=True, nogil=True, inline="always")
+def chunk_range(size: Any, chunk: Any, chunks: Any) -> Any:
+    """Return the first and the last index, the latter excluded, of a chunk of `size` elements."""
+    return size * chunk // chunks, size * (chunk + 1) // chunks

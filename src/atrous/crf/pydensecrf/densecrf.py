@@ -13,17 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from atrous.crf.kernels import position_features
-from atrous.crf.numba_backend.lattice import Array, Normalization, checked_features
-from atrous.crf.numba_backend.mean_field import Inference, MeanField, Unary
+from atrous.crf.kernels import MatrixCompatibility, Normalization, PottsCompatibility, position_features
+from atrous.crf.numba_backend.mean_field import MeanField, MeanFieldState, Unary
+from atrous.crf.validation import Array, checked_features
 from atrous.errors import AtrousError
 
 # ruff: noqa: N802 (the names of the original)
 
 
 class KernelType(IntEnum):
-    """How the original would learn a transform of the features; at its start, which is all a caller reaches, the
-    transform is the identity, so the three give the same result."""
+    """Shape of the feature transform that the original can learn.
+
+    Its Python interface cannot train it, and it starts as the identity, so the three give the same result.
+    """
 
     CONST_KERNEL = 0
     DIAG_KERNEL = 1
@@ -39,19 +41,22 @@ CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
 NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
 
 
-def _coupling(compat: Any, classes: int) -> Array:
-    """What logits gain: Potts rewards agreement by `compat`; a vector or a matrix is an energy, hence the sign.
+def _scaled_compatibility(compat: Any, classes: int) -> Array:
+    """Convert `compat` to the factors by which filtered marginals are added to the logits.
 
-    A matrix is made symmetric, as the original does.
+    A number is the weight of a Potts model, which rewards equal labels; a vector (the diagonal of mu) or a matrix is an
+    energy, hence the sign. A matrix is made symmetric, as in the original.
     """
     if isinstance(compat, Real):
-        return np.asarray(float(compat))
-    found = np.asarray(compat, np.float64)
-    if found.ndim > 2:
+        return PottsCompatibility().scaled(float(compat), classes)
+    array = np.asarray(compat, np.float64)
+    if array.ndim > 2:
         raise AtrousError("LabelCompatibility of dimension >2 not meaningful.")
-    if found.shape not in ((), (classes,), (classes, classes)):
-        raise AtrousError(f"compat has shape {found.shape}, expected a number, ({classes},) or ({classes}, {classes})")
-    return found if found.ndim == 0 else -found if found.ndim == 1 else -(found + found.T) / 2
+    if array.shape not in ((), (classes,), (classes, classes)):
+        raise AtrousError(f"compat has shape {array.shape}, expected a number, ({classes},) or ({classes}, {classes})")
+    if array.ndim < 2:
+        return PottsCompatibility().scaled(array if array.ndim == 0 else -array, classes)
+    return MatrixCompatibility((array + array.T) / 2).scaled(1.0, classes)
 
 
 class DenseCRF:
@@ -63,76 +68,77 @@ class DenseCRF:
         self._nvar, self._nlabel = nvar, nlabels
         self._unary: Array = np.zeros((nlabels, nvar), np.float32)
         self._features: list[Array] = []
-        self._couplings: list[Array] = []
+        self._compatibilities: list[Array] = []
         self._normalizations: list[Normalization] = []
-        self._field: MeanField | None = None
+        self._mean_field: MeanField | None = None
 
     def setUnaryEnergy(self, u: Any, f: Any = None) -> None:
         """Set the energies, minus log probabilities, (nlabels, nvar); with `f` (features, nvar), u is (nlabels,
         features) and the energies are u f: logistic regression."""
-        found = np.asarray(u, np.float32)
+        array = np.asarray(u, np.float32)
         if f is not None:
-            found = found @ np.asarray(f, np.float32)
-        if found.shape != (self._nlabel, self._nvar):
-            raise AtrousError(f"Bad shape for unary energy (Need {(self._nlabel, self._nvar)}, got {found.shape})")
-        if np.isnan(found).any():
+            array = array @ np.asarray(f, np.float32)
+        if array.shape != (self._nlabel, self._nvar):
+            raise AtrousError(f"Bad shape for unary energy (Need {(self._nlabel, self._nvar)}, got {array.shape})")
+        if np.isnan(array).any():
             raise AtrousError("the unary energy holds NaN; expected finite numbers (was a probability below 0?)")
-        self._unary = found
+        self._unary = array
 
     def addPairwiseEnergy(
         self, features: Any, compat: Any, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
     ) -> None:
         """Add a term on `features` (d, nvar), each divided by its standard deviation."""
-        found = np.asarray(features, np.float32)
-        if found.ndim != 2 or found.shape[1] != self._nvar:
-            raise AtrousError(f"Bad shape for pairwise energy (Need (?, {self._nvar}), got {found.shape})")
-        self._add(found.T, compat, kernel, normalization)
+        array = np.asarray(features, np.float32)
+        if array.ndim != 2 or array.shape[1] != self._nvar:
+            raise AtrousError(f"Bad shape for pairwise energy (Need (?, {self._nvar}), got {array.shape})")
+        self._add(array.T, compat, kernel, normalization)
 
     def _add(self, features: Array, compat: Any, kernel: int, normalization: int) -> None:
-        KernelType(kernel)  # a ValueError for a number that is none
-        coupling = _coupling(compat, self._nlabel)
+        KernelType(kernel)  # raises ValueError for an unknown number
+        compatibility = _scaled_compatibility(compat, self._nlabel)
         self._normalizations.append(Normalization(normalization))
-        self._couplings.append(coupling)
+        self._compatibilities.append(compatibility)
         self._features.append(checked_features(features))
-        self._field = None
+        self._mean_field = None
 
     def inference(self, niter: int) -> Array:
-        """Marginals (nlabels, nvar) float32 after `niter` updates."""
-        state = self._built().infer(self._energies(), self._couplings, niter)
-        return state.probabilities(np.empty((self._nlabel, self._nvar), np.float32))
+        """Compute marginals (nlabels, nvar) float32 after `niter` updates."""
+        state = self._built_mean_field().infer(self._energies(), self._compatibilities, niter)
+        return state.write_probabilities(np.empty((self._nlabel, self._nvar), np.float32))
 
     def map(self, niter: int) -> Array:
-        """The most probable label of each variable, (nvar,), after `niter` updates."""
-        return self._built().infer(self._energies(), self._couplings, niter).labels(np.empty(self._nvar, np.int64))
+        """Compute the most probable label of each variable, (nvar,), after `niter` updates."""
+        state = self._built_mean_field().infer(self._energies(), self._compatibilities, niter)
+        return state.write_labels(np.empty(self._nvar, np.int64))
 
     def startInference(self) -> tuple[Array, Array, Array]:
-        """The marginals to start from, and two scratch arrays that `stepInference` wants back."""
+        """Return the initial marginals and two scratch arrays, the arguments of `stepInference`."""
         return self.inference(0), np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
 
     def stepInference(self, Q: Array, tmp1: Array, tmp2: Array) -> None:
-        """Update the marginals `Q` in place; the scratch arrays are not needed here."""
-        state = self._resumed(Q)
+        """Update the marginals `Q` in place; the scratch arrays are not used."""
+        state = self._state_of(Q)
         state.step()
-        Q[...] = state.probabilities(np.empty((self._nlabel, self._nvar), np.float32))
+        Q[...] = state.write_probabilities(np.empty((self._nlabel, self._nvar), np.float32))
 
     def klDivergence(self, Q: Any) -> float:
-        """KL divergence of the marginals `Q` from the CRF, up to a constant."""
-        return self._resumed(Q).divergence()
+        """Compute the KL divergence of the marginals `Q` from the CRF, up to a constant."""
+        return self._state_of(Q).kl_divergence()
 
-    def _built(self) -> MeanField:
-        if self._field is None:
-            self._field = MeanField(self._features, self._normalizations, np.arange(self._nvar, dtype=np.int32))
-        return self._field
+    def _built_mean_field(self) -> MeanField:
+        if self._mean_field is None:
+            self._mean_field = MeanField(self._features, self._normalizations, np.arange(self._nvar, dtype=np.int32))
+        return self._mean_field
 
     def _energies(self) -> Unary:
-        return Unary.of(self._unary, energies=True)
+        return Unary.build(self._unary, energies=True)
 
-    def _resumed(self, Q: Any) -> Inference:
-        found = np.asarray(Q, np.float32)
-        if found.shape != (self._nlabel, self._nvar):
-            raise AtrousError(f"Q has shape {found.shape}, expected {(self._nlabel, self._nvar)}")
-        state = self._built().infer(self._energies(), self._couplings, 0)
-        state.set(found)
+    def _state_of(self, Q: Any) -> MeanFieldState:
+        array = np.asarray(Q, np.float32)
+        if array.shape != (self._nlabel, self._nvar):
+            raise AtrousError(f"Q has shape {array.shape}, expected {(self._nlabel, self._nvar)}")
+        state = self._built_mean_field().infer(self._energies(), self._compatibilities, 0)
+        state.set_marginals(array)
         return state
 
 
@@ -163,14 +169,14 @@ class DenseCRF2D(DenseCRF):
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
         """Add a term on position and color of `rgbim` (h, w, 3) uint8; `srgb` is a number or one per channel."""
-        found = np.asarray(rgbim)
-        if found.dtype != np.uint8:
-            raise AtrousError(f"rgbim is {found.dtype}, expected uint8")
-        if found.shape != (self._h, self._w, 3):
-            raise AtrousError(f"Bad shape for pairwise bilateral (Need {(self._h, self._w, 3)}, got {found.shape})")
+        array = np.asarray(rgbim)
+        if array.dtype != np.uint8:
+            raise AtrousError(f"rgbim is {array.dtype}, expected uint8")
+        if array.shape != (self._h, self._w, 3):
+            raise AtrousError(f"Bad shape for pairwise bilateral (Need {(self._h, self._w, 3)}, got {array.shape})")
         features = np.empty((self._h, self._w, 5), np.float32)
         features[..., :2] = self._positions(sxy)
-        np.divide(found, np.broadcast_to(np.asarray(srgb, np.float32), 3), out=features[..., 2:], dtype=np.float32)
+        np.divide(array, np.broadcast_to(np.asarray(srgb, np.float32), 3), out=features[..., 2:], dtype=np.float32)
         self._add(features.reshape(-1, 5), compat, kernel, normalization)
 
     def _positions(self, sxy: float | Sequence[float]) -> Array:

@@ -1,1 +1,1 @@
-"""The CRF in torch: batched, on any device, differentiable."""
+"""The CRF in torch: the same lattice and mean field as `numba_backend`, on any device and differentiable."""

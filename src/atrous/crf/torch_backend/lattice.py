@@ -1,8 +1,8 @@
 """The permutohedral lattice in torch: batched, on any device, differentiable in the values filtered.
 
 `permutohedral_filter(values, lattice)` is K v, and its gradient is K^T g: the same lattice with the axes of the blur in
-reverse order. `TorchLattice` is plain torch, the reference and what runs on a GPU; `NumbaLattice` offers the same two
-methods over the numba kernels, which on a CPU are many times faster.
+reverse order. `TorchLattice` is plain torch, the reference and the implementation for GPUs; `NumbaLattice` has the same
+method over the compiled functions of `numba_backend`, which on a CPU are many times faster.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atrous.crf.numba_backend.lattice import Lattice, embedding_scale, key_steps, key_strides, slice_factor
+from atrous.crf.lattice_geometry import embedding_scale, key_steps, key_strides, slice_factor
 from atrous.errors import AtrousError
 
 
 class FilterLattice(Protocol):
-    """What `permutohedral_filter` needs of a lattice."""
+    """The interface of a lattice for `permutohedral_filter`."""
 
-    def apply(self, values: Tensor, reverse: bool) -> Tensor:
-        """K v, or K^T v in reverse; (batch, points, channels)."""
+    def filter(self, values: Tensor, *, reverse: bool = False) -> Tensor:
+        """Compute K v, or K^T v with `reverse`; (batch, points, channels)."""
         ...
 
 
 def _embed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The 0-colored corner (points, d), the rank of each coordinate, and barycentric coordinates (points, d + 1).
+    """Find the simplex around each feature (points, d).
 
-    *Source:* Adams et al. 2010, p. 5, 6 and 10; the float32 operations in the order of `lattice_kernels._enclose`.
+    Returns its 0-colored corner and the rank of each coordinate in descending order, (points, d + 1) each, and the
+    barycentric weights (points, d + 1).
+
+    *Source:* Adams et al. 2010, p. 5, 6 and 10; the float32 operations in the order of `lattice_jit._embed`.
     """
     points, d = features.shape
     components = features * torch.from_numpy(embedding_scale(d)).to(features)
@@ -72,46 +75,51 @@ class TorchLattice:
             raise AtrousError("features hold NaN or infinity; expected finite numbers: check them and their sigmas")
         batch, points, self.d = features.shape
         strides = key_strides(flat.amin(0).cpu().numpy(), flat.amax(0).cpu().numpy())
-        corner, rank, self.weights = _embed(flat)
+        corner, rank, self.barycentric = _embed(flat)
         steps = torch.from_numpy(key_steps(strides)).to(flat.device)
         axis_of = rank.argsort(1).flip(1)  # the axis along which corner r + 1 follows corner r
         keys = (corner * torch.from_numpy(strides).to(flat.device)).sum(1, keepdim=True)
         keys = torch.cat([keys, keys + steps[axis_of[:, :-1]].cumsum(1)], 1)
-        images = torch.arange(batch, device=flat.device).repeat_interleave(points)[:, None]
-        several = batch | 1  # odd, so that nothing is lost where the product wraps around
-        vertices, self.offsets = torch.unique(keys * several + images, return_inverse=True)
-        self.rows = len(vertices)
+        image = torch.arange(batch, device=flat.device).repeat_interleave(points)[:, None]
+        factor = batch | 1  # odd, so that nothing is lost where the product wraps around
+        vertices, self.corner_rows = torch.unique(keys * factor + image, return_inverse=True)
+        self.num_vertices = len(vertices)
         self.neighbors = torch.stack(
-            [torch.stack([self._find(vertices, vertices + s * several * sign) for sign in (-1, 1)]) for s in steps]
+            [
+                torch.stack([self._find_rows(vertices, vertices + step * factor * sign) for sign in (-1, 1)])
+                for step in steps
+            ]
         )
 
-    def _find(self, vertices: Tensor, keys: Tensor) -> Tensor:
-        """The row of each key, or the row of zeros behind the last."""
-        place = torch.searchsorted(vertices, keys).clamp_(max=self.rows - 1)
-        return torch.where(vertices[place] == keys, place, self.rows)
+    def _find_rows(self, vertices: Tensor, keys: Tensor) -> Tensor:
+        """Find the row of each key, or the row of zeros after the last."""
+        row = torch.searchsorted(vertices, keys).clamp_(max=self.num_vertices - 1)
+        return torch.where(vertices[row] == keys, row, self.num_vertices)
 
-    def apply(self, values: Tensor, reverse: bool) -> Tensor:
-        """K v, or K^T v in reverse; (batch, points, channels)."""
-        flat, weights = values.flatten(0, 1), self.weights.to(values.dtype)
-        rows = values.new_zeros(self.rows + 1, values.shape[2])
+    def filter(self, values: Tensor, *, reverse: bool = False) -> Tensor:
+        """Compute K v, or K^T v with `reverse`; (batch, points, channels)."""
+        flat, barycentric = values.flatten(0, 1), self.barycentric.to(values.dtype)
+        rows = values.new_zeros(self.num_vertices + 1, values.shape[2])
         for corner in range(self.d + 1):
-            rows.index_add_(0, self.offsets[:, corner], weights[:, corner, None] * flat)
+            rows.index_add_(0, self.corner_rows[:, corner], barycentric[:, corner, None] * flat)
         for previous, following in self.neighbors.flip(0) if reverse else self.neighbors:
             rows[:-1] += 0.5 * (rows[previous] + rows[following])
-        corners = (weights[:, c, None] * rows[self.offsets[:, c]] for c in range(self.d + 1))
+        corners = (barycentric[:, c, None] * rows[self.corner_rows[:, c]] for c in range(self.d + 1))
         return (sum(corners) * slice_factor(self.d)).view_as(values)  # type: ignore[union-attr]
 
 
 class NumbaLattice:
-    """The same lattices built and applied by the numba kernels: CPU, float32."""
+    """The same lattices, built and applied by `numba_backend`: CPU, float32."""
 
     def __init__(self, features: Tensor) -> None:
+        from atrous.crf.numba_backend.lattice import Lattice  # here, for it loads numba
+
         self.lattices = [Lattice.build(each) for each in features.detach().cpu().numpy()]
 
-    def apply(self, values: Tensor, reverse: bool) -> Tensor:
-        """K v, or K^T v in reverse; (batch, points, channels)."""
-        given = values.detach().cpu().float().numpy()
-        results = [lattice.filter(each, reverse=reverse) for lattice, each in zip(self.lattices, given, strict=True)]
+    def filter(self, values: Tensor, *, reverse: bool = False) -> Tensor:
+        """Compute K v, or K^T v with `reverse`; (batch, points, channels)."""
+        arrays = values.detach().cpu().float().numpy()
+        results = [lattice.filter(each, reverse=reverse) for lattice, each in zip(self.lattices, arrays, strict=True)]
         return torch.from_numpy(np.stack(results)).to(values)
 
 
@@ -119,7 +127,7 @@ class _Filter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, lattice: FilterLattice, reverse: bool) -> Tensor:
         ctx.lattice, ctx.reverse = lattice, reverse
-        return lattice.apply(values, reverse)
+        return lattice.filter(values, reverse=reverse)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -127,7 +135,7 @@ class _Filter(torch.autograd.Function):
 
 
 def permutohedral_filter(values: Tensor, lattice: FilterLattice, *, reverse: bool = False) -> Tensor:
-    """K v, not normalized, or its transpose with `reverse`; differentiable in `values` any number of times.
+    """Compute K v, not normalized, or K^T v with `reverse`; differentiable in `values` any number of times.
 
     *Shape:* values (batch, points, channels); returns the same.
     """
