@@ -2,9 +2,9 @@
 
     PYTHONPATH=src python benchmarks/crf.py --data ../shared/data -o crf_scaling.png
 
-Prints the whole-call ratio with all classes and with pruning on a real network's output, the peak memory of either
-package in a process of its own, the bytes every stage has to move and how far above that floor it runs, and the time
-per pixel up to 2048x1024x19. Medians over rounds in which both packages take turns; the machine is warmed up first.
+Prints the ratio of whole calls with all classes and with pruning on a real network's output, the peak memory of either
+package in its own process, the bytes that each stage has to move and how far above that floor it runs, and the time per
+pixel up to 2048x1024x19. Medians over rounds in which both packages take turns, after a warm-up.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def load_image(data: Path, width: int = WIDTH, height: int = HEIGHT) -> np.ndarr
 
 
 def network_probabilities(image: np.ndarray, weights: Path) -> np.ndarray:
-    """Soft-max of a released DeepLab v3's logits, (21, H, W), by the TensorFlow Lite runtime."""
+    """Compute the soft-max of a released DeepLab v3's logits, (21, H, W), by the TensorFlow Lite runtime."""
     from ai_edge_litert.interpreter import Interpreter
 
     network = Interpreter(str(weights), num_threads=2)
     network.allocate_tensors()
-    given, found = network.get_input_details()[0], network.get_output_details()[0]
+    inputs, outputs = network.get_input_details()[0], network.get_output_details()[0]
     squeezed = cv2.resize(image, (257, 257), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 127.5 - 1
-    network.set_tensor(given["index"], squeezed[None])
+    network.set_tensor(inputs["index"], squeezed[None])
     network.invoke()
-    logits = network.get_tensor(found["index"])[0]
+    logits = network.get_tensor(outputs["index"])[0]
     planes = [
         cv2.resize(plane, image.shape[1::-1], interpolation=cv2.INTER_LINEAR) for plane in logits.transpose(2, 0, 1)
     ]
@@ -56,16 +56,16 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def made_up_probabilities(classes: int, height: int, width: int) -> np.ndarray:
-    """Smooth blobs in which every class wins somewhere."""
+    """Make smooth random probabilities in which every class is the arg-max somewhere."""
     noise = np.random.default_rng(0).normal(size=(classes, height // 16 + 2, width // 16 + 2)).astype(np.float32)
     return softmax(4 * np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_CUBIC) for plane in noise]))
 
 
 def ours(image: np.ndarray, probabilities: np.ndarray, **options: Any) -> np.ndarray:
-    from atrous.crf import Bilateral, Gaussian, dense_crf
+    from atrous.crf import Bilateral, CRFPreset, Gaussian, dense_crf
 
-    terms = {"gaussian": Gaussian(3, 3), "bilateral": Bilateral(4, 67, 3), "iterations": ITERATIONS}
-    return dense_crf(image, probabilities, **terms, **options)
+    crf = CRFPreset(Gaussian(3, 3), Bilateral(4, 67, 3), iterations=ITERATIONS)
+    return dense_crf(image, probabilities, crf, **options)
 
 
 def theirs(image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -93,19 +93,19 @@ def speed(image: np.ndarray, real: np.ndarray, prune: float, rounds: int) -> Non
         ("all classes, network's output", real, {}),
         (f"pruned at {prune}, network's output", real, {"prune": prune}),
     ):
-        found, expected = ours(image, probabilities, **options), theirs(image, probabilities)
+        refined, expected = ours(image, probabilities, **options), theirs(image, probabilities)
         run_ours, run_theirs = partial(ours, image, probabilities, **options), partial(theirs, image, probabilities)
         pairs = [(timed(run_ours), timed(run_theirs)) for _ in range(rounds)]
         mine, others = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
         ratios = sorted(b / a for a, b in pairs)
         kept = int((probabilities.max((1, 2)) > options.get("prune", 0)).sum())
-        difference = np.abs(found - expected)
+        difference = np.abs(refined - expected)
         print(
             f"{name}: {kept} of {CLASSES} classes; atrous {mine * 1e3:.0f} ms, pydensecrf2 {others * 1e3:.0f} ms, "
             "ratio "
             f"{statistics.median(ratios):.2f} (paired median; {ratios[0]:.2f} to {ratios[-1]:.2f} in {rounds} rounds)\n"
             f"    max |dQ| {difference.max():.1e}, mean {difference.mean():.1e}, equal labels "
-            f"{100 * (found.argmax(0) == expected.argmax(0)).mean():.4f} %"
+            f"{100 * (refined.argmax(0) == expected.argmax(0)).mean():.4f} %"
         )
 
 
@@ -124,13 +124,13 @@ def torch_path(image: np.ndarray, real: np.ndarray) -> None:
     difference = np.abs(run().cpu().numpy() - ours(image, real)).max()
     print(f"torch on {device}: {min(timed(run) for _ in range(3)) * 1e3:.0f} ms, max |dQ| from numba {difference:.1e}")
     if device == "cpu":
-        print("torch on a GPU: not run, there is none here")
+        print("torch on a GPU: not run, no GPU available")
 
 
 def peak_memory(data: Path, weights: Path, prune: float) -> None:
-    """How far one call of either package raises the memory of a process that holds the image and the probabilities.
+    """Measure how far one call of either package raises the memory of a process that holds image and probabilities.
 
-    Each has run on a small image before, so that a compile on the first call is not counted as the CRF's.
+    Each has run on a small image before, so that compilation on the first call is not counted.
     """
     marks = {}
     for which in ("theirs", "ours", "pruned"):
@@ -143,9 +143,9 @@ def peak_memory(data: Path, weights: Path, prune: float) -> None:
 
 
 def high_water(reset: bool = False) -> float:
-    """Peak resident memory of this process in MB; with `reset`, start anew from what it holds now (Linux)."""
+    """Return the peak resident memory of this process in MB; `reset` sets it to the present memory first (Linux)."""
     status = Path("/proc/self/status")
-    if not status.exists():  # there the mark is inherited from the parent and cannot be reset
+    if not status.exists():  # elsewhere the peak is inherited from the parent and cannot be reset
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
@@ -174,39 +174,42 @@ def run_once(which: str, data: Path, weights: Path, prune: float) -> None:
 
 
 def floor(image: np.ndarray, real: np.ndarray) -> None:
-    """Bytes that each stage of an update cannot avoid, at the speed at which one thread copies large arrays here."""
+    """Compare each stage of an update to the bytes it has to move, at the rate at which one thread copies arrays."""
     from atrous.crf import Bilateral, DenseCRF, Gaussian
-    from atrous.crf.numba_backend.filter_kernels import blur_part, splat_band
-    from atrous.crf.numba_backend.mean_field import Inference, Unary
-    from atrous.crf.numba_backend.mean_field_kernels import update_part
-    from atrous.crf.numba_backend.threads import limited_to, thread_count
+    from atrous.crf.numba_backend.filter_jit import blur_chunk, splat_band
+    from atrous.crf.numba_backend.mean_field import MeanFieldState, Unary
+    from atrous.crf.numba_backend.mean_field_jit import update_chunk
+    from atrous.crf.numba_backend.threads import limit_threads, thread_count
 
     source = np.ones(64 << 20, np.uint8)
     target = np.empty_like(source)
     rate = 2 * source.size / min(timed(lambda: np.copyto(target, source)) for _ in range(9))
     crf = DenseCRF(image, Gaussian(3, 3), Bilateral(4, 67, 3))
-    build = timed(lambda: crf.field)
-    lattice, weights = crf.field.lattice, crf.field.splat_weights
-    state = Inference(crf.field, Unary.of(real.reshape(len(real), -1)), [np.asarray(3.0), np.asarray(4.0)])
-    panels, rows, count = state._panels, state._rows, len(state.logits)
-    pixels, vertices, bands = lattice.points, rows.nbytes, range(len(lattice.bounds) - 1)
-    corners, panel, listed = lattice.offsets.nbytes + lattice.weights.nbytes, 32 * lattice.points, lattice.chain.size
-    send = np.ones((2, count, 8), np.float32)
-    splat = (panels, 0, np.zeros(2, np.int64), send, lattice.offsets, weights, lattice.columns, lattice.bounds, rows)
-    update = (lattice.offsets, weights, rows, state.logits, panels[0])
-    chains = [lattice.chain[a:b] for a, b in pairwise(lattice.starts)]
+    build = timed(lambda: crf.mean_field)
+    lattice, weights = crf.mean_field.lattice, crf.mean_field.splat_weights
+    compatibilities = [term.scaled_compatibility(len(real)) for term in crf.terms]
+    state = MeanFieldState(crf.mean_field, Unary.build(real.reshape(len(real), -1)), compatibilities)
+    panels, values, count = state._panels, state._vertex_values, len(state.logits)
+    pixels, vertices, bands = lattice.num_points, values.nbytes, range(len(lattice.bounds) - 1)
+    corners, panel, listed = lattice.corner_rows.nbytes + lattice.barycentric.nbytes, 32 * pixels, lattice.runs.size
+    class_weights, source_index = np.ones((2, count, 8), np.float32), np.zeros(2, np.int64)
+    arrays = (class_weights, lattice.corner_rows, weights, lattice.columns, lattice.bounds, values)
+    splat = (panels, 0, source_index, *arrays)
+    update = (lattice.corner_rows, weights, values, state.logits, panels[0])
+    axes = [lattice.runs[a:b] for a, b in pairwise(lattice.axis_starts)]
     stages = {
-        "clear": (vertices, lambda: rows.fill(0)),
+        "clear": (vertices, lambda: values.fill(0)),
         "splat": (corners + panel + 2 * vertices, lambda: [splat_band(*splat, band) for band in bands]),
-        "blur, all axes": (listed * (4 + 2 * 32), lambda: [blur_part(chain, rows, 0, 1) for chain in chains]),
-        "slice and add": (corners + vertices + 2 * panel, lambda: update_part(*update, 0, 0, pixels, False)),
+        "blur, all axes": (listed * (4 + 2 * 32), lambda: [blur_chunk(runs, values, 0, 1) for runs in axes]),
+        "slice and add": (corners + vertices + 2 * panel, lambda: update_chunk(*update, 0, 0, pixels, False)),
         "slice, add, soft-max": (
             corners + vertices + 2 * count * panel,
-            lambda: update_part(*update, count - 1, 0, pixels, False),
+            lambda: update_chunk(*update, count - 1, 0, pixels, False),
         ),
     }
     print(
-        f"floor: one thread copies {rate / 1e9:.1f} GB/s; {pixels} pixels, {lattice.vertices} vertices, {count} panels"
+        f"floor: one thread copies {rate / 1e9:.1f} GB/s; {pixels} pixels, {lattice.num_vertices} vertices, "
+        f"{count} panels"
     )
     print(f"    lattices built once in {build * 1e3:.1f} ms by {thread_count(pixels)} threads, row sums included")
     total = 0
@@ -219,7 +222,7 @@ def floor(image: np.ndarray, real: np.ndarray) -> None:
             f"{seconds * rate / moved:.2f} x the floor; {times} of them in an update"
         )
     for threads in (1, thread_count(pixels)):
-        with limited_to(threads):
+        with limit_threads(threads):
             step = min(timed(state.step) for _ in range(15))
         print(
             f"    one update, {threads} threads: {total / 1e6:.0f} MB, {step * 1e3:.2f} ms, "
@@ -228,7 +231,7 @@ def floor(image: np.ndarray, real: np.ndarray) -> None:
 
 
 def scaling(data: Path, output: Path | None, largest: int) -> None:
-    """Whole call, 19 classes, from 256x128 to 2048x1024."""
+    """Time whole calls with 19 classes from 256x128 to 2048x1024."""
     sizes, mine, others = [], [], []
     for scale in (1, 2, 3, 4, 6, 8):
         width, height = 256 * scale, 128 * scale

@@ -62,9 +62,9 @@ def test_files_that_are_no_probabilities(run: Run, street: tuple[Path, Path], tm
     assert "no CRF preset 'v3'" in run("crf", *street, "--preset", "v3").err
     assert "no such file" in run("crf", image, tmp_path / "none.npy").err
     probabilities.write_bytes(probabilities.read_bytes()[:-10])
-    assert "not a whole .npy file" in run("crf", image, probabilities).err
+    assert "not a complete .npy file" in run("crf", image, probabilities).err
     np.save(probabilities, np.array([{}], dtype=object), allow_pickle=True)
-    assert "not a whole .npy file" in run("crf", image, probabilities).err
+    assert "not a complete .npy file" in run("crf", image, probabilities).err
 
 
 def test_a_search_goes_on_where_it_was(run: Run, shared_data: Path, tmp_path: Path) -> None:
@@ -75,11 +75,11 @@ def test_a_search_goes_on_where_it_was(run: Run, shared_data: Path, tmp_path: Pa
     first = run(*arguments)
     assert first.code == 0, first.err
     assert "sigma_alpha" in first.out
-    journal = (tmp_path / "out" / "search.jsonl").read_text()
-    (tmp_path / "out" / "search.jsonl").write_text(journal[: len(journal) // 2])
+    log = (tmp_path / "out" / "search.jsonl").read_text()
+    (tmp_path / "out" / "search.jsonl").write_text(log[: len(log) // 2])
     second = run(*arguments)
     assert second.out == first.out
-    assert sorted((tmp_path / "out" / "search.jsonl").read_text().splitlines()) == sorted(journal.splitlines())
+    assert sorted((tmp_path / "out" / "search.jsonl").read_text().splitlines()) == sorted(log.splitlines())
 
 
 def test_predict_refines_with_and_without_a_preset(run: Run, shared_data: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def inputs(height: int = 10, width: int = 12, classes: int = 4) -> tuple[torch.T
 def test_is_the_mean_field(backend: str) -> None:
     logits, image = inputs()
     layer = CRFRNN(4, backend=backend).eval()  # type: ignore[arg-type]
-    expected = dense_crf(image[0].numpy(), logits[0].exp().numpy(), preset="crf_rnn", iterations=10)
+    expected = dense_crf(image[0].numpy(), logits[0].exp().numpy(), crf="crf_rnn", iterations=10)
     np.testing.assert_allclose(layer(logits, image).softmax(1)[0].detach(), expected, atol=1e-4)
 
 

@@ -1,7 +1,8 @@
-"""What importing costs."""
+"""Importing `atrous.crf` loads nothing heavy."""
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_importing_loads_nothing_heavy() -> None:
     assert loaded_by("import atrous.crf; dir(atrous.crf)") == set()
-    assert loaded_by("from atrous.crf import dense_crf, preset; preset('v2')") == set()
+    assert loaded_by("from atrous.crf import dense_crf, get_preset; get_preset('v2')") == set()
 
 
 def test_numpy_in_and_out_needs_no_torch() -> None:
@@ -29,3 +30,24 @@ def test_every_public_name_resolves() -> None:
     for name in atrous.crf.__all__:
         assert getattr(atrous.crf, name) is not None
     assert set(atrous.crf.__all__) <= set(dir(atrous.crf))
+
+
+def test_dense_crf_stays_a_function() -> None:
+    """The submodule of the same name must not hide it, in whichever order they are imported."""
+    run = "import atrous.crf.dense_crf as m, atrous.crf; from atrous.crf import dense_crf; assert callable(dense_crf)"
+    assert loaded_by(run) == set()
+
+
+def test_backends_have_the_same_classes_and_methods() -> None:
+    from atrous.crf.numba_backend import mean_field as numba_backend
+    from atrous.crf.torch_backend import mean_field as torch_backend
+
+    def public(owner: type) -> set[str]:
+        return {name for name, value in vars(owner).items() if callable(value) and not name.startswith("_")}
+
+    for name in ("Unary", "MeanField"):
+        assert public(getattr(torch_backend, name)) <= public(getattr(numba_backend, name))
+    steps = {"step", "kl_divergence", "write_probabilities", "write_labels"}
+    assert steps <= public(torch_backend.MeanFieldState) & public(numba_backend.MeanFieldState)
+    signatures = {str(inspect.signature(backend.MeanField.infer)) for backend in (numba_backend, torch_backend)}
+    assert len(signatures) == 1

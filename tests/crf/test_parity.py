@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 import atrous.crf.pydensecrf.densecrf as dcrf
-from atrous.crf import Bilateral, Gaussian, dense_crf
+from atrous.crf import PRESETS, Bilateral, CRFPreset, Gaussian, dense_crf
 from atrous.crf.pydensecrf import utils
 from tests.crf.crf_samples import random_image, random_probabilities
 
 CASES = {
-    "im1_q": {"preset": "krahenbuhl"},
-    "plane_q_default": {"preset": "krahenbuhl"},
-    "plane_q_v2": {"gaussian": Gaussian(3, 1), "bilateral": Bilateral(4, 67, 3), "iterations": 10},
-    "plane_q_bilateral_only": {"gaussian": None, "bilateral": Bilateral(4, 49, 5), "iterations": 10},
+    "im1_q": PRESETS["krahenbuhl"],
+    "plane_q_default": PRESETS["krahenbuhl"],
+    "plane_q_v2": CRFPreset(Gaussian(3, 1), Bilateral(4, 67, 3)),
+    "plane_q_bilateral_only": CRFPreset(bilateral=Bilateral(4, 49, 5)),
 }
 
 
@@ -50,7 +50,7 @@ def unaries(reference: dict[str, Any], case: str) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES)
 def test_reference(reference: dict[str, Any], case: str, backend: str) -> None:
     image = reference[case.split("_")[0]]
-    found = dense_crf(image, **unaries(reference, case), **CASES[case], backend=backend)
+    found = dense_crf(image, **unaries(reference, case), crf=CASES[case], backend=backend)
     assert_same(found, reference[case])
 
 

@@ -1,4 +1,4 @@
-"""`atrous crf`: the fully connected CRF on probabilities of any network, and the search for its parameters."""
+"""`atrous crf`: refine the probabilities of any network by the fully connected CRF, and search its parameters."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from atrous.card import Card
     from atrous.data.dataset import SegmentationDataset
-    from atrous.evaluation.crf_search import Sample
+    from atrous.evaluation.crf_search import SearchImage
 
 
 PRESETS = ("v1", "v2", "v2_resnet", "crf_rnn", "krahenbuhl")
-"""The names of `atrous.crf.PRESETS`, told without loading numpy."""
+"""The names of `atrous.crf.PRESETS`, repeated here so that `atrous --help` does not load numpy."""
 
 
 class _RefineByDefault(TyperGroup):
-    """`atrous crf IMAGE ...` is `atrous crf refine IMAGE ...`."""
+    """Command group in which `atrous crf IMAGE ...` means `atrous crf refine IMAGE ...`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         return super().resolve_command(ctx, args if args[0] in self.commands else ["refine", *args])
@@ -43,21 +43,23 @@ Preset = Annotated[str, typer.Option(help=f"The parameters of a paper: {', '.joi
 
 @app.command()
 def refine(
-    image: Annotated[Path, typer.Argument(help="The photograph.")],
+    image: Annotated[Path, typer.Argument(help="The image.")],
     probabilities: Annotated[Path, typer.Argument(help="A .npy file, (classes, height, width), summing to 1.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")] = Path("out"),
     preset: Preset = "v2",
     w1: Annotated[float | None, typer.Option(help="Weight of the bilateral kernel, instead of the preset's.")] = None,
-    sigma_alpha: Annotated[float | None, typer.Option(help="Its width in pixels.")] = None,
-    sigma_beta: Annotated[float | None, typer.Option(help="Its width in color levels of 0..255.")] = None,
+    sigma_alpha: Annotated[float | None, typer.Option(help="Width of the bilateral kernel in pixels.")] = None,
+    sigma_beta: Annotated[
+        float | None, typer.Option(help="Width of the bilateral kernel in color levels of 0..255.")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(help="Mean-field updates, instead of the preset's.")] = None,
-    prune: Annotated[float, typer.Option(help="Leave out classes that are nowhere more probable than this.")] = 0.0,
+    prune: Annotated[float, typer.Option(help="Leave out classes whose probability is nowhere above this.")] = 0.0,
     weights: Annotated[
-        str | None, typer.Option("--weights", "-w", help="Whose names and colors of classes to use.")
+        str | None, typer.Option("--weights", "-w", help="Weights whose class names and colors to use.")
     ] = None,
     keep: Annotated[bool, typer.Option("--probabilities", help="Write the refined probabilities as well.")] = False,
 ) -> None:
-    """Refine class probabilities by what the photograph shows: labels, and overlays before and after.
+    """Refine class probabilities by the colors of the image: writes labels, and overlays before and after.
 
     Examples:
 
@@ -65,11 +67,12 @@ def refine(
 
       atrous crf street.jpg street.npy --preset v1 --sigma-alpha 70 --probabilities
     """
+    from dataclasses import replace
+
     import numpy as np
     from rich.console import Console
 
-    from atrous.crf import Bilateral, dense_crf
-    from atrous.crf import preset as paper
+    from atrous.crf import Bilateral, dense_crf, get_preset
     from atrous.files import check_writable, writing
     from atrous.imaging.io import read_image, save_image
     from atrous.inference import Segmentation
@@ -77,18 +80,12 @@ def refine(
 
     check_writable(out)
     pixels, maps = read_image(image), _read_probabilities(probabilities)
-    found = paper(preset)
-    given = found.bilateral
-    bilateral = Bilateral(
-        given.w if w1 is None else w1,
-        given.sigma_alpha if sigma_alpha is None else sigma_alpha,
-        given.sigma_beta if sigma_beta is None else sigma_beta,
-        normalization=given.normalization,
+    crf = get_preset(preset)
+    options: dict[str, Any] = {"w": w1, "sigma_alpha": sigma_alpha, "sigma_beta": sigma_beta}
+    bilateral = replace(
+        crf.bilateral or Bilateral(), **{name: value for name, value in options.items() if value is not None}
     )
-    refined = dense_crf(
-        pixels, maps, gaussian=found.gaussian, bilateral=bilateral, prune=prune,
-        iterations=found.iterations if iterations is None else iterations,
-    )  # fmt: skip
+    refined = dense_crf(pixels, maps, replace(crf, bilateral=bilateral), iterations=iterations, prune=prune)
     classes, colors = _names_and_colors(len(maps), read_card(weights) if weights else None)
     before, after = (
         Segmentation(pixels, each.argmax(0).astype(np.uint8 if len(maps) <= 256 else np.uint16), classes, colors)
@@ -105,19 +102,23 @@ def refine(
 
 @app.command()
 def tune(
-    data: Annotated[str, typer.Option(help="Images with truth, such as voc2012:/path?split=train; never the test's.")],
-    weights: Annotated[str, typer.Option("--weights", "-w", help="The network whose output is refined.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the search is kept, and goes on from.")],
-    ranges: Annotated[str, typer.Option(help="The grid of a paper: v1 or v2.")] = "v2",
-    images: Annotated[int | None, typer.Option(help="Only the first so many images; the papers took 100.")] = None,
+    data: Annotated[
+        str, typer.Option(help="Images with ground truth, such as voc2012:/path?split=train; never those of the test.")
+    ],
+    weights: Annotated[str, typer.Option("--weights", "-w", help="The network whose probabilities are refined.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder of the search; a search that was stopped resumes from it.")
+    ],
+    grid: Annotated[str, typer.Option(help="The grid of a paper: v1 or v2.")] = "v2",
+    images: Annotated[int | None, typer.Option(help="Number of images, the first ones; the papers took 100.")] = None,
     iterations: Annotated[int, typer.Option(help="Mean-field updates.")] = 10,
-    prune: Annotated[float, typer.Option(help="Leave out classes nowhere more probable than this.")] = 0.01,
+    prune: Annotated[float, typer.Option(help="Leave out classes whose probability is nowhere above this.")] = 0.01,
     workers: Annotated[int | None, typer.Option(help="Images at a time; by default one per core.")] = None,
 ) -> None:
     """Search w1, sigma_alpha and sigma_beta, coarse to fine, as DeepLab v1 and v2 did.
 
-    First the network's probabilities are computed and kept in OUT, then the grid is searched; what was done is kept
-    when it is stopped. A plot of the search is drawn where matplotlib is installed.
+    First the network's probabilities are computed and saved in OUT, then the grid is searched. A search that was
+    stopped resumes. A plot of the search is drawn if matplotlib is installed.
 
     Example:
 
@@ -129,27 +130,26 @@ def tune(
 
     from atrous.data.catalog import open_dataset
     from atrous.errors import did_you_mean
-    from atrous.evaluation.crf_search import RANGES, plot_search
+    from atrous.evaluation.crf_search import GRIDS, plot_search
     from atrous.evaluation.crf_search import tune as search
     from atrous.files import check_writable
 
-    if ranges not in RANGES:
-        raise AtrousError(f"There is no grid '{ranges}'.{did_you_mean(ranges, RANGES)} It is {' or '.join(RANGES)}.")
+    if grid not in GRIDS:
+        raise AtrousError(f"There is no grid '{grid}'.{did_you_mean(grid, GRIDS)} Choose {' or '.join(GRIDS)}.")
     check_writable(out)
     dataset = open_dataset(data)
     if images is not None:
         dataset = dataset.select(range(min(images, len(dataset))))
-    samples = _samples(dataset, weights, out / "probabilities")
+    search_images = _search_images(dataset, weights, out / "probabilities")
     with progress_bar("searching") as advance:
         result = search(
-            samples, RANGES[ranges], iterations=iterations, prune=prune, ignore_index=dataset.ignore_index,
-            journal=out / "search.jsonl", workers=workers, progress=advance,
+            search_images, GRIDS[grid], iterations=iterations, prune=prune, ignore_index=dataset.ignore_index,
+            log_path=out / "search.jsonl", workers=workers, progress=advance,
         )  # fmt: skip
     best = result.best
     console = Console()
-    console.print(
-        f"mIoU {100 * result.before:.2f} before, [bold]{100 * best.miou:.2f}[/] after, on {len(samples)} images"
-    )
+    before, after = 100 * result.miou_before, 100 * best.miou
+    console.print(f"mIoU {before:.2f} before, [bold]{after:.2f}[/] after, on {len(search_images)} images")
     console.print(f"w1 {best.w1:g}, sigma_alpha {best.sigma_alpha:g}, sigma_beta {best.sigma_beta:g}")
     if find_spec("matplotlib"):
         plot_search(result, out / "search.png")
@@ -164,9 +164,9 @@ def _read_probabilities(path: Path) -> NDArray[np.floating]:
     try:
         maps = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise AtrousError(f"{path}: not a whole .npy file of numbers ({error}). Save it with numpy.save.") from error
+        raise AtrousError(f"{path}: not a complete .npy file of numbers ({error}). Save it with numpy.save.") from error
     if not isinstance(maps, np.ndarray):
-        raise AtrousError(f"{path}: an archive of several arrays; one array, (classes, height, width), is expected.")
+        raise AtrousError(f"{path}: an archive of several arrays, expected one array (classes, height, width).")
     return maps
 
 
@@ -176,15 +176,15 @@ def _names_and_colors(count: int, card: Card | None) -> tuple[tuple[str, ...], t
     if card is None:
         return tuple(f"class {index}" for index in range(count)), voc_color_map(count)
     if len(card.classes) != count:
-        raise AtrousError(f"The probabilities are of {count} classes, the weights know {len(card.classes)}.")
+        raise AtrousError(f"The probabilities have {count} classes, the weights {len(card.classes)}.")
     return card.classes, card.colors
 
 
-def _samples(dataset: SegmentationDataset, weights: str, folder: Path) -> list[Sample]:
-    """The data set with the network's probabilities, which are computed once and kept as 16-bit floats."""
+def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> list[SearchImage]:
+    """Compute the network's probabilities once, save them as 16-bit floats, and pair them with the data set."""
     import numpy as np
 
-    from atrous.evaluation.crf_search import Sample
+    from atrous.evaluation.crf_search import SearchImage
     from atrous.files import writing
     from atrous.inference import Segmenter
 
@@ -194,10 +194,10 @@ def _samples(dataset: SegmentationDataset, weights: str, folder: Path) -> list[S
         segmenter = Segmenter.load(weights)
         with progress_bar("the network's probabilities") as advance:
             for done, index in enumerate(missing):
-                found = segmenter(dataset[index].image, probabilities=True).probabilities
-                assert found is not None
+                probabilities = segmenter(dataset[index].image, probabilities=True).probabilities
+                assert probabilities is not None
                 with writing(files[index]) as temporary:
-                    np.save(temporary, found.astype(np.float16))
+                    np.save(temporary, probabilities.astype(np.float16))
                 advance(done + 1, len(missing))
 
     def loader(index: int) -> Any:
@@ -208,4 +208,4 @@ def _samples(dataset: SegmentationDataset, weights: str, folder: Path) -> list[S
 
         return load
 
-    return [Sample(name, loader(index)) for index, name in enumerate(dataset.names)]
+    return [SearchImage(name, loader(index)) for index, name in enumerate(dataset.names)]

@@ -163,9 +163,9 @@ def _is_video(text: str) -> bool:
 
 
 def _check_crf(preset: str, videos: list[str]) -> None:
-    from atrous.crf import preset as check_preset
+    from atrous.crf import get_preset
 
-    check_preset(preset)
+    get_preset(preset)
     if videos:
         raise AtrousError(f"{videos[0]}: the CRF refines images, not videos; leave out --crf.")
 
@@ -228,10 +228,10 @@ def _refine(segmenter: Segmenter, pixels: Pixels, preset: str) -> Segmentation:
     """Segment an image and refine its probabilities with the CRF."""
     from dataclasses import replace
 
-    from atrous.crf import dense_crf_labels
+    from atrous.crf import dense_crf
 
     segmentation = segmenter(pixels, probabilities=True)
-    labels = dense_crf_labels(pixels, segmentation.probabilities, preset=preset, prune=CRF_MIN_PROBABILITY)
+    labels = dense_crf(pixels, segmentation.probabilities, preset, prune=CRF_MIN_PROBABILITY, output="labels")
     return replace(segmentation, labels=labels.astype(segmentation.labels.dtype), probabilities=None)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from atrous.crf.validation import Array, checked_features
 from atrous.errors import AtrousError
 
-Weight = float | Sequence[float]
+Weight = float | Sequence[float] | Array
 Sigma = float | Sequence[float]
 
 MIN_PROBABILITY = 1e-5

@@ -1,10 +1,11 @@
-"""Find w1, sigma_alpha and sigma_beta of the appearance term by a coarse-to-fine grid search, as DeepLab v1 and v2 did.
+"""Coarse-to-fine grid search of w1, sigma_alpha and sigma_beta of the bilateral term, as in DeepLab v1 and v2.
 
-    result = tune(samples, RANGES["v2"], journal="runs/crf.jsonl")
+    result = tune(images, GRIDS["v2"], log_path="runs/crf.jsonl")
+    dense_crf(image, probabilities, crf=result.crf)
     plot_search(result, "runs/crf.png")
 
-The score of a point is the mIoU of the one confusion matrix of all images. Images are worked on at the same time, one
-thread each. What is found goes to a JSON-lines journal at once, from which a search that was stopped goes on.
+The score of a grid point is the mIoU of the one confusion matrix of all images. Several images are processed at a time,
+one thread each. Results are appended to a JSON-lines log at once, from which a search that was stopped resumes.
 
 Source: arXiv:1412.7062 section 5.1 and arXiv:1606.00915 section 4.1: w2 = 3 and sigma_gamma = 3 are kept, 10 updates.
 """
@@ -14,25 +15,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from atrous.crf.dense_crf import DenseCRF, InferenceOptions
-from atrous.crf.kernels import Bilateral, Gaussian
+from atrous.crf import Bilateral, CRFPreset, DenseCRF, Gaussian, MeanFieldOptions
 from atrous.crf.validation import as_numpy, checked_image, checked_probabilities
 from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix
-from atrous.evaluation.journal import Journal
+from atrous.evaluation.search_log import SearchLog
 from atrous.files import writing
 
 Point = tuple[float, float, float]  # w1, sigma_alpha, sigma_beta
+Index = tuple[int, ...]  # the same as positions in the grid
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An image by name, and how to get at it when its turn comes.
+class SearchImage:
+    """An image with probabilities and ground truth, loaded when its turn comes.
 
     Shape: `load()` returns the image (H, W, 3) uint8, probabilities (K, H, W) and the true labels (H, W), integers.
     """
@@ -42,8 +43,11 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Ranges:
-    """The values to search, each in rising order."""
+class ParameterGrid:
+    """The values to search, each in ascending order.
+
+    Raises: `AtrousError` for values that are not positive and ascending.
+    """
 
     w1: Sequence[float]
     sigma_alpha: Sequence[float]
@@ -52,16 +56,30 @@ class Ranges:
     def __post_init__(self) -> None:
         for name, values in asdict(self).items():
             if not values or list(values) != sorted(set(values)) or values[0] <= 0:
-                raise AtrousError(f"{name} must be positive values in rising order, found {values}")
+                raise AtrousError(f"{name} must be positive values in ascending order, found {values}")
 
     @property
     def axes(self) -> tuple[Sequence[float], ...]:
         return self.w1, self.sigma_alpha, self.sigma_beta
 
+    def point(self, index: Index) -> Point:
+        """Return w1, sigma_alpha and sigma_beta at a position of the grid."""
+        i, j, k = index
+        return float(self.w1[i]), float(self.sigma_alpha[j]), float(self.sigma_beta[k])
 
-RANGES = {
-    "v1": Ranges(tuple(range(5, 11)), tuple(range(50, 101, 10)), tuple(range(3, 11))),
-    "v2": Ranges(tuple(range(3, 7)), tuple(range(30, 101, 10)), tuple(range(3, 7))),
+    def neighborhood(self, index: Index, steps: Sequence[int]) -> Iterable[Index]:
+        """List the positions at a distance of at most one step from `index` on every axis, itself included."""
+        return product(
+            *(
+                sorted({max(0, i - step), i, min(len(axis) - 1, i + step)})
+                for axis, i, step in zip(self.axes, index, steps, strict=True)
+            )
+        )
+
+
+GRIDS = {
+    "v1": ParameterGrid(tuple(range(5, 11)), tuple(range(50, 101, 10)), tuple(range(3, 11))),
+    "v2": ParameterGrid(tuple(range(3, 7)), tuple(range(30, 101, 10)), tuple(range(3, 7))),
 }
 
 
@@ -76,12 +94,13 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class TuneResult:
-    """Every trial in the order of the search; `before` is the mIoU of the probabilities as they came."""
+class SearchResult:
+    """Every trial in the order of the search; `miou_before` is the mIoU without a CRF."""
 
     trials: list[Trial]
-    before: float
-    gaussian: Gaussian = field(default_factory=Gaussian)
+    miou_before: float
+    gaussian: Gaussian
+    iterations: int
 
     @property
     def best(self) -> Trial:
@@ -89,95 +108,92 @@ class TuneResult:
         return max(self.trials, key=lambda trial: trial.miou)
 
     @property
-    def bilateral(self) -> Bilateral:
-        """The term to hand to `dense_crf`."""
-        return Bilateral(self.best.w1, self.best.sigma_alpha, self.best.sigma_beta)
+    def crf(self) -> CRFPreset:
+        """The CRF of the best trial, for `dense_crf`."""
+        bilateral = Bilateral(self.best.w1, self.best.sigma_alpha, self.best.sigma_beta)
+        return CRFPreset(self.gaussian, bilateral, iterations=self.iterations)
 
 
 def tune(
-    samples: Sequence[Sample],
-    ranges: Ranges = RANGES["v2"],
+    images: Sequence[SearchImage],
+    grid: ParameterGrid = GRIDS["v2"],
     *,
     gaussian: Gaussian | None = None,
     iterations: int = 10,
     prune: float = 0.0,
     ignore_index: int = 255,
-    journal: str | Path | None = None,
+    log_path: str | Path | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> TuneResult:
-    """Search the grid of `ranges`: every other value of each axis first, then the neighbors of the best at ever
-    smaller steps, until the best of them all has no better neighbor.
+) -> SearchResult:
+    """Search a grid for the highest mIoU: first every other value of each axis, then neighbors of the best trial.
 
-    `journal`: where results are appended, and looked up by the name of the image. `workers`: images at a time, by
-    default one per core. `progress(done, all)`: called as lattices of the present round are finished with.
+    The step between neighbors is halved until the best trial has no better neighbor at a step of one.
 
-    Raises: `AtrousError` without samples, with two of one name, with a journal that belongs to another search, or
-    when a sample cannot be used (its name is in the message).
+    `log_path`: the file of a `SearchLog`. `workers`: images at a time, by default one per core. `progress(done, all)`:
+    called after each lattice of the current round.
+
+    Raises: `AtrousError` without images, for two images of one name, for a log that belongs to another search, or for
+    an invalid image (its name is in the message).
     """
     gaussian = gaussian or Gaussian()
-    if not samples:
-        raise AtrousError("there is no image to tune the CRF on; give at least one sample")
-    names = [sample.name for sample in samples]
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise AtrousError(f"two samples are named {twice[0]!r}; results are kept by name, make them differ")
+    _check_names(images)
     settings = {
         "w2": gaussian.w, "sigma_gamma": gaussian.sigma_gamma, "iterations": iterations, "prune": prune,
         "ignore_index": ignore_index,
     }  # fmt: skip
-    how = InferenceOptions(iterations, prune)
-    with Journal(journal, settings, ignore_index) as known:
-        search = _Search(samples, gaussian, how, ignore_index, known, workers or os.cpu_count() or 1, progress)
-        best, step = (0, 0, 0), [max(1, (len(axis) - 1) // 2) for axis in ranges.axes]
-        coarse = [sorted({*range(0, len(a), s), len(a) - 1}) for a, s in zip(ranges.axes, step, strict=True)]
-        todo: Iterable[tuple[int, ...]] = product(*coarse)
-        trials: dict[tuple[int, ...], Trial] = {}
+    options = MeanFieldOptions(iterations, prune)
+    with SearchLog(log_path, settings, ignore_index) as log:
+        search = _Search(images, gaussian, options, ignore_index, log, workers or os.cpu_count() or 1, progress)
+        best: Index = (0, 0, 0)
+        steps = [max(1, (len(axis) - 1) // 2) for axis in grid.axes]
+        candidates: Iterable[Index] = product(
+            *(sorted({*range(0, len(axis), step), len(axis) - 1}) for axis, step in zip(grid.axes, steps, strict=True))
+        )
+        trials: dict[Index, Trial] = {}
         while True:
-            fresh = [where for where in todo if where not in trials]
-            points = [_point(ranges, where) for where in fresh]
-            trials.update(zip(fresh, search.evaluate(points), strict=True))
-            winner = max(trials, key=lambda where: trials[where].miou)
-            if winner == best and not fresh:
-                if step == [1, 1, 1]:
+            untried = [index for index in candidates if index not in trials]
+            trials.update(zip(untried, search.evaluate([grid.point(index) for index in untried]), strict=True))
+            winner = max(trials, key=lambda index: trials[index].miou)
+            if winner == best and not untried:
+                if steps == [1, 1, 1]:
                     break
-                step = [max(1, s // 2) for s in step]
-            best = winner  # type: ignore[assignment]
-            todo = product(
-                *(
-                    sorted({max(0, i - s), i, min(len(axis) - 1, i + s)})
-                    for axis, i, s in zip(ranges.axes, best, step, strict=True)
-                )
-            )
-        return TuneResult(list(trials.values()), search.before(), gaussian)
+                steps = [max(1, step // 2) for step in steps]
+            best = winner
+            candidates = grid.neighborhood(best, steps)
+        return SearchResult(list(trials.values()), search.miou_before(), gaussian, iterations)
 
 
-def _point(ranges: Ranges, where: tuple[int, ...]) -> Point:
-    i, j, k = where
-    return float(ranges.w1[i]), float(ranges.sigma_alpha[j]), float(ranges.sigma_beta[k])
+def _check_names(images: Sequence[SearchImage]) -> None:
+    if not images:
+        raise AtrousError("there is no image to tune the CRF on; give at least one")
+    names = [image.name for image in images]
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise AtrousError(f"two images are named {twice[0]!r}; the log stores results by name, so names must differ")
 
 
 class _Search:
-    """Evaluates points of the grid over all samples, and remembers what the journal knows."""
+    """Evaluation of grid points over all images; results in the log are not computed again."""
 
     def __init__(
-        self, samples: Sequence[Sample], gaussian: Gaussian, how: InferenceOptions, ignore_index: int, journal: Journal,
-        workers: int, progress: Callable[[int, int], None] | None,
+        self, images: Sequence[SearchImage], gaussian: Gaussian, options: MeanFieldOptions, ignore_index: int,
+        log: SearchLog, workers: int, progress: Callable[[int, int], None] | None,
     ) -> None:  # fmt: skip
-        self.samples, self.gaussian, self.how, self.ignore_index = samples, gaussian, how, ignore_index
-        self.journal, self.workers, self.progress = journal, workers, progress
+        self.images, self.gaussian, self.options, self.ignore_index = images, gaussian, options, ignore_index
+        self.log, self.workers, self.progress = log, workers, progress
 
     def evaluate(self, points: Sequence[Point]) -> list[Trial]:
-        """The trials of points, after filling in what the journal lacks: one lattice for all weights w1."""
+        """Compute the trials of grid points; one lattice serves all weights w1."""
         jobs = []
-        for sample in self.samples:
+        for image in self.images:
             for sigmas in dict.fromkeys(point[1:] for point in points):
                 weights = [point[0] for point in points if point[1:] == sigmas]
-                missing = [w for w in weights if (sample.name, w, *sigmas) not in self.journal.matrices]
+                missing = [w for w in weights if (image.name, w, *sigmas) not in self.log.matrices]
                 if missing:
-                    jobs.append((sample, sigmas, missing))
+                    jobs.append((image, sigmas, missing))
         with ThreadPoolExecutor(self.workers) as pool:
-            pending = [pool.submit(self._work, *job) for job in jobs]
+            pending = [pool.submit(self._evaluate_image, *job) for job in jobs]
             try:
                 for done, future in enumerate(as_completed(pending), 1):
                     future.result()
@@ -188,42 +204,43 @@ class _Search:
                 raise
         return [Trial(*point, self._total(point).miou) for point in points]
 
-    def before(self) -> float:
-        """The mIoU without a CRF."""
+    def miou_before(self) -> float:
+        """Compute the mIoU without a CRF."""
         return self._total(()).miou
 
     def _total(self, point: tuple[float, ...]) -> ConfusionMatrix:
-        found = [self.journal.matrices[(sample.name, *point)] for sample in self.samples]
-        if len(sizes := {each.num_classes for each in found}) != 1:
-            raise AtrousError(f"the samples differ in the number of classes: {sorted(sizes)}")
-        return sum(found[1:], found[0])
+        matrices = [self.log.matrices[(image.name, *point)] for image in self.images]
+        if len(sizes := {matrix.num_classes for matrix in matrices}) != 1:
+            raise AtrousError(f"the images differ in the number of classes: {sorted(sizes)}")
+        return sum(matrices[1:], matrices[0])
 
-    def _work(self, sample: Sample, sigmas: tuple[float, float], weights: Sequence[float]) -> None:
-        from atrous.crf.numba_backend.threads import limited_to
+    def _evaluate_image(self, image: SearchImage, sigmas: tuple[float, float], weights: Sequence[float]) -> None:
+        from atrous.crf.numba_backend.threads import limit_threads
 
         try:
-            image, given, truth = sample.load()
-            image, maps, truth = checked_image(image), checked_probabilities(given), as_numpy("truth", truth)
-            if (sample.name,) not in self.journal.matrices:
-                self._keep((sample.name,), truth, maps.argmax(0), len(maps))
-            with limited_to(1):
-                crf = DenseCRF(image, self.gaussian, Bilateral(1, *sigmas))
+            pixels, probabilities, truth = image.load()
+            pixels, truth = checked_image(pixels), as_numpy("truth", truth)
+            probabilities = checked_probabilities(probabilities)
+            if (image.name,) not in self.log.matrices:
+                self._record((image.name,), truth, probabilities.argmax(0), len(probabilities))
+            with limit_threads(1):
+                crf = DenseCRF(pixels, self.gaussian, Bilateral(1, *sigmas))
                 for w in weights:
-                    labels = crf.labels(maps, self.how, weights=(self.gaussian.w, w))
-                    self._keep((sample.name, w, *sigmas), truth, labels, len(maps))
+                    labels = crf.labels(probabilities, self.options, weights=(self.gaussian.w, w))
+                    self._record((image.name, w, *sigmas), truth, labels, len(probabilities))
         except AtrousError as error:
-            raise AtrousError(f"{sample.name}: {error}") from error
+            raise AtrousError(f"{image.name}: {error}") from error
 
-    def _keep(self, key: tuple[Any, ...], truth: Any, labels: Any, classes: int) -> None:
-        matrix = ConfusionMatrix(classes, ignore_index=self.ignore_index)
+    def _record(self, key: tuple[Any, ...], truth: Any, labels: Any, num_classes: int) -> None:
+        matrix = ConfusionMatrix(num_classes, ignore_index=self.ignore_index)
         matrix.update(truth, labels, name="the labels")
-        self.journal.add(key, matrix)
+        self.log.add(key, matrix)
 
 
-def plot_search(result: TuneResult, path: str | Path) -> None:
+def plot_search(result: SearchResult, path: str | Path) -> None:
     """Draw the mIoU of every trial over sigma_alpha and sigma_beta, a panel for each w1, to an image file.
 
-    Raises: `AtrousError` where matplotlib is not installed.
+    Raises: `AtrousError` if matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -238,18 +255,18 @@ def plot_search(result: TuneResult, path: str | Path) -> None:
     panels = figure.subplots(1, len(weights), sharex=True, sharey=True, squeeze=False)[0]
     low, high = (100 * pick(trial.miou for trial in result.trials) for pick in (min, max))
     for axes, w1 in zip(panels, weights, strict=True):
-        here = [trial for trial in result.trials if trial.w1 == w1]
-        drawn = axes.scatter(
-            [trial.sigma_alpha for trial in here], [trial.sigma_beta for trial in here],
-            c=[100 * trial.miou for trial in here], vmin=low, vmax=high, cmap=matplotlib.colormaps["viridis"], s=90,
+        shown = [trial for trial in result.trials if trial.w1 == w1]
+        points = axes.scatter(
+            [trial.sigma_alpha for trial in shown], [trial.sigma_beta for trial in shown],
+            c=[100 * trial.miou for trial in shown], vmin=low, vmax=high, cmap=matplotlib.colormaps["viridis"], s=90,
         )  # fmt: skip
-        if result.best in here:
+        if result.best in shown:
             axes.scatter(
                 [result.best.sigma_alpha], [result.best.sigma_beta], s=240, facecolors="none", edgecolors="red"
             )
         axes.set(title=f"w1 = {w1:g}", xlabel="sigma_alpha, pixels")
     panels[0].set_ylabel("sigma_beta, levels")
-    figure.colorbar(drawn, ax=list(panels), label=f"mIoU, % (before: {100 * result.before:.2f})")
+    figure.colorbar(points, ax=list(panels), label=f"mIoU, % (before: {100 * result.miou_before:.2f})")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with writing(target) as temporary:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atrous.crf import dense_crf_labels
+from atrous.crf import dense_crf
 from atrous.errors import AtrousError
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
 from atrous.evaluation.confusion import ConfusionMatrix, nan_mean
@@ -210,7 +210,7 @@ def predict_labels(segmenter: Segmenter, image: Pixels, crf: str | None = None) 
     if crf is None:
         return segmenter(image).labels
     probabilities = segmenter.probabilities(image).cpu().numpy()
-    return np.asarray(dense_crf_labels(image, probabilities, preset=crf))
+    return np.asarray(dense_crf(image, probabilities, crf, output="labels"))
 
 
 def check_classes(segmenter: Segmenter, data: LabeledDataset) -> None:

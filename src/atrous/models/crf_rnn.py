@@ -82,7 +82,7 @@ def crf_rnn(
     training_iterations: int = 5,
     iterations: int = 10,
 ) -> ModelWithCRF:
-    """On FCN-8s, whose upsampling but for the last is learned; `width` scales all channels of its backbone."""
+    """Build FCN-8s with CRF-RNN; all upsampling but the last is learned, `width` scales the backbone's channels."""
     network = fcn_vgg16(
         finest=8,
         upsampling="learned",

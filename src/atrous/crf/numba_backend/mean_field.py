@@ -126,12 +126,14 @@ class MeanFieldState:
         self.logits = np.empty((count, len(mean_field.pixels), LANES), np.float32)
         self._panels = np.empty((1 + len(self._matrices), *self.logits.shape), np.float32)
         self._vertex_values = mean_field.lattice.empty_vertex_values()
-        arrays = (unary.values, mean_field.pixels)
+        values, pixels = unary.values, mean_field.pixels
         if unary.energies:
-            mean_field.run(1, mean_field_jit.initialize_from_energies, *arrays, self.logits, self.marginals)
+            mean_field.run(1, mean_field_jit.initialize_from_energies, values, pixels, self.logits, self.marginals)
         else:
-            arrays = (*arrays, unary.kept, unary.pruned, np.float32(MIN_PROBABILITY))
-            mean_field.run(1, mean_field_jit.initialize_from_probabilities, *arrays, self.logits, self.marginals)
+            mean_field.run(
+                1, mean_field_jit.initialize_from_probabilities, values, pixels,
+                unary.kept, unary.pruned, np.float32(MIN_PROBABILITY), self.logits, self.marginals,
+            )  # fmt: skip
 
     @property
     def marginals(self) -> Float32s:

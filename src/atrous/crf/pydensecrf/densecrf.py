@@ -55,7 +55,7 @@ def _scaled_compatibility(compat: Any, classes: int) -> Array:
     if array.shape not in ((), (classes,), (classes, classes)):
         raise AtrousError(f"compat has shape {array.shape}, expected a number, ({classes},) or ({classes}, {classes})")
     if array.ndim < 2:
-        return PottsCompatibility().scaled(array if array.ndim == 0 else -array, classes)
+        return PottsCompatibility().scaled(float(array) if array.ndim == 0 else -array, classes)
     return MatrixCompatibility((array + array.T) / 2).scaled(1.0, classes)
 
 

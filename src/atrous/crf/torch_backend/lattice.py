@@ -84,12 +84,8 @@ class TorchLattice:
         factor = batch | 1  # odd, so that nothing is lost where the product wraps around
         vertices, self.corner_rows = torch.unique(keys * factor + image, return_inverse=True)
         self.num_vertices = len(vertices)
-        self.neighbors = torch.stack(
-            [
-                torch.stack([self._find_rows(vertices, vertices + step * factor * sign) for sign in (-1, 1)])
-                for step in steps
-            ]
-        )
+        both = ([self._find_rows(vertices, vertices + step * factor * sign) for sign in (-1, 1)] for step in steps)
+        self.neighbors = torch.stack([torch.stack(rows) for rows in both])  # (axes, 2, vertices)
 
     def _find_rows(self, vertices: Tensor, keys: Tensor) -> Tensor:
         """Find the row of each key, or the row of zeros after the last."""

@@ -1,9 +1,10 @@
-"""The file in which a search keeps what it has found, so that it can be stopped and gone on with."""
+"""The log of a CRF search, from which a search that was stopped resumes."""
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix
 
 
-class Journal:
-    """Confusion matrices by image and point, in memory and, one line each, in a file.
+class SearchLog:
+    """Confusion matrices by image and grid point, in memory and, one JSON line each, in a file.
 
-    A line is written by one call to the system, so that it is there or it is not; a last line that a crash cut short is
-    removed when the file is opened again.
+    Each line is written by a single system call, so that it is written whole or not at all; a last line that a crash
+    cut short is removed when the file is opened again.
+
+    Raises: `AtrousError` on entering, for a file that is no search log or belongs to a search with other settings.
     """
 
     def __init__(self, path: str | Path | None, settings: dict[str, Any], ignore_index: int = 255) -> None:
@@ -26,8 +29,9 @@ class Journal:
         self.ignore_index = ignore_index
         self.matrices: dict[tuple[Any, ...], ConfusionMatrix] = {}
         self._file: int | None = None
+        self._lock = threading.Lock()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> SearchLog:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -45,26 +49,31 @@ class Journal:
         os.truncate(self._file if os.truncate in os.supports_fd else path, len(whole))
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
-            head, rows = (lines[0]["settings"], lines[1:]) if lines else (None, [])
+            header, rows = (lines[0]["settings"], lines[1:]) if lines else (None, [])
             for row in rows:
                 matrix = ConfusionMatrix(row["classes"], ignore_index=self.ignore_index)
                 for true, label, count in row["counts"]:
                     matrix.counts[true, label] = count
                 self.matrices[tuple(row["key"])] = matrix
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise AtrousError(f"{path} is not the journal of a CRF search ({error!r}); name another file") from error
-        if head is None:
+            raise AtrousError(f"{path} is not the log of a CRF search ({error!r}); choose another file") from error
+        if header is None:
             self._write({"settings": self.settings})
-        elif head != self.settings:
+        elif header != self.settings:
             raise AtrousError(
-                f"{path} belongs to a search with {head}, this one has {self.settings}; name another file"
+                f"{path} belongs to a search with {header}, this one has {self.settings}; choose another file"
             )
 
     def add(self, key: tuple[Any, ...], matrix: ConfusionMatrix) -> None:
-        """Keep a confusion matrix under `(image,)`, before the CRF, or `(image, w1, sigma_alpha, sigma_beta)`."""
+        """Add a confusion matrix under `(image,)`, before the CRF, or `(image, w1, sigma_alpha, sigma_beta)`.
+
+        A key that another thread has added meanwhile is not written again.
+        """
         counts = [[int(i), int(j), int(matrix.counts[i, j])] for i, j in np.argwhere(matrix.counts)]
-        self._write({"key": key, "classes": matrix.num_classes, "counts": counts})
-        self.matrices[key] = matrix
+        with self._lock:
+            if key not in self.matrices:
+                self._write({"key": key, "classes": matrix.num_classes, "counts": counts})
+                self.matrices[key] = matrix
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._file is not None:
