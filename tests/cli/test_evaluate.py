@@ -13,7 +13,7 @@ from atrous import create_model
 from atrous.card import Card, Preprocessing
 from atrous.weights import read_card, save
 from tests.cli.conftest import Run
-from tests.inference.test_strategies import picture
+from tests.inference.networks import waves
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     for name in ("a", "b"):
         (tmp_path / "mine" / "images").mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / "masks").mkdir(exist_ok=True)
-        Image.fromarray(picture(40, 50)).save(tmp_path / "mine" / "images" / f"{name}.png")
+        Image.fromarray(waves(40, 50)).save(tmp_path / "mine" / "images" / f"{name}.png")
         mask = (np.arange(40 * 50).reshape(40, 50) % 2).astype(np.uint8)
         Image.fromarray(mask).save(tmp_path / "mine" / "masks" / f"{name}.png")
     (tmp_path / "mine" / "classes.yaml").write_text("classes: [even, odd]\n")

@@ -22,7 +22,7 @@ from atrous.evaluation.report import (
     write_json,
 )
 from atrous.weights import load, read_card, save
-from tests.inference.test_segmenter import Brightest, card, picture
+from tests.inference.networks import ChannelNetwork, quadrants, rgb_card
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Pictures:
         return self.count
 
     def __getitem__(self, index: int):
-        image = picture(30 + index, 40)
+        image = quadrants(30 + index, 40)
         labels = image.argmax(2).astype(np.uint8)
         labels[:, : 2 * index] = 1
         labels[0] = 255
@@ -52,7 +52,7 @@ class Pictures:
 
 @pytest.fixture
 def segmenter() -> Segmenter:
-    return Segmenter(Brightest(), card(), device="cpu")
+    return Segmenter(ChannelNetwork(), rgb_card(), device="cpu")
 
 
 def counted(segmenter: Segmenter, data: Pictures) -> ConfusionMatrix:
@@ -128,11 +128,11 @@ def test_other_classes_are_refused(segmenter: Segmenter) -> None:
 
 
 def test_the_crf_is_asked_for_by_its_preset(segmenter: Segmenter) -> None:
-    labels = predict_labels(segmenter, picture(30, 40), "v2")
+    labels = predict_labels(segmenter, quadrants(30, 40), "v2")
     assert labels.shape == (30, 40)
-    assert (labels == picture(30, 40).argmax(2)).mean() > 0.9
+    assert (labels == quadrants(30, 40).argmax(2)).mean() > 0.9
     with pytest.raises(AtrousError, match="v2"):
-        predict_labels(segmenter, picture(30, 40), "v22")
+        predict_labels(segmenter, quadrants(30, 40), "v22")
 
 
 def test_reports(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -1,185 +1,88 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from atrous import AtrousError, Segmenter, create_model
-from atrous.card import Card, Preprocessing
+from atrous import AtrousError, Segmenter, create_model, list_models
+from atrous.inference import segmenter
 from atrous.inference.preprocess import preprocess
-from atrous.inference.segmenter import Segmentation
 from atrous.layers.resize import resize
-from atrous.models import SegmentationModel
-
-RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-
-
-class Brightest(SegmentationModel):
-    """The class of a pixel is its strongest channel: a network whose right answer is known."""
-
-    num_classes = 3
-
-    def scores(self, image: Tensor) -> Tensor:
-        self.seen = image
-        return image * 10
-
-
-def card(**how) -> Card:
-    return Card(
-        model="none",
-        classes=("red", "green", "blue"),
-        colors=(RED, GREEN, BLUE),
-        preprocessing=Preprocessing(mean=(0, 0, 0), std=(255, 255, 255), **how),
-    )
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    """Left red, top right green, bottom right blue."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[:, : width // 2, 0] = 250
-    pixels[: height // 2, width // 2 :, 1] = 250
-    pixels[height // 2 :, width // 2 :, 2] = 250
-    return pixels
-
-
-@pytest.mark.parametrize(
-    ("how", "network_size"),
-    [
-        ({}, (60, 80)),
-        ({"resize": "squeeze", "size": (33, 33)}, (33, 33)),
-        ({"resize": "pad", "size": (100, 90)}, (100, 90)),
-        ({"resize": "pad", "size": (40, 40)}, (40, 40)),
-        ({"resize": "shorter_side", "size": (30, 30)}, (30, 40)),
-        ({"resize": "shorter_side", "size": (30, 30), "grid": 16}, (33, 33)),
-        ({"resize": "shorter_side", "size": (30, 30), "grid": 8}, (33, 41)),
-        ({"grid": 16}, (65, 81)),
-        ({"grid": 32}, (65, 97)),
-    ],
-)
-def test_labels_lie_where_the_image_has_them(how: dict, network_size: tuple[int, int]) -> None:
-    model = Brightest()
-    found = Segmenter(model, card(**how), device="cpu")(picture(60, 80))
-    assert model.seen.shape[-2:] == network_size
-    assert found.labels.shape == (60, 80)
-    assert found.labels.dtype == np.uint8
-    truth = picture(60, 80).argmax(2)
-    away = np.ones((60, 80), bool)
-    away[:, 37:43] = False
-    away[27:33] = False
-    assert (found.labels == truth)[away].all()
-    assert (found.labels == truth).mean() > 0.95
+from tests.inference.networks import ChannelNetwork, SmallNetwork, letter_card, noise, quadrants, rgb_card, waves
 
 
 def test_probabilities_on_request() -> None:
-    segmenter = Segmenter(Brightest(), card(), device="cpu")
-    assert segmenter(picture(8, 8)).probabilities is None
-    found = segmenter(picture(8, 8), probabilities=True)
-    assert found.probabilities.shape == (3, 8, 8)
-    np.testing.assert_allclose(found.probabilities.sum(0), 1, rtol=1e-5)
-    np.testing.assert_array_equal(found.probabilities.argmax(0), found.labels)
+    segmenter = Segmenter(ChannelNetwork(), rgb_card(), device="cpu")
+    assert segmenter(quadrants(8, 8)).probabilities is None
+    result = segmenter(quadrants(8, 8), probabilities=True)
+    assert result.probabilities.shape == (3, 8, 8)
+    np.testing.assert_allclose(result.probabilities.sum(0), 1, rtol=1e-5)
+    np.testing.assert_array_equal(result.probabilities.argmax(0), result.labels)
 
 
-def test_bgr_weights_see_bgr() -> None:
-    model = Brightest()
-    Segmenter(model, card(channel_order="BGR"), device="cpu")(picture(8, 8))
-    assert model.seen[0, 2, 0, 0] > 0.9  # red comes last
+@pytest.mark.parametrize("kind", ["path", "str", "pil", "array", "tensor"])
+def test_probabilities_and_logits_take_every_kind_of_image(kind: str, tmp_path: Path) -> None:
+    segmenter = Segmenter(ChannelNetwork(), rgb_card(), device="cpu")
+    pixels = quadrants(20, 30)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    image = {
+        "path": path,
+        "str": str(path),
+        "pil": Image.fromarray(pixels),
+        "array": pixels,
+        "tensor": torch.from_numpy(pixels).permute(2, 0, 1),
+    }[kind]
+    expected = torch.from_numpy(pixels.astype(np.float32) / 25.5).permute(2, 0, 1)
+    torch.testing.assert_close(segmenter.logits(image), expected)
+    torch.testing.assert_close(segmenter.probabilities(image), expected.softmax(0))
+    np.testing.assert_array_equal(segmenter(image).labels, segmenter.predict_coarse(image).labels())
 
 
-def test_padding_holds_the_mean() -> None:
-    how = Preprocessing(resize="pad", size=(6, 7), mean=(10, 20, 30), std=(2, 2, 2))
-    tensor, content = preprocess(np.full((4, 5, 3), 50, np.uint8), how)
-    assert content == (4, 5)
-    assert tensor.shape == (3, 6, 7)
-    assert torch.equal(tensor[:, 0, 0], torch.tensor([20.0, 15.0, 10.0]))
-    assert (tensor[:, 4:] == 0).all()
-    assert (tensor[:, :, 5:] == 0).all()
-
-
-@given(
-    height=st.integers(1, 90),
-    width=st.integers(1, 90),
-    mode=st.sampled_from(["keep", "squeeze", "pad", "shorter_side"]),
-    target=st.tuples(st.integers(1, 60), st.integers(1, 60)),
-    grid=st.sampled_from([None, 8, 16]),
-)
-def test_any_size_by_any_way(height: int, width: int, mode: str, target: tuple[int, int], grid: int | None) -> None:
-    if mode == "shorter_side" and max(height, width) / min(height, width) * min(target) > 500:
-        return
-    how = {} if mode == "keep" else {"resize": mode, "size": target}
-    if mode in ("keep", "shorter_side"):
-        how["grid"] = grid
-    model = Brightest()
-    found = Segmenter(model, card(**how), device="cpu")(picture(height, width))
-    assert found.labels.shape == (height, width)
-    if how.get("grid"):
-        assert [side % grid for side in model.seen.shape[-2:]] == [1, 1]
-
-
-def test_a_long_strip_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shorter side says nothing of the longer one: 16 x 2000 would be 545 x 67,505."""
-    model = create_model("deeplab_v3.mobilenet_v2", num_classes=3, width=0.125)
-    segmenter = Segmenter(model, card(resize="shorter_side", size=(540, 720), grid=16), device="cpu")
-    monkeypatch.setattr("atrous.inference.segmenter.free_memory", lambda device: 2**20)
-    with pytest.raises(AtrousError, match="a network input of 67505 x 545"):
-        segmenter(picture(16, 2000))
+def test_probabilities_and_logits_refuse_what_is_not_an_image(tmp_path: Path) -> None:
+    segmenter = Segmenter(ChannelNetwork(), rgb_card(), device="cpu")
+    for function in (segmenter.probabilities, segmenter.logits):
+        with pytest.raises(AtrousError, match="no such file"):
+            function(tmp_path / "missing.png")
+        with pytest.raises(AtrousError, match="uint8"):
+            function(np.zeros((4, 4, 3), np.float32))
 
 
 def test_a_model_without_a_card_is_refused() -> None:
     with pytest.raises(AtrousError, match="no card"):
-        Segmenter(Brightest())
+        Segmenter(ChannelNetwork())
 
 
-def test_the_mode_is_evaluation() -> None:
-    model = Brightest()
+def test_the_model_is_in_evaluation_mode() -> None:
+    model = ChannelNetwork()
     model.dropout = nn.Dropout()
-    assert not Segmenter(model.train(), card(), device="cpu").model.training
+    assert not Segmenter(model.train(), rgb_card(), device="cpu").model.training
 
 
-@pytest.fixture
-def found() -> Segmentation:
-    pixels = picture(60, 80)
-    return Segmentation(
-        pixels, pixels.argmax(2).astype(np.uint8), ("background", "tree", "sky"), ((0, 0, 0), GREEN, BLUE)
-    )
+@pytest.mark.parametrize("name", [name for name in list_models() if not name.startswith("crf_rnn")])
+def test_labels_are_the_argmax_of_the_logits_for_every_network(name: str) -> None:
+    """Whatever a network does to its scores: resize, deconvolve, crop."""
+    torch.manual_seed(1)
+    model = create_model(name, width=0.125, num_classes=3).eval()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d) and not layer.weight.any():
+            torch.nn.init.normal_(layer.weight)
+    model.card = rgb_card()
+    pixels = waves(61, 75)
+    result = Segmenter(model, device="cpu")(pixels).labels
+    with torch.no_grad():
+        logits = model(torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None])[0]
+    best = logits.topk(2, 0).values
+    clear = (best[0] - best[1] > 1e-3 * best.abs().max()).numpy()
+    np.testing.assert_array_equal(result[clear], logits.argmax(0).numpy()[clear])
 
 
-def test_shares_are_sorted_and_sum_to_one(found: Segmentation) -> None:
-    assert found.class_fractions() == {"background": 0.5, "tree": 0.25, "sky": 0.25}
-
-
-def test_saves_a_palette_png_and_an_overlay(found: Segmentation, tmp_path: Path) -> None:
-    labels, overlay = found.save(tmp_path / "new" / "a.png")
-    with Image.open(labels) as image:
-        assert image.mode == "P"
-        np.testing.assert_array_equal(np.asarray(image), found.labels)
-        np.testing.assert_array_equal(np.asarray(image.convert("RGB"))[0, 79], GREEN)
-    with Image.open(overlay) as image:
-        assert image.width == 80
-        assert image.height > 60  # the legend
-    assert sorted(p.name for p in labels.parent.iterdir()) == ["a.png", "a_overlay.png"]
-
-
-def test_the_overlay_paints_things_and_not_the_background(found: Segmentation) -> None:
-    overlay = found.overlay(opacity=0.5, legend=False)
-    assert overlay.shape == found.image.shape
-    np.testing.assert_array_equal(overlay[5, 5], found.image[5, 5])
-    np.testing.assert_allclose(overlay[5, 70], (found.image[5, 70].astype(float) + GREEN) / 2, atol=1)
-    assert (overlay == 255).all(2).any()  # an outline
-
-
-def test_labels_are_not_saved_as_jpeg(found: Segmentation, tmp_path: Path) -> None:
-    with pytest.raises(AtrousError, match="JPEG would alter them"):
-        found.save(tmp_path / "a.jpg")
-    assert not any(tmp_path.iterdir())
-
-
-def test_the_way_back_is_the_cards(shared_data: Path) -> None:
+def test_coarse_scores_are_resized_as_the_card_says(shared_data: Path) -> None:
     """Squeezed to 257, resized to the image with corners aligned: written out once more."""
     segmenter = Segmenter.load(shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite", device="cpu")
     pixels = np.asarray(Image.open(shared_data / "images" / "bird.bmp"))
@@ -187,3 +90,74 @@ def test_the_way_back_is_the_cards(shared_data: Path) -> None:
     with torch.no_grad():
         logits = resize(segmenter.model(tensor[None]), (513, 513), align_corners=True)
     np.testing.assert_array_equal(segmenter(pixels).labels, logits[0].argmax(0).numpy())
+
+
+def test_segment_many_keeps_the_order_of_images_of_mixed_sizes() -> None:
+    pictures = [waves(20, 30), waves(20, 30), waves(40, 30), waves(20, 30)]
+    segmenter = Segmenter(ChannelNetwork(), rgb_card(), device="cpu")
+    for result, pixels in zip(segmenter.segment_many(pictures, batch=4), pictures, strict=True):
+        np.testing.assert_array_equal(result.labels, segmenter(pixels).labels)
+
+
+def test_segment_many_in_batches_equals_single_images() -> None:
+    segmenter = Segmenter(SmallNetwork(False), letter_card(False), device="cpu")
+    pictures = [noise(40, 50), noise(40, 50), noise(40, 50), noise(33, 20), noise(40, 50)]
+    batches: list[int] = []
+    network = segmenter.model.body.forward
+    segmenter.model.body.forward = lambda x: batches.append(len(x)) or network(x)
+    together = list(segmenter.segment_many(pictures, batch=2))
+    assert batches == [2, 1, 1, 1]
+    for picture, result in zip(pictures, together, strict=True):
+        np.testing.assert_array_equal(result.labels, segmenter(picture).labels)
+
+
+def test_an_image_too_large_for_memory_is_tiled_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(segmenter, "FALLBACK_TILE", 64)
+    monkeypatch.setattr(segmenter, "free_memory", lambda device: 1e6)
+    model = SmallNetwork(False)
+    with caplog.at_level(logging.WARNING, "atrous"):
+        labels = Segmenter(model, letter_card(False), device="cpu")(noise(300, 400)).labels
+    assert labels.shape == (300, 400)
+    assert "400 x 300 pixels: segmenting it in windows of 64" in caplog.text
+
+
+def test_a_long_strip_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shorter side says nothing of the longer one: 16 x 2000 would be 545 x 67,505."""
+    model = create_model("deeplab_v3.mobilenet_v2", num_classes=3, width=0.125)
+    segmenter = Segmenter(model, rgb_card(resize="shorter_side", size=(540, 720), grid=16), device="cpu")
+    monkeypatch.setattr("atrous.inference.segmenter.free_memory", lambda device: 2**20)
+    with pytest.raises(AtrousError, match="a network input of 67505 x 545"):
+        segmenter(quadrants(16, 2000))
+
+
+class OverflowingNetwork(SmallNetwork):
+    """A network that runs out of memory above 100 x 100 pixels."""
+
+    def scores(self, image: Tensor) -> Tensor:
+        if image.shape[-1] * image.shape[-2] > 100 * 100:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99999 bytes.")
+        return super().scores(image)
+
+
+def test_running_out_of_memory_falls_back_to_windows(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(segmenter, "FALLBACK_TILE", 64)
+    with caplog.at_level(logging.WARNING, "atrous"):
+        Segmenter(OverflowingNetwork(False), letter_card(False), device="cpu")(noise(150, 160))
+    assert "Memory ran out" in caplog.text
+    squeezed = Segmenter(OverflowingNetwork(False), letter_card(False, resize="squeeze", size=(128, 128)), device="cpu")
+    with pytest.raises(AtrousError, match="another device"):
+        squeezed(noise(150, 160))
+
+
+def test_other_errors_are_not_mistaken_for_out_of_memory() -> None:
+    class Broken(SmallNetwork):
+        def scores(self, image: Tensor) -> Tensor:
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Segmenter(Broken(False), letter_card(False), device="cpu")(noise(40, 40))

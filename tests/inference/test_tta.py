@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atrous import AtrousError, Segmenter
-from atrous.card import Card, Preprocessing
-from atrous.inference.tta import PRESETS, TTAConfig, run_views_fused, scaled_side, window_starts
+from atrous.inference.preprocess import preprocess
+from atrous.inference.tta import PRESETS, TTAConfig, run_views, run_views_fused, scaled_side, window_starts
+from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
+from tests.inference.networks import ChannelNetwork, letter_card, rgb_card, waves
 
 
 class Convolution(SegmentationModel):
@@ -33,23 +35,12 @@ class Convolution(SegmentationModel):
         return self.conv(image)
 
 
-def card(align_corners: bool = True, **how) -> Card:
-    names = ("a", "b", "c", "d")
-    return Card(
-        model="none",
-        classes=names,
-        colors=((0, 0, 0),) * len(names),
-        preprocessing=Preprocessing(mean=(127.5,) * 3, std=(30,) * 3, **how),
-        align_corners=align_corners,
-    )
-
-
 @pytest.fixture
 def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (45, 61, 3), dtype=np.uint8)
 
 
-def by_hand(model: Convolution, image: Tensor, how: TTAConfig) -> Tensor:
+def by_hand(model: Convolution, image: Tensor, options: TTAConfig) -> Tensor:
     """Mean soft-max over scales and mirrors, every map made in full."""
 
     def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -57,43 +48,53 @@ def by_hand(model: Convolution, image: Tensor, how: TTAConfig) -> Tensor:
 
     size = image.shape[-2:]
     looks = []
-    for scale in how.scales:
+    for scale in options.scales:
         sides = [scaled_side(side, scale, align_corners=model.align_corners) for side in size]
-        for mirrored in (False, True)[: 1 + how.flip]:
+        for mirrored in (False, True)[: 1 + options.flip]:
             sized = resize(image, sides)
             scores = model.conv(sized.flip(-1) if mirrored else sized)
             full = resize(scores, size)
             looks.append(full.flip(-1) if mirrored else full)
-    if how.merge == "scores":
+    if options.merge == "scores":
         return torch.stack(looks).mean(0).softmax(1)
     return torch.stack([look.softmax(1) for look in looks]).mean(0)
 
 
 @pytest.mark.parametrize("preset", ["none", "flip", "v3", "v3_plus", "cityscapes", "refinenet"])
 @pytest.mark.parametrize("align_corners", [True, False])
-@pytest.mark.parametrize("how", [{}, {"resize": "pad", "size": (65, 65)}, {"resize": "squeeze", "size": (33, 33)}])
-def test_presets_by_hand(preset: str, align_corners: bool, how: dict, pixels: np.ndarray) -> None:
-    from atrous.inference.preprocess import preprocess
-
+@pytest.mark.parametrize("options", [{}, {"resize": "pad", "size": (65, 65)}, {"resize": "squeeze", "size": (33, 33)}])
+def test_presets_by_hand(preset: str, align_corners: bool, options: dict, pixels: np.ndarray) -> None:
     model = Convolution(align_corners)
-    segmenter = Segmenter(model, card(align_corners, **how), device="cpu", tta=preset)
+    segmenter = Segmenter(model, letter_card(align_corners, 4, 30, **options), device="cpu", tta=preset)
     image, content = preprocess(pixels, segmenter.card.preprocessing)
     with torch.no_grad():
         expected = by_hand(model, image[None], PRESETS[preset])[..., : content[0], : content[1]]
         if content == (45, 61):
             torch.testing.assert_close(segmenter.probabilities(pixels), expected[0], rtol=1e-4, atol=1e-5)
-    found = segmenter(pixels, probabilities=True)
-    best = np.sort(found.probabilities, 0)
+    result = segmenter(pixels, probabilities=True)
+    best = np.sort(result.probabilities, 0)
     sure = best[-1] - best[-2] > 1e-4
-    np.testing.assert_array_equal(segmenter(pixels).labels[sure], found.labels[sure])
+    np.testing.assert_array_equal(segmenter(pixels).labels[sure], result.labels[sure])
     np.testing.assert_allclose(
-        torch.from_numpy(found.probabilities).numpy(), segmenter.logits(pixels).softmax(0).numpy(), atol=1e-5
+        torch.from_numpy(result.probabilities).numpy(), segmenter.logits(pixels).softmax(0).numpy(), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", [*PRESETS])
+def test_every_preset_agrees_with_a_single_view(name: str) -> None:
+    pixels = waves(120, 160)
+    plain = Segmenter(ChannelNetwork(), rgb_card(), device="cpu")(pixels)
+    model = ChannelNetwork()
+    result = Segmenter(model, rgb_card(), device="cpu", tta=name)(pixels, probabilities=True)
+    assert (result.labels == plain.labels).mean() > 0.97
+    np.testing.assert_allclose(result.probabilities.sum(0), 1, rtol=1e-3)
+    if PRESETS[name].crop is None:
+        assert len(model.inputs) == PRESETS[name].num_views
 
 
 def test_v2_takes_the_largest_score_on_the_grid_of_scale_1(pixels: np.ndarray) -> None:
     model = Convolution()
-    segmenter = Segmenter(model, card(), device="cpu", tta="v2")
+    segmenter = Segmenter(model, letter_card(True, 4, 30), device="cpu", tta="v2")
     (view,) = segmenter.predict_coarse(pixels).views
     image = torch.from_numpy((pixels.astype(np.float32) - 127.5) / 30).permute(2, 0, 1)[None]
     with torch.no_grad():
@@ -104,6 +105,20 @@ def test_v2_takes_the_largest_score_on_the_grid_of_scale_1(pixels: np.ndarray) -
         grid = maps[0].shape[-2:]
         resized = [F.interpolate(m, size=grid, mode="bilinear", align_corners=True) for m in maps]
     torch.testing.assert_close(view, torch.stack(resized).amax(0)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_probabilities_are_averaged_and_scores_maximized() -> None:
+    image = torch.rand(1, 3, 20, 20)
+    segmenter = Segmenter(ChannelNetwork(), rgb_card(), device="cpu", tta=TTAConfig((1.0,), flip=True))
+    pixels = waves(20, 30)
+    direct = torch.from_numpy(pixels.astype(np.float32) / 25.5).permute(2, 0, 1).softmax(0)
+    torch.testing.assert_close(segmenter.probabilities(pixels), direct, rtol=1e-4, atol=1e-5)
+    (fused,) = run_views(lambda x: x * 10, image, PRESETS["v2"], align_corners=True)
+    views = [
+        resize(resize(image, size, align_corners=True) * 10, (20, 20), align_corners=True)
+        for size in ((20, 20), (15, 15), (10, 10))
+    ]
+    torch.testing.assert_close(fused, torch.stack(views).amax(0))
 
 
 def test_sizes_of_the_papers() -> None:
@@ -120,14 +135,19 @@ def test_crops_of_pspnet_cover_the_image_two_thirds_apart() -> None:
         starts = window_starts(length, 473)
         assert starts[-1] + 473 == length
         assert all(0 < b - a <= 316 for a, b in itertools.pairwise(starts))
+        covered = np.zeros(length, int)
+        for start in starts:
+            assert 0 <= start <= length - 473
+            covered[start : start + 473] += 1
+        assert covered.min() >= 1
 
 
 def test_pspnet_divides_by_visits_and_resizes_probabilities(pixels: np.ndarray) -> None:
     model = Convolution()
-    how = TTAConfig((1.0,), flip=False, crop=33, long_side=61)
-    segmenter = Segmenter(model, card(), device="cpu", tta=how)
-    found = segmenter(pixels, probabilities=True)
-    np.testing.assert_allclose(found.probabilities.sum(0), 1, atol=1e-5)
+    options = TTAConfig((1.0,), flip=False, crop=33, long_side=61)
+    segmenter = Segmenter(model, letter_card(True, 4, 30), device="cpu", tta=options)
+    result = segmenter(pixels, probabilities=True)
+    np.testing.assert_allclose(result.probabilities.sum(0), 1, atol=1e-5)
     image = torch.from_numpy((pixels.astype(np.float32) - 127.5) / 30).permute(2, 0, 1)
     summed, visits = torch.zeros(4, 45, 61), torch.zeros(45, 61)
     with torch.no_grad():
@@ -137,11 +157,11 @@ def test_pspnet_divides_by_visits_and_resizes_probabilities(pixels: np.ndarray) 
                 seen = F.interpolate(seen, size=(33, 33), mode="bilinear", align_corners=True).softmax(1)[0]
                 summed[:, top : top + 33, left : left + 33] += seen
                 visits[top : top + 33, left : left + 33] += 1
-    np.testing.assert_allclose(found.probabilities, (summed / visits).numpy(), atol=1e-5)
+    np.testing.assert_allclose(result.probabilities, (summed / visits).numpy(), atol=1e-5)
     assert set(model.seen) == {(33, 33)}
 
 
-def test_looks_fused_on_the_grid_are_the_mean(pixels: np.ndarray) -> None:
+def test_views_fused_on_the_grid_are_the_mean(pixels: np.ndarray) -> None:
     model = Convolution()
     image = torch.randn(2, 3, 33, 33)
     with torch.no_grad():
@@ -150,12 +170,12 @@ def test_looks_fused_on_the_grid_are_the_mean(pixels: np.ndarray) -> None:
     torch.testing.assert_close(fused.exp(), mean)
 
 
-def test_what_cannot_be_is_named() -> None:
+def test_invalid_options_are_named() -> None:
     with pytest.raises(AtrousError, match=r"no test-time augmentation 'v3plus'\. Did you mean 'v3_plus'"):
-        Segmenter(Convolution(), card(), device="cpu", tta="v3plus")
+        Segmenter(Convolution(), letter_card(True, 4, 30), device="cpu", tta="v3plus")
     with pytest.raises(AtrousError, match="all positive"):
         TTAConfig((0.0, 1.0))
     with pytest.raises(AtrousError, match="give both"):
         TTAConfig(crop=473)
     with pytest.raises(AtrousError, match="crops its own windows"):
-        Segmenter(Convolution(), card(), device="cpu", tta="pspnet", tile=64)
+        Segmenter(Convolution(), letter_card(True, 4, 30), device="cpu", tta="pspnet", tile=64)

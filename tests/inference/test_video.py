@@ -10,13 +10,13 @@ import torch
 from atrous import AtrousError, Segmenter
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.video import TemporalSmoother, VideoReader, segment_video
-from tests.inference.test_segmenter import Brightest, card, picture
+from tests.inference.networks import ChannelNetwork, quadrants, rgb_card
 
 
 def clip(path: Path, frames: int = 6, size: tuple[int, int] = (48, 64)) -> Path:
     video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, size[::-1])
     for _ in range(frames):
-        video.write(np.ascontiguousarray(picture(*size)[..., ::-1]))
+        video.write(np.ascontiguousarray(quadrants(*size)[..., ::-1]))
     video.release()
     return path
 
@@ -25,7 +25,7 @@ def test_the_overlay_has_the_frames_rate_and_size(tmp_path: Path) -> None:
     source = clip(tmp_path / "a.mp4")
     told: list[tuple[int, int | None]] = []
     timing = segment_video(
-        Segmenter(Brightest(), card(), device="cpu"),
+        Segmenter(ChannelNetwork(), rgb_card(), device="cpu"),
         source,
         tmp_path / "out" / "b.mp4",
         on_progress=lambda done, total: told.append((done, total)),
@@ -83,7 +83,7 @@ def test_an_interruption_keeps_the_frames_so_far(tmp_path: Path) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
-    segmenter = Segmenter(Brightest(), card(), device="cpu")
+    segmenter = Segmenter(ChannelNetwork(), rgb_card(), device="cpu")
     timing = segment_video(segmenter, clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", on_progress=stop)
     assert timing.frames == 3
     assert 1 <= len(list(VideoReader(tmp_path / "b.mp4"))) <= 3

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from atrous.inference.prediction import CoarsePrediction
+
+
+@pytest.mark.parametrize("average", ["scores", "softmax", "probabilities"])
+@pytest.mark.parametrize("image_size", [(21, 30), (40, 55)])
+def test_views_are_resized_cropped_and_averaged(average: str, image_size: tuple[int, int]) -> None:
+    views = torch.randn(2, 4, 6, 8)
+    if average == "probabilities":
+        views = views.softmax(1)
+
+    def resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+    resized = resize(views, (24, 32))[..., :21, :30]
+    expected = (resized.softmax(1) if average == "softmax" else resized).mean(0)
+    expected = expected if image_size == (21, 30) else resize(expected[None], image_size)[0]
+    prediction = CoarsePrediction(tuple(views), (24, 32), (21, 30), image_size, align_corners=True, average=average)
+    probabilities = expected.softmax(0) if average == "scores" else expected
+    torch.testing.assert_close(prediction.probabilities(), probabilities, rtol=1e-4, atol=1e-5)
+    logits = expected if average == "scores" else expected.log()
+    torch.testing.assert_close(prediction.logits(), logits, rtol=1e-4, atol=1e-5)
+    best = probabilities.topk(2, 0).values
+    clear = (best[0] - best[1] > 1e-4).numpy()
+    labels = prediction.labels()
+    assert labels.shape == image_size
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(labels[clear], probabilities.argmax(0).numpy()[clear])
