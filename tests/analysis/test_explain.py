@@ -14,6 +14,8 @@ from atrous.analysis.explain import explain
 from atrous.analysis.receptive_field import FieldTracer
 from atrous.backbones import create_backbone, list_backbones
 from atrous.layers.aspp import ASPP, ImagePooling
+from atrous.layers.conv import CeilConv2d
+from atrous.layers.norm import LayerNorm2d
 from atrous.layers.pad import mirror_pad
 from atrous.models.gcn import GlobalConvolution
 from atrous.models.pspnet import PyramidPooling
@@ -26,7 +28,7 @@ MAX_POOL = F.max_pool2d
 def averaging(module: nn.Module) -> nn.Module:
     """The same geometry with nothing that could cancel: every layer averages."""
     for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -52,6 +54,7 @@ def seen_by_gradient(module: nn.Module, image: torch.Tensor, row: int, column: i
     image = image.clone().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "max_pool2d", average_for_max)
+        patch.setattr(F, "layer_norm", lambda x, *_: x)  # equal channels are normalized to zero, without a gradient
         output = module(image)
     output = output[-1] if isinstance(output, list) else output
     output[0, :, row, column].sum().backward()
@@ -107,6 +110,7 @@ class Mirrored(nn.Module):
         nn.Sequential(nn.ZeroPad2d((-2, 1, 2, -1)), nn.Conv2d(2, 2, 3, stride=3)),
         nn.Sequential(nn.Conv2d(2, 2, 3, stride=2), nn.Upsample((40, 31), mode="bilinear", align_corners=False)),
         nn.Sequential(nn.Conv2d(2, 2, 3, stride=2), nn.Upsample((40, 31), mode="bilinear", align_corners=True)),
+        nn.Sequential(nn.Conv2d(2, 4, 3, stride=2), LayerNorm2d(4), CeilConv2d(4, 2, 2, stride=2)),
         GlobalConvolution(2, 2, 7),
         ChainedResidualPooling(2, stages=2),
         Fused(),
@@ -194,11 +198,20 @@ def test_dilations_and_strides_follow_the_output_stride() -> None:
 def test_an_unknown_operation_is_no_guess() -> None:
     with pytest.raises(AtrousError, match="flip"):
         explain(nn.Sequential(nn.Conv2d(2, 2, 3), Flip()), (9, 9), in_channels=2)
+    with pytest.raises(AtrousError, match="rows and columns"):
+        explain(nn.Sequential(nn.Conv2d(2, 2, 3), nn.LayerNorm((7, 7))), (9, 9), in_channels=2)
+    with pytest.raises(AtrousError, match="permuted"):
+        explain(nn.Sequential(nn.Conv2d(2, 2, 3), Transpose()), (9, 9), in_channels=2)
 
 
 class Flip(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.flip(-1)
+
+
+class Transpose(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(0, 1, 3, 2)
 
 
 def test_explaining_leaves_a_model_as_it_was() -> None:

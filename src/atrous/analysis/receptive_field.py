@@ -115,6 +115,20 @@ def _same(field: Field, shape: Sequence[int], _: Sequence[Any]) -> Field:
     raise AtrousError(f"A map of {len(rows)} x {len(columns)} became one of {shape[-2]} x {shape[-1]}.")
 
 
+def _permute(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
+    """Keep the field of a map whose channels move behind its rows and columns, or back."""
+    if list(args[1]) not in ([0, 2, 3, 1], [0, 3, 1, 2]):
+        raise AtrousError(f"The receptive field of axes permuted to {list(args[1])} is not known.")
+    return field
+
+
+def _layer_norm(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
+    """Keep the field of a map that is normalized over its channels alone, which `_permute` has put last."""
+    if len(args[1]) != 1:
+        raise AtrousError("The receptive field of a normalization over rows and columns is not known.")
+    return field
+
+
 RULES: dict[Any, Rule] = {
     aten.convolution: _convolution,
     aten.max_pool2d_with_indices: _max_pool,
@@ -131,6 +145,8 @@ RULES: dict[Any, Rule] = {
     aten.sum: _reduce,
     aten.amax: _reduce,
     aten.max: _reduce,
+    aten.permute: _permute,
+    aten.native_layer_norm: _layer_norm,
 }
 
 PASSED_ON = {
