@@ -33,6 +33,7 @@ BACKBONES = [
     ("vgg16", CLASSIFIER, 138_357_544),
     ("vgg16_bn", {}, 14_723_136),
     ("vgg16_bn", CLASSIFIER, 138_365_992),
+    ("convnext_tiny", CLASSIFIER, 28_589_128),
 ]
 
 PARAMETERS = [

@@ -1,6 +1,7 @@
 """Image classifiers whose features segmentation networks are built on."""
 
 from atrous.backbones import (  # noqa: F401  (they register themselves)
+    convnext,
     efficientnet_lite,
     mobilenet_v2,
     resnet,
