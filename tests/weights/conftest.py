@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from atrous import create_model
 from atrous.card import Card, Preprocessing
 from atrous.data.datasets import voc
 from atrous.models import SegmentationModel
+from atrous.weights import save
 
 
 @pytest.fixture
@@ -38,3 +41,8 @@ def model(card: Card) -> SegmentationModel:
 @pytest.fixture
 def image() -> torch.Tensor:
     return torch.randn(1, 3, 65, 65)
+
+
+@pytest.fixture
+def saved(model: SegmentationModel, tmp_path: Path) -> Path:
+    return save(model, tmp_path / "a.safetensors")

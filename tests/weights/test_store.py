@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 import atrous
 from atrous import AtrousError
 from atrous.card import Card
-from atrous.models import SegmentationModel
 from atrous.weights import find_weights, read_card, save
 
 
@@ -61,11 +60,6 @@ def test_a_place_that_cannot_be_written_leaves_nothing(model, tmp_path: Path) ->
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.fixture
-def saved(model: SegmentationModel, tmp_path: Path) -> Path:
-    return save(model, tmp_path / "a.safetensors")
-
-
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
 def test_a_truncated_file_is_refused(saved: Path, keep: int) -> None:
     saved.write_bytes(saved.read_bytes()[:keep])
@@ -83,23 +77,6 @@ def test_a_file_with_one_changed_weight_is_refused(saved: Path) -> None:
 
 def _rewrite(path: Path, tensors: dict[str, torch.Tensor], card: dict) -> None:
     save_file(tensors, path, {"atrous": json.dumps(card)})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.pop("classifier.bias"), "'classifier.bias' is missing"),
-        (lambda t: t.update(extra=torch.zeros(1)), "'extra' is unknown"),
-        (lambda t: t.update({"classifier.bias": torch.zeros(3)}), r"classifier.bias is \(3,\), expected \(21,\)"),
-        (lambda t: t["classifier.bias"].fill_(float("nan")), "not finite"),
-    ],
-)
-def test_tensors_that_do_not_fit_are_named(saved: Path, card: Card, change, message: str) -> None:
-    tensors = load_file(saved)
-    change(tensors)
-    _rewrite(saved, tensors, card.model_dump(mode="json"))
-    with pytest.raises(AtrousError, match=message):
-        atrous.load(saved)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +139,7 @@ class TestFinding:
 
     def test_another_suffix_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "a.onnx").write_text("x")
-        with pytest.raises(AtrousError, match=r"no weights are read from '\.onnx' files"):
+        with pytest.raises(AtrousError, match=r"cannot import weights from '\.onnx' files"):
             atrous.load(tmp_path / "a.onnx")
 
     def test_offline_says_what_to_fetch(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,5 +150,5 @@ class TestFinding:
     def test_a_released_name_must_have_the_released_contents(self, tmp_path: Path) -> None:
         path = tmp_path / "deeplabv3_257_mv_gpu.tflite"
         path.write_bytes(b"\0\0\0\0TFL3")
-        with pytest.raises(AtrousError, match="not those released"):
+        with pytest.raises(AtrousError, match="differs from the released file"):
             atrous.load(path)

@@ -1,4 +1,4 @@
-"""`atrous data`: the data sets there are; checking, converting and completing them."""
+"""`atrous data`: list, check and convert data sets, and build trainaug."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Data = Annotated[str, typer.Argument(help="A data set such as voc2012:/path?spli
 def list_(
     pattern: Annotated[str, typer.Argument(help="A wildcard such as 'coco*', or a part of a name.")] = "*",
 ) -> None:
-    """List the data sets that can be named, and their options.
+    """List the known data sets and their options.
 
     Example:
 
@@ -35,7 +35,7 @@ def list_(
     names = list_datasets(pattern)
     if not names:
         raise AtrousError(f"No data set matches '{pattern}'; `atrous data list` lists all {len(list_datasets())}.")
-    table = Table("name", "what", "options")
+    table = Table("name", "description", "options")
     table.columns[0].no_wrap = True
     for name in names:
         entry = DATASETS.entry(name)
@@ -47,9 +47,9 @@ def list_(
 
 @app.command()
 def check(data: Data) -> None:
-    """See quickly whether all files of a data set are there and of equal sizes; `atrous inspect` looks into them.
+    """Check quickly, by file headers alone, that images and masks exist and have the same size.
 
-    Exit code 1 means that something is wrong and is listed.
+    The exit code is 1 if there are errors. `atrous inspect` checks the pixels too.
 
     Example:
 
@@ -61,26 +61,25 @@ def check(data: Data) -> None:
     from atrous.data.inspect import open_splits
 
     console = Console()
-    wrong = []
+    errors: list[str] = []
     for dataset in open_splits(data):
         with progress_bar(f"checking {dataset.split}") as on_progress:
-            found = list(check_files(dataset, on_progress=on_progress))
+            errors += check_files(dataset, on_progress=on_progress)
         console.print(f"{dataset.name} {dataset.split}: {len(dataset):,} images, {len(dataset.classes)} classes")
-        wrong += found
-    for line in wrong:
-        console.print(f"  {line}", style="red", soft_wrap=True, highlight=False, markup=False)
-    if wrong:
+    for error in errors:
+        console.print(f"  {error}", style="red", soft_wrap=True, highlight=False, markup=False)
+    if errors:
         raise typer.Exit(1)
 
 
 @app.command()
 def convert(
     data: Data,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; made if it does not exist.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; created if it does not exist.")],
 ) -> None:
-    """Convert a data set to a folder of images, index PNGs and classes.yaml, which reads faster and anywhere.
+    """Convert a data set to a folder of images, index PNGs and classes.yaml, which is faster to read and portable.
 
-    Without a split in DATA all its splits are converted. What an earlier run wrote is kept, so that it goes on.
+    Without a split in DATA, all splits are converted. Files of an interrupted run are kept.
 
     Example:
 
@@ -105,13 +104,13 @@ def voc_aug(
     voc: Annotated[Path, typer.Option("--voc", help="PASCAL VOC 2012: VOCdevkit, or the folder with JPEGImages.")],
     sbd: Annotated[Path, typer.Option("--sbd", help="SBD: benchmark_RELEASE, or the folder with img and cls.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where to write to; by default into the folder of VOC.")
+        Path | None, typer.Option("--out", "-o", help="The folder to write to; by default the folder of VOC.")
     ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Let lists that are only a part of the official ones pass.")
-    ] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Accept incomplete lists.")] = False,
 ) -> None:
-    """Build trainaug, the 10,582 training images of VOC with the masks of SBD, VOC's val left out; counts are checked.
+    """Build trainaug: the 10,582 training images of VOC and SBD, without VOC's val.
+
+    The numbers of images are checked against the official ones.
 
     Example:
 
@@ -134,7 +133,9 @@ def voc_aug(
 
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A folder with images and masks.")]) -> None:
-    """Write a classes.yaml for the values found in the masks of a folder, in which to name the classes.
+    """Write a classes.yaml for your own folder of images and masks, from the values in the masks.
+
+    It has placeholders for the names of the classes: edit them.
 
     Example:
 
@@ -145,4 +146,4 @@ def init(folder: Annotated[Path, typer.Argument(help="A folder with images and m
     from atrous.data.datasets.folder import write_classes_yaml
 
     path = write_classes_yaml(folder)
-    Console().print(f"{path}: name the classes in it, then `atrous inspect {folder}`", soft_wrap=True)
+    Console().print(f"{path}: name the classes in it, then run `atrous inspect {folder}`", soft_wrap=True)

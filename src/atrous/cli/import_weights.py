@@ -1,4 +1,4 @@
-"""`atrous import-weights`: files of others to files of ours."""
+"""`atrous import-weights`: convert weights of other projects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def import_weights(
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     half: Annotated[bool, typer.Option("--half", help="Store 16-bit floats: half the size.")] = False,
 ) -> None:
-    """Convert weights of TensorFlow Lite or torchvision to a safetensors file with a card, or halve the size of ours.
+    """Convert weights of TensorFlow Lite or torchvision to a safetensors file with a card, or store weights in 16 bits.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`atrous info`: what a file of weights is."""
+"""`atrous info`: show the card of weights."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ def info(
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     arguments = ", ".join(f"{key}={value}" for key, value in card.arguments.items())
-    how = card.preprocessing
-    size = f" to {how.size[1]} x {how.size[0]}" if how.size else ""
-    grid = f", sides {how.grid} k + 1" if how.grid else ""
+    preprocessing = card.preprocessing
+    size = f" to {preprocessing.size[1]} x {preprocessing.size[0]}" if preprocessing.size else ""
+    grid = f", sides {preprocessing.grid} k + 1" if preprocessing.grid else ""
+    normalization = f"(pixel - {preprocessing.mean}) / {preprocessing.std}"
     rows = {
         "file": str(find_weights(weights)),
         "network": card.model,
         "arguments": arguments,
         "classes": f"{len(card.classes)}: {', '.join(card.classes)}",
-        "input": f"{how.channel_order}, {how.resize}{size}{grid}, (pixel - {how.mean}) / {how.std}",
+        "input": f"{preprocessing.channel_order}, {preprocessing.resize}{size}{grid}, {normalization}",
         "align_corners": str(card.align_corners),
         "ignore index": str(card.ignore_index),
         "trained on": card.trained_on,

@@ -1,4 +1,4 @@
-"""`atrous weights`: the weights there are."""
+"""`atrous weights`: list the known weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import typer
 def weights(
     pattern: Annotated[str, typer.Argument(help="A wildcard such as '*voc', or a part of an id.")] = "*",
 ) -> None:
-    """List the weights that can be given by id, and where they lie.
+    """List the weights that can be used by id, and their files.
 
-    Looked for in the folders of ATROUS_WEIGHTS, the user's cache and the package; what is in none is downloaded when it
-    is first used.
+    Files are searched for in the folders of ATROUS_WEIGHTS, in the user's cache and in the package; all others are
+    downloaded when they are first used.
 
     Example:
 
@@ -24,13 +24,13 @@ def weights(
 
     from atrous.errors import AtrousError
     from atrous.weights import list_weights
-    from atrous.weights.store import describe
+    from atrous.weights.store import describe_weights
 
     names = list_weights(pattern)
     if not names:
         raise AtrousError(f"No weights match '{pattern}'; `atrous weights` lists all {len(list_weights())}.")
-    table = Table("id", "what", "where")
+    table = Table("id", "description", "file")
     table.columns[0].no_wrap = True
-    for listed in map(describe, names):
-        table.add_row(listed.name, listed.about, str(listed.path or f"to download, {listed.megabytes:.0f} MB"))
+    for info in map(describe_weights, names):
+        table.add_row(info.name, info.description, str(info.path or f"to download, {info.megabytes:.0f} MB"))
     Console().print(table)

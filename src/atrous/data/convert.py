@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -16,8 +16,7 @@ from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.imaging.io import open_image
 from atrous.imaging.labels import save_labels
-
-OnProgress = Callable[[int, int], None]
+from atrous.progress import OnProgress
 
 
 def convert(

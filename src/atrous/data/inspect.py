@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from atrous.data.dataset import Item, Sample, SegmentationDataset, size_mismatch
 from atrous.errors import AtrousError
 from atrous.imaging.io import open_image, read_image
 from atrous.imaging.labels import Labels, count_labels
+from atrous.progress import OnProgress
 
 _MODES = {
     "1": "1-bit",
@@ -32,7 +33,6 @@ _MODES = {
     "RGB": "color",
     "RGBA": "color with alpha",
 }
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

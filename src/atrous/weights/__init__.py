@@ -1,4 +1,4 @@
-"""Save, find, download and load weights."""
+"""Save, find, download and load the weights of segmentation networks."""
 
 from atrous.weights.store import find_weights, list_weights, load, read_card, save, write_card
 

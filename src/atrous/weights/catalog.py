@@ -1,4 +1,4 @@
-"""Weights that others released, where they are served, and how to know them."""
+"""Weights released by others: where to download them, and their checksums."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Release:
-    """One file of weights on somebody's server."""
+    """A file of weights that another project released."""
 
     name: str
-    """Our id: architecture.backbone.tag."""
+    """The id in this package: architecture.backbone.tag."""
     url: str
+    """The address it is downloaded from."""
     sha256: str
     """The checksum, or as much of its beginning as the publisher tells."""
     megabytes: float
-    about: str
+    """The size of the file."""
+    description: str
+    """Publisher, data set and input size, for `atrous weights`."""
 
     @property
     def file(self) -> str:
-        """The file's name, under which folders are searched for it too."""
+        """The name of the file, by which folders are searched for it."""
         return self.url.rsplit("/", 1)[-1]
 
 

@@ -1,4 +1,4 @@
-"""Downloads that resume, are checked, and appear under their name only when they are whole and right."""
+"""Download files: resumed after an interruption, verified by checksum, and renamed only when complete."""
 
 from __future__ import annotations
 
@@ -16,44 +16,46 @@ from atrous.progress import OnProgress
 
 CHUNK = 1 << 20
 TIMEOUT = 30
-"""Seconds without a byte after which a download counts as broken off."""
+"""Seconds without data after which a download is interrupted."""
 
 
 def download(url: str, path: Path, sha256: str, on_progress: OnProgress = lambda done, total: None) -> Path:
-    """Fetch `url` to `path`, going on where an earlier try broke off.
+    """Download `url` to `path`, resuming an interrupted download.
 
-    The bytes gather in a file of the name with `.part` behind it. Once complete and of the right checksum (`sha256`
-    may be the beginning of it) it gets its name; of a wrong one it is removed.
+    The data are written to a file with `.part` appended to its name. A complete file with the right checksum (`sha256`
+    may be the beginning of it) is renamed; one with another checksum is removed.
 
-    Raises: `AtrousError` for no connection, a server's refusal, a full disk or a wrong checksum.
+    Raises: `AtrousError` without a connection, for an error of the server, a full disk or a wrong checksum.
     """
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(part.with_suffix(".lock")):
             if not path.exists():  # another process may have been faster
-                _fetch(url, part, on_progress)
+                _download_rest(url, part, on_progress)
                 check_sha256(part, sha256, remove=True, source=url)
                 os.replace(part, path)
     except urllib.error.HTTPError as error:
-        raise AtrousError(f"{url}: the server answers {error.code} {error.reason}. {_by_hand(path)}") from error
+        raise AtrousError(f"{url}: the server answered {error.code} {error.reason}. {_by_hand(path)}") from error
     except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise AtrousError(
-            f"{url}: the download broke off ({reason}); what has come is kept, the next try goes on. {_by_hand(path)}"
+            f"{url}: the download was interrupted ({reason}). Try again: it resumes where it stopped. {_by_hand(path)}"
         ) from error
     except OSError as error:
-        raise AtrousError(f"Cannot write {path}: {error.strerror or error}. Make room, or set ATROUS_CACHE.") from error
+        raise AtrousError(
+            f"Cannot write {path}: {error.strerror or error}. Free disk space, or set ATROUS_CACHE to another folder."
+        ) from error
     return path
 
 
-def _fetch(url: str, part: Path, on_progress: OnProgress) -> None:
+def _download_rest(url: str, part: Path, on_progress: OnProgress) -> None:
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # nothing beyond what we have: it is whole, or of something else; the checksum tells
+        if error.code != 416:  # the range is empty: the file is complete, or another one, as the checksum tells
             raise
         return
     with response:
@@ -67,7 +69,7 @@ def _fetch(url: str, part: Path, on_progress: OnProgress) -> None:
                 done += len(chunk)
                 on_progress(done, total)
     if total is not None and done < total:
-        raise ConnectionError(f"{done} of {total} bytes came")
+        raise ConnectionError(f"{done} of {total} bytes received")
 
 
 def check_sha256(path: Path, expected: str, *, remove: bool = False, source: str = "") -> None:
@@ -76,16 +78,16 @@ def check_sha256(path: Path, expected: str, *, remove: bool = False, source: str
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-    found = digest.hexdigest()
-    if not found.startswith(expected):
+    actual = digest.hexdigest()
+    if not actual.startswith(expected):
         if remove:
             path.unlink()
-        advice = "The download was removed; try again." if remove else "Fetch it anew, or rename it."
+        advice = "The file was removed: try again." if remove else "Download it again, or rename it if it is your own."
         raise AtrousError(
-            f"{source or path}: the contents are not those released (SHA-256 {found[:16]}..., expected "
+            f"{source or path}: the content differs from the released file (SHA-256 {actual[:16]}..., expected "
             f"{expected[:16]}...). {advice}"
         )
 
 
 def _by_hand(path: Path) -> str:
-    return f"Without a connection, put {path.name} into a folder that ATROUS_WEIGHTS names."
+    return f"Without a connection, put {path.name} into a folder and list the folder in ATROUS_WEIGHTS."

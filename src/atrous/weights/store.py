@@ -1,7 +1,7 @@
-"""Weights in files and folders: saving, finding, loading.
+"""Save weights to files, find them by id or path, load them.
 
-A file of ours is a safetensors file whose metadata hold the card and a checksum of the tensors. Files of others are
-read by importers. Nothing that is read here can run code.
+Weights are saved as safetensors files whose metadata contain the card and a checksum of the tensors. Files of other
+projects are read by importers. Reading a file never runs code in it.
 """
 
 from __future__ import annotations
@@ -30,50 +30,72 @@ from atrous.weights.tensors import damaged_file_error, load_tensors
 
 SUFFIX = ".safetensors"
 PACKAGED = Path(__file__).parent / "packaged"
+"""The folder of the weights that come with the package."""
 
 
 @dataclass(frozen=True)
-class Listed:
-    """An id that `load` takes, and where its file lies; None where it would be downloaded."""
+class WeightsInfo:
+    """An id of weights and its file."""
 
     name: str
     path: Path | None
-    about: str
+    """The file on this machine; None if it would be downloaded."""
+    description: str
     megabytes: float | None
+    """The size of the download; None if there is none."""
 
 
 def save(
     model: SegmentationModel, path: str | os.PathLike[str], *, card: Card | None = None, half: bool = False
 ) -> Path:
-    """Write a model and its card (by default `model.card`) to a safetensors file; `half` stores 16-bit floats.
+    """Save a model and its card (by default `model.card`) to a safetensors file; `half` stores 16-bit floats.
 
-    Raises: `AtrousError` for a model without a card, or a place that cannot be written.
+    Raises: `AtrousError` for a model without a card, a name that does not end in .safetensors, or a file that is not
+    writable.
     """
     path = Path(path)
     card = card or model.card
     if card is None:
-        raise AtrousError("This model has no card: give one, for weights without a card cannot be used.")
+        raise AtrousError(
+            "This model has no card with its classes and preprocessing, which whoever loads the weights needs. Set "
+            "model.card, or pass card=."
+        )
     if path.suffix != SUFFIX:
-        raise AtrousError(f"{path}: the name must end in {SUFFIX}.")
+        raise AtrousError(f"{path}: the name of a file of weights must end in {SUFFIX}; rename it.")
     tensors = {}
     for key, value in model.state_dict().items():
         floating = half and value.is_floating_point()
         tensors[key] = value.detach().to("cpu", torch.float16 if floating else value.dtype).contiguous()
-    metadata = {"format": "pt", "atrous": card.model_dump_json(), "atrous_sha256": _digest(tensors)}
-    with writing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    _write(tensors, card, path)
     return path
 
 
+def _write(tensors: dict[str, Tensor], card: Card, path: Path) -> None:
+    metadata = {"format": "pt", "atrous": card.model_dump_json(), "atrous_sha256": _digest(tensors)}
+    with writing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
 def load(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> SegmentationModel:
-    """A model in evaluation mode, with its card as `model.card`.
+    """Load a segmentation network with its weights, in evaluation mode, by id or from a file.
 
-    `source` is an id (see `list_weights`), a safetensors file of ours, or a file that an importer reads. An id is
-    looked for in the folders of `ATROUS_WEIGHTS`, in the user's cache, in the package; what is in none of them is
-    downloaded to the cache, unless `ATROUS_OFFLINE` is set.
+        >>> import atrous
+        >>> model = atrous.load("deeplab_v3_plus.efficientnet_lite0.camvid")
+        >>> model.card.classes
+        ('sky', 'building', 'pole', ...)
 
-    Raises: `AtrousError` for an unknown id, a file that is damaged, altered or of an unknown kind, or a failed
-    download.
+    `source` is an id (`atrous.list_weights()` lists them), a `.safetensors` file that atrous saved, or a file of
+    another project that an importer reads (TensorFlow Lite, torchvision). The file of an id is searched for in the
+    folders of the environment variable `ATROUS_WEIGHTS` (separated as in `PATH`), then in the user's cache
+    (`ATROUS_CACHE` moves it), then in the package; otherwise it is downloaded to the cache, unless `ATROUS_OFFLINE` is
+    set.
+
+    The network takes normalized images; `model.card.preprocessing` describes how. `atrous.Segmenter.load` applies it,
+    and takes photographs.
+
+    Returns: the network on `device`; `model.card` has its classes, preprocessing, license and measured figures.
+    Raises: `AtrousError` for an unknown id (with the nearest known ones), a file that is missing, damaged, altered or
+    of an unknown format, and a failed download.
     """
     path = find_weights(source)
     model, card = _read(path) if path.suffix == SUFFIX else import_file(path)
@@ -82,29 +104,30 @@ def load(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
 
 
 def read_card(source: str | os.PathLike[str]) -> Card:
-    """The card alone: of a safetensors file, without loading the tensors."""
+    """Read the card of weights by id or from a file, without loading the tensors of a safetensors file.
+
+    Raises: `AtrousError` as `load` does.
+    """
     path = find_weights(source)
     return _metadata(path)[0] if path.suffix == SUFFIX else import_file(path)[1]
 
 
 def write_card(path: str | os.PathLike[str], card: Card) -> None:
-    """Give a safetensors file of ours another card, for example one with figures that were measured since.
+    """Replace the card of a safetensors file, for example to add measured figures; the tensors stay the same.
 
-    Raises: `AtrousError` for a file that is not ours or is damaged, or a place that cannot be written.
+    Raises: `AtrousError` for a file without a card, a damaged file, or one that is not writable.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
-        raise AtrousError(f"{path}: only {SUFFIX} files hold a card; make one with `atrous import-weights`.")
-    tensors, _ = _verified(path)
-    metadata = {"format": "pt", "atrous": card.model_dump_json(), "atrous_sha256": _digest(tensors)}
-    with writing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        raise AtrousError(f"{path}: only {SUFFIX} files contain a card; convert it with `atrous import-weights`.")
+    tensors, _ = _read_verified(path)
+    _write(tensors, card, path)
 
 
 def find_weights(source: str | os.PathLike[str]) -> Path:
-    """The file of a path or an id, downloaded if it is nowhere else.
+    """Find the file of an id or a path; download it if it is not on this machine.
 
-    Raises: `AtrousError` where there is none.
+    Raises: `AtrousError` for an unknown id, a missing file, or a failed download.
     """
     path = Path(source)
     if path.is_file():
@@ -112,38 +135,45 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
         return path
     name = str(source)
     if path.is_dir():
-        raise AtrousError(f"{path} is a folder: give a file in it, or set ATROUS_WEIGHTS={path} and give an id.")
+        raise AtrousError(
+            f"{path} is a folder; expected a file or an id. Name a file in it, or set ATROUS_WEIGHTS={path}."
+        )
     if name not in _known() and (path.suffix in (SUFFIX, *importable()) or len(path.parts) > 1):
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
-        raise AtrousError(f"{path}: there is no such file.{near}")
+        raise AtrousError(f"{path}: no such file.{near}")
     if name not in _known():
         raise AtrousError(
-            f"There are no weights '{name}'.{did_you_mean(name, _known())} `atrous weights` lists the {len(_known())} "
-            f"that are known; a path to a file will do too."
+            f"There are no weights '{name}'.{did_you_mean(name, _known())} `atrous weights` lists all {len(_known())}; "
+            "the path of a file works too."
         )
     return _find(name) or fetch(RELEASES[name].url, RELEASES[name].sha256)
 
 
 def list_weights(pattern: str = "*") -> list[str]:
-    """The ids that `load` takes and that match a wildcard, or hold the text."""
+    """List the ids of weights that match a wildcard, or contain a text.
+
+    >>> atrous.list_weights("*voc")
+    """
     return matching(pattern, _known())
 
 
-def describe(name: str) -> Listed:
-    """Where an id's file lies, and one line about it."""
+def describe_weights(name: str) -> WeightsInfo:
+    """Describe the weights of an id and find their file, without downloading it."""
     release = RELEASES.get(name)
-    return Listed(name, _find(name), release.about if release else "", release.megabytes if release else None)
+    return WeightsInfo(
+        name, _find(name), release.description if release else "", release.megabytes if release else None
+    )
 
 
 def cache_folder() -> Path:
-    """Where downloads go: `ATROUS_CACHE`, else the system's place for caches."""
-    given = os.environ.get("ATROUS_CACHE")
-    return Path(given) if given else user_cache_path("atrous") / "weights"
+    """Locate the folder of downloads: `ATROUS_CACHE`, else the user's cache folder on this system."""
+    folder = os.environ.get("ATROUS_CACHE")
+    return Path(folder) if folder else user_cache_path("atrous") / "weights"
 
 
 def _folders() -> list[Path]:
-    given = [Path(entry) for entry in os.environ.get("ATROUS_WEIGHTS", "").split(os.pathsep) if entry]
-    return [folder for folder in (*given, cache_folder(), PACKAGED) if folder.is_dir()]
+    own = [Path(entry) for entry in os.environ.get("ATROUS_WEIGHTS", "").split(os.pathsep) if entry]
+    return [folder for folder in (*own, cache_folder(), PACKAGED) if folder.is_dir()]
 
 
 def _known() -> set[str]:
@@ -152,7 +182,7 @@ def _known() -> set[str]:
 
 
 def find_file(name: str) -> Path | None:
-    """A file of this name in the folders where weights are looked for."""
+    """Find a file by its name in the folders of weights; None if there is none."""
     return next((folder / name for folder in _folders() if (folder / name).is_file()), None)
 
 
@@ -167,7 +197,7 @@ def _find(name: str) -> Path | None:
 
 
 def _check_released(path: Path) -> None:
-    """A file of a released name must have the released contents."""
+    """Check that a file with the name of a released one has its checksum."""
     for release in RELEASES.values():
         if path.name == release.file:
             check_sha256(path, release.sha256)
@@ -189,15 +219,15 @@ def fetch(url: str, sha256: str) -> Path:
 
 
 def _read(path: Path) -> tuple[SegmentationModel, Card]:
-    tensors, card = _verified(path)
+    tensors, card = _read_verified(path)
     with torch.device("meta"):
         model = build_from_card(card)
     load_tensors(model, tensors, str(path))
     return model, card
 
 
-def _verified(path: Path) -> tuple[dict[str, Tensor], Card]:
-    """The tensors of a file of ours, which are those that were saved, and its card."""
+def _read_verified(path: Path) -> tuple[dict[str, Tensor], Card]:
+    """Read tensors and card, and check that the tensors are the saved ones."""
     card, digest = _metadata(path)
     try:
         with safe_open(path, "pt") as file:
@@ -205,7 +235,7 @@ def _verified(path: Path) -> tuple[dict[str, Tensor], Card]:
     except (SafetensorError, OSError) as error:
         raise damaged_file_error(path, str(error)) from error
     if digest is not None and digest != _digest(tensors):
-        raise damaged_file_error(path, "the tensors are not those that were saved")
+        raise damaged_file_error(path, "the checksum of the tensors differs")
     return tensors, card
 
 
@@ -217,7 +247,8 @@ def _metadata(path: Path) -> tuple[Card, str | None]:
         raise damaged_file_error(path, str(error)) from error
     if "atrous" not in metadata:
         raise AtrousError(
-            f"{path}: the file has no card, so its network and classes are unknown. It was not saved by atrous."
+            f"{path}: this file has no card, so its network and classes are unknown; it was not saved by atrous. "
+            "Import the original file with `atrous import-weights`."
         )
     return Card.read(metadata["atrous"], str(path)), metadata.get("atrous_sha256")
 

@@ -7,7 +7,7 @@ Source: Hariharan, Arbelaez, Bourdev, Maji, Malik: Semantic Contours from Invers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, SegmentationDataset
@@ -17,6 +17,7 @@ from atrous.data.matlab import MatReader
 from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.imaging.labels import MaskReader, save_labels
+from atrous.progress import OnProgress
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -78,7 +79,7 @@ def build_trainaug(
     out: Path,
     *,
     partial: bool = False,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[str]:
     """Write the masks of trainaug as palette PNGs, and then its list, below `out`, in the layout of VOC.
 

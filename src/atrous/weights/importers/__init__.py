@@ -1,4 +1,4 @@
-"""Weights of others, read without running their code; one file per source format.
+"""Import weights of other projects, without running their code; one file per source format.
 
 Each importer is a module with `read(path) -> (model, card)`.
 """
@@ -20,17 +20,17 @@ _BY_SUFFIX = {
 
 
 def importable() -> tuple[str, ...]:
-    """The file name suffixes there is an importer for."""
+    """List the file name suffixes that an importer reads."""
     return tuple(_BY_SUFFIX)
 
 
 def import_file(path: Path) -> tuple[SegmentationModel, Card]:
-    """The model of a file, and the card it would have.
+    """Read a file of another project: the model with its weights, and a card for it.
 
-    Raises: `AtrousError` for a suffix without an importer, a damaged file, or contents the importer does not know.
+    Raises: `AtrousError` for a suffix without an importer, a damaged file, or a network the importer does not know.
     """
     if path.suffix not in _BY_SUFFIX:
         raise AtrousError(
-            f"{path}: no weights are read from '{path.suffix}' files, only .safetensors, {', '.join(_BY_SUFFIX)}."
+            f"{path}: cannot import weights from '{path.suffix}' files; expected .safetensors, {', '.join(_BY_SUFFIX)}."
         )
     return import_module(_BY_SUFFIX[path.suffix]).read(path)

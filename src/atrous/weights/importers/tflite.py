@@ -1,6 +1,6 @@
-"""TensorFlow Lite graphs of DeepLab v3 on MobileNetV2, of floats or quantized to 8 bits.
+"""Import TensorFlow Lite graphs of DeepLab v3 on MobileNetV2, in floats or quantized to 8 bits.
 
-The head, its pooling window and its resizes are read from the graph as the trunk is, see `tflite_mobilenet`.
+The head, its pooling window and its resizes are read from the graph, like the backbone; see `tflite_mobilenet`.
 
 Source: TensorFlow Lite's schema; the network is MobileNetV2 section 6.3.
 """
@@ -20,43 +20,45 @@ from atrous.imaging.labels import voc_color_map
 from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.importers.tflite_graph import Graph
 from atrous.weights.importers.tflite_mobilenet import (
+    BackboneConvs,
     Conv,
-    Reader,
-    Trunk,
+    GraphReader,
+    backbone_tensors,
     check_geometry,
-    folded,
-    multiplier,
-    preprocessing,
-    trunk_tensors,
+    graph_preprocessing,
+    unfold_norm,
+    width_multiplier,
 )
 from atrous.weights.tensors import load_tensors
 
 VOC_CROP = 513
-"""Side of the crop that the networks for VOC were trained on; images are padded to graphs of this size."""
+"""The crop size that the networks for VOC were trained with; graphs of this size take padded images."""
 
-EPS_OF_HEAD = 1e-5
-"""Of the batch normalization in our ASPP."""
+HEAD_EPS = 1e-5
+"""The epsilon of batch normalization in our ASPP."""
 
 
 def read(path: Path) -> tuple[SegmentationModel, Card]:
-    """The network of a TensorFlow Lite file, quantized weights as the floats they stand for.
+    """Read the network of a TensorFlow Lite file; quantized weights become the floats they represent.
 
-    Raises: `AtrousError` for a damaged file, or a graph that is not of this kind, naming the operator.
+    Raises: `AtrousError` for a damaged file, or a graph of another network, naming the first operator that differs.
     """
-    reader = Reader(Graph(path), "a DeepLab v3 on MobileNetV2")
-    trunk = reader.trunk()
-    head = _head(reader)
-    card = _card(reader.graph, trunk, head)
+    reader = GraphReader(Graph(path), "a DeepLab v3 on MobileNetV2")
+    convs = reader.read_backbone()
+    head = _read_head(reader)
+    card = _make_card(reader.graph, convs, head)
     with torch.device("meta"):
         model = build_from_card(card)
-    load_tensors(model, _tensors(trunk, head), str(path))
+    load_tensors(model, _tensors(convs, head), str(path))
     assert isinstance(model.backbone, MobileNetV2)
-    check_geometry(path, model.backbone, trunk)
+    check_geometry(path, model.backbone, convs)
     return model, card
 
 
 @dataclass
 class Head:
+    """The convolutions and resizes of the graph after the backbone."""
+
     branch: Conv
     pooling: Conv
     window: tuple[int, int]
@@ -66,8 +68,8 @@ class Head:
     align_corners: bool
 
 
-def _head(reader: Reader) -> Head:
-    """Image pooling and the 1x1 branch, joined, projected, classified and resized."""
+def _read_head(reader: GraphReader) -> Head:
+    """Read the head: image pooling and the 1x1 branch, concatenated, projected, classified and resized."""
     features = reader.tensor
     following = reader.graph.consumers(features)
     consumers = {operator.name: operator for operator in following}
@@ -99,42 +101,42 @@ def _head(reader: Reader) -> Head:
     return Head(branch, pooling, window, pooling_first, project, classifier, align_corners)
 
 
-def _card(graph: Graph, trunk: Trunk, head: Head) -> Card:
-    width, divisor = multiplier(graph, trunk)
+def _make_card(graph: Graph, convs: BackboneConvs, head: Head) -> Card:
+    width, divisor = width_multiplier(graph, convs)
     half = (width, divisor) == (0.5, 1)
     options = {"padding": "tensorflow"} | ({} if half or divisor == 8 else {"divisor": divisor})
     arguments: dict[str, object] = {
-        "output_stride": trunk.output_stride,
+        "output_stride": convs.output_stride,
         "channels": head.branch.weight.shape[0],
-        "pooling_crop": tuple((side - 1) * trunk.output_stride + 1 for side in head.window),
+        "pooling_crop": tuple((side - 1) * convs.output_stride + 1 for side in head.window),
         "backbone_options": options,
     }
     if not half and width != 1:
         arguments["width"] = width
     classes = head.classifier.weight.shape[0]
-    of_voc = classes == len(voc.CLASSES)
+    is_voc = classes == len(voc.CLASSES)
     return Card(
         model="deeplab_v3.mobilenet_v2_x0.5" if half else "deeplab_v3.mobilenet_v2",
         arguments=arguments,
-        classes=voc.CLASSES if of_voc else tuple(f"class {index}" for index in range(classes)),
+        classes=voc.CLASSES if is_voc else tuple(f"class {index}" for index in range(classes)),
         colors=voc_color_map(classes),
-        preprocessing=preprocessing(graph, padded_from=VOC_CROP),
+        preprocessing=graph_preprocessing(graph, padded_from=VOC_CROP),
         align_corners=head.align_corners,
         license="Apache-2.0",
         source=f"TensorFlow DeepLab, {graph.path.name}",
-        trained_on="PASCAL VOC 2012 (trainaug or trainval), COCO and ImageNet" if of_voc else "",
+        trained_on="PASCAL VOC 2012 (trainaug or trainval), COCO and ImageNet" if is_voc else "",
     )
 
 
-def _tensors(trunk: Trunk, head: Head) -> dict[str, Tensor]:
-    """The graph's weights under our names."""
+def _tensors(convs: BackboneConvs, head: Head) -> dict[str, Tensor]:
+    """Map the graph's weights to the keys of our network."""
     project = head.project
-    if head.pooling_first:  # ours comes last
+    if head.pooling_first:  # in our network the pooling branch comes last
         channels = head.branch.weight.shape[0]
         pooled, direct = project.weight.split([project.weight.shape[1] - channels, channels], dim=1)
         project = replace(project, weight=torch.cat([direct, pooled], 1))
-    tensors = trunk_tensors(trunk, prefix="backbone.")
-    tensors |= folded("aspp.branches.0.0", "aspp.branches.0.1", head.branch, EPS_OF_HEAD)
-    tensors |= folded("aspp.pooling.conv.0", "aspp.pooling.conv.1", head.pooling, EPS_OF_HEAD)
-    tensors |= folded("aspp.project.0", "aspp.project.1", project, EPS_OF_HEAD)
+    tensors = backbone_tensors(convs, prefix="backbone.")
+    tensors |= unfold_norm("aspp.branches.0.0", "aspp.branches.0.1", head.branch, HEAD_EPS)
+    tensors |= unfold_norm("aspp.pooling.conv.0", "aspp.pooling.conv.1", head.pooling, HEAD_EPS)
+    tensors |= unfold_norm("aspp.project.0", "aspp.project.1", project, HEAD_EPS)
     return tensors | {"classifier.weight": head.classifier.weight, "classifier.bias": head.classifier.bias}

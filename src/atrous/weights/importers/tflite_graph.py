@@ -1,4 +1,4 @@
-"""TensorFlow Lite files as a list of operators with dequantized constants, without TensorFlow.
+"""Read TensorFlow Lite files as a list of operators with dequantized constants, without TensorFlow.
 
 Source: the schema of TensorFlow Lite (`schema.fbs`), through the flatbuffers classes of the `tflite` package.
 """
@@ -47,11 +47,11 @@ class Operator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: dict[str, int]
-    """By their names in the schema, for the kinds of operators that are understood."""
+    """The options by their names in the schema, for the supported kinds of operators."""
 
     @property
     def activation(self) -> str:
-        """The activation fused into it: "none", "relu", "relu6" or a number that has no name here."""
+        """The fused activation: "none", "relu", "relu6", or the number of another one."""
         code = self.options["FusedActivationFunction"]
         return _ACTIVATIONS.get(code, str(code))
 
@@ -70,9 +70,9 @@ class _Tensor:
 
 
 class Graph:
-    """The one subgraph of a file, read whole when it is opened.
+    """The graph of a TensorFlow Lite file with a single subgraph.
 
-    Raises: `AtrousError` for a file that is truncated or no TensorFlow Lite file.
+    Raises: `AtrousError` for a file that is truncated or not a TensorFlow Lite file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,78 +92,79 @@ class Graph:
         except _UNREADABLE as error:
             raise damaged_file_error(path, "its tables cannot be read") from error
         if subgraphs != 1:
-            raise AtrousError(f"{path}: {subgraphs} subgraphs; only one is understood.")
+            raise AtrousError(f"{path}: this file has {subgraphs} subgraphs; expected one. It cannot be imported.")
         used = {t for operator in self.operators for t in (*operator.inputs, *operator.outputs)} | {
             self.input,
             self.output,
         }
         if max(used) >= len(self._tensors):
-            raise damaged_file_error(path, "an operator uses a tensor that is not there")
+            raise damaged_file_error(path, "an operator uses a tensor that does not exist")
 
     def consumers(self, tensor: int) -> list[Operator]:
-        """The operators that read a tensor, in order of execution."""
+        """List the operators that read a tensor, in order of execution."""
         return [operator for operator in self.operators if tensor in operator.inputs]
 
     def shape(self, tensor: int) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
         return self._tensors[tensor].shape
 
     def quantization(self, tensor: int) -> tuple[float, int] | None:
-        """Scale and zero point of a tensor that is quantized as a whole; None for one of floats."""
-        found = self._tensors[tensor]
-        return (float(found.scale[0]), int(found.zero[0])) if len(found.scale) == 1 else None
+        """Return scale and zero point of a tensor that has one pair of them; None for others, such as floats."""
+        info = self._tensors[tensor]
+        return (float(info.scale[0]), int(info.zero[0])) if len(info.scale) == 1 else None
 
     def constant(self, tensor: int) -> NDArray[np.float32]:
-        """A constant, as the real numbers it stands for.
+        """Read a constant and dequantize it.
 
-        Raises: `AtrousError` where the tensor is no constant, or its bytes are not as many as its shape tells.
+        Raises: `AtrousError` if the tensor is not a constant, or the number of its bytes does not fit its shape.
         """
-        found = self._tensors[tensor]
-        if found.kind not in _NUMPY_TYPES:
-            raise AtrousError(f"{self.path}: tensor {tensor} has the unknown type {found.kind}.")
-        kind = np.dtype(_NUMPY_TYPES[found.kind])
-        if min(found.shape, default=1) < 1 or found.data.size != math.prod(found.shape) * kind.itemsize:
-            raise damaged_file_error(self.path, f"the values of tensor {tensor} are not all there")
-        values = np.frombuffer(found.data.tobytes(), kind).reshape(found.shape)
-        if not len(found.scale) or kind.kind == "f":
+        info = self._tensors[tensor]
+        if info.kind not in _NUMPY_TYPES:
+            raise AtrousError(
+                f"{self.path}: tensor {tensor} has the unsupported type {info.kind}. The file cannot be imported."
+            )
+        kind = np.dtype(_NUMPY_TYPES[info.kind])
+        if min(info.shape, default=1) < 1 or info.data.size != math.prod(info.shape) * kind.itemsize:
+            raise damaged_file_error(self.path, f"the values of tensor {tensor} are incomplete")
+        values = np.frombuffer(info.data.tobytes(), kind).reshape(info.shape)
+        if not len(info.scale) or kind.kind == "f":
             return values.astype(np.float32)
         along = [1] * values.ndim
-        if len(found.scale) > 1:  # per channel
-            if found.axis not in range(values.ndim) or not values.shape[found.axis] == len(found.scale) == len(
-                found.zero
-            ):
+        if len(info.scale) > 1:  # per channel
+            if info.axis not in range(values.ndim) or not values.shape[info.axis] == len(info.scale) == len(info.zero):
                 raise damaged_file_error(self.path, f"the scales of tensor {tensor} do not fit its shape")
-            along[found.axis] = len(found.scale)
-        real = (values.astype(np.int64) - found.zero.reshape(along)) * found.scale.reshape(along)
+            along[info.axis] = len(info.scale)
+        real = (values.astype(np.int64) - info.zero.reshape(along)) * info.scale.reshape(along)
         return real.astype(np.float32)
 
 
 _UNREADABLE = (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
-"""What the generated readers raise on tables that lead nowhere."""
+"""The exceptions that the generated readers raise on invalid tables."""
 
 
-def _tensor(model: tflite.Model, found: tflite.Tensor) -> _Tensor:
-    shape = tuple(int(size) for size in found.ShapeAsNumpy()) if found.ShapeLength() else ()
-    buffer = model.Buffers(found.Buffer())
+def _tensor(model: tflite.Model, table: tflite.Tensor) -> _Tensor:
+    shape = tuple(int(size) for size in table.ShapeAsNumpy()) if table.ShapeLength() else ()
+    buffer = model.Buffers(table.Buffer())
     data = np.asarray(buffer.DataAsNumpy(), np.uint8) if buffer.DataLength() else np.zeros(0, np.uint8)
     scale, zero, axis = np.zeros(0, np.float32), np.zeros(0, np.int64), 0
-    parameters = found.Quantization()
+    parameters = table.Quantization()
     if parameters is not None and parameters.ScaleLength():
         scale = parameters.ScaleAsNumpy()
         zero = parameters.ZeroPointAsNumpy() if parameters.ZeroPointLength() else np.zeros(len(scale), np.int64)
         axis = int(parameters.QuantizedDimension())
-    return _Tensor(shape, found.Type(), data, scale, zero, axis)
+    return _Tensor(shape, table.Type(), data, scale, zero, axis)
 
 
 def _operator(model: tflite.Model, graph: tflite.SubGraph, index: int) -> Operator:
-    found = graph.Operators(index)
-    code = model.OperatorCodes(found.OpcodeIndex())
+    table = graph.Operators(index)
+    code = model.OperatorCodes(table.OpcodeIndex())
     builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the newer field, and the older of one byte
     name = tflite.utils.BUILTIN_OPCODE2NAME.get(builtin, f"operator code {builtin}")
     options = {}
     if name in _OPTIONS:
         kind, keys = _OPTIONS[name]
-        table, reader = found.BuiltinOptions(), kind()
-        reader.Init(table.Bytes, table.Pos)
+        options_table, reader = table.BuiltinOptions(), kind()
+        reader.Init(options_table.Bytes, options_table.Pos)
         options = {key: int(getattr(reader, key)()) for key in keys}
-    inputs, outputs = (tuple(int(t) for t in side) for side in (found.InputsAsNumpy(), found.OutputsAsNumpy()))
+    inputs, outputs = (tuple(int(t) for t in side) for side in (table.InputsAsNumpy(), table.OutputsAsNumpy()))
     return Operator(index, name, inputs, outputs, options)

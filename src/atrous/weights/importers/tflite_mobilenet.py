@@ -1,10 +1,10 @@
-"""MobileNetV2 in TensorFlow Lite graphs, of floats or quantized to 8 bits: the trunk of DeepLab, or a whole classifier.
+"""Import MobileNetV2 from TensorFlow Lite graphs, in floats or 8 bits: DeepLab's backbone, or a classifier.
 
-Nothing is taken on trust: channels, strides, dilations, paddings and residual connections are read from the graph and
-compared with the network they lead to; an operator that does not belong is an error.
+Channels, strides, dilations, paddings and residual connections are read from the graph and compared with our network;
+an unexpected operator is an error.
 
-The batch normalization has been folded into the convolutions of such files. Ours become identities (scale 1, mean 0)
-that hold the bias, so that the network can be fine-tuned, best with them frozen.
+In such files batch normalization is folded into the convolutions. Our normalization layers become identities (scale 1,
+mean 0) that hold the bias, so the network can be fine-tuned, preferably with these layers frozen.
 
 Source: TensorFlow Lite's schema; MobileNetV2 table 2.
 """
@@ -27,17 +27,17 @@ from atrous.weights.tensors import load_tensors
 
 UNITS = sum(repeats for _, _, repeats, _ in BOTTLENECKS)
 EPS = 1e-3
-"""Of MobileNetV2's batch normalization."""
+"""The epsilon of MobileNetV2's batch normalization."""
 
 
 def read_classifier(path: Path) -> tuple[MobileNetV2, Preprocessing]:
-    """An ImageNet classifier, `backbone.classify(image)`, and how it wants its images.
+    """Read an ImageNet classifier, `backbone.classify(image)`, and its preprocessing.
 
-    Raises: `AtrousError` for a damaged file, or a graph that is no MobileNetV2, naming the operator.
+    Raises: `AtrousError` for a damaged file, or a graph of another network, naming the first operator that differs.
     """
     graph = Graph(path)
-    reader = Reader(graph, "a MobileNetV2 classifier")
-    trunk = reader.trunk()
+    reader = GraphReader(graph, "a MobileNetV2 classifier")
+    backbone_convs = reader.read_backbone()
     last = reader.conv(activation="relu6")
     mean = reader.next("MEAN")
     reader.tensor = mean.outputs[0]
@@ -46,19 +46,19 @@ def read_classifier(path: Path) -> tuple[MobileNetV2, Preprocessing]:
         reader.skip(name)
     if reader.tensor != graph.output:
         reader.unknown(reader.graph.consumers(reader.tensor)[0])
-    width, divisor = multiplier(graph, trunk)
+    width, divisor = width_multiplier(graph, backbone_convs)
     with torch.device("meta"):
         backbone = MobileNetV2(width=width, divisor=divisor, padding="tensorflow", num_classes=scores.weight.shape[0])
-    tensors = trunk_tensors(trunk) | folded("features.18.0", "features.18.1", last, EPS)
+    tensors = backbone_tensors(backbone_convs) | unfold_norm("features.18.0", "features.18.1", last, EPS)
     tensors |= {"classifier.1.weight": scores.weight.flatten(1), "classifier.1.bias": scores.bias}
     load_tensors(backbone, tensors, str(path))
-    check_geometry(path, backbone, trunk)
-    return backbone.eval(), preprocessing(graph)
+    check_geometry(path, backbone, backbone_convs)
+    return backbone.eval(), graph_preprocessing(graph)
 
 
 @dataclass
 class Conv:
-    """A convolution of the graph, its weights in torch's order."""
+    """A convolution of the graph, with its weights in torch's order."""
 
     operator: Operator
     weight: Tensor
@@ -75,14 +75,16 @@ class Conv:
 
 @dataclass
 class Unit:
-    """An inverted residual: its convolutions, two without an expansion, else three, and whether it adds its input."""
+    """An inverted residual: two convolutions, or three with an expansion, and whether it adds its input."""
 
     convs: list[Conv]
     residual: bool
 
 
 @dataclass
-class Trunk:
+class BackboneConvs:
+    """The convolutions of the backbone in the graph: stem and inverted residuals."""
+
     stem: Conv
     units: list[Unit]
 
@@ -92,8 +94,8 @@ class Trunk:
         return int(np.prod(strides))
 
 
-class Reader:
-    """Follows a graph from its input, operator by operator; `kind` says in its errors what it is to be."""
+class GraphReader:
+    """Follows a graph from its input, operator by operator; `kind` names the expected network in error messages."""
 
     def __init__(self, graph: Graph, kind: str) -> None:
         self.graph = graph
@@ -101,13 +103,15 @@ class Reader:
         self.tensor = graph.input
         shape = graph.shape(graph.input)
         if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
-            raise AtrousError(f"{graph.path}: the input is {shape}; one RGB image, (1, height, width, 3), is expected.")
+            raise AtrousError(
+                f"{graph.path}: the input has shape {shape}; expected (1, height, width, 3), one RGB image."
+            )
 
-    def trunk(self) -> Trunk:
-        """Stem and inverted residuals, up to where the head begins."""
+    def read_backbone(self) -> BackboneConvs:
+        """Read the stem and the inverted residuals, up to the head."""
         self.skip("QUANTIZE")
         stem = self.conv(kernel=3, activation="relu6")
-        return Trunk(stem, [self._unit() for _ in range(UNITS)])
+        return BackboneConvs(stem, [self._unit() for _ in range(UNITS)])
 
     def _unit(self) -> Unit:
         before = self.tensor
@@ -122,7 +126,7 @@ class Reader:
         return Unit(convs, residual)
 
     def conv(self, *, activation: str, name: str = "CONV_2D", kernel: int = 1, start: Operator | None = None) -> Conv:
-        """The next convolution, or `start`, which has to be of this name, kernel and activation."""
+        """Read the next convolution, or `start`, and check its name, kernel size and activation."""
         operator = start or self.next(name)
         options = operator.options
         self.expect(operator, len(operator.inputs) == 3 and len(operator.outputs) == 1)
@@ -140,48 +144,50 @@ class Reader:
         return Conv(operator, torch.from_numpy(weight.transpose(order).copy()), torch.from_numpy(bias.copy()))
 
     def resize(self) -> bool:
-        """The next operator, a bilinear resize: whether it aligns the corners."""
+        """Read the next operator, a bilinear resize, and return whether it aligns the corners."""
         operator = self.next("RESIZE_BILINEAR")
         align_corners = bool(operator.options["AlignCorners"])
         half_pixel = bool(operator.options["HalfPixelCenters"])
-        self.expect(operator, align_corners != half_pixel)  # without either, it is an old, third grid
+        self.expect(operator, align_corners != half_pixel)  # with neither, TensorFlow samples a third, older grid
         self.tensor = operator.outputs[0]
         return align_corners
 
     def skip(self, name: str) -> None:
-        """Pass over the next operator if it is of this name."""
+        """Skip the next operator if it has this name."""
         if self.peek(name):
             self.tensor = self.graph.consumers(self.tensor)[0].outputs[0]
 
     def peek(self, name: str) -> bool:
-        """Whether the next operator is of this name."""
+        """Check whether the next operator has this name."""
         consumers = self.graph.consumers(self.tensor)
         return bool(consumers) and consumers[0].name == name
 
     def next(self, name: str) -> Operator:
-        """The next operator, which has to be of this name."""
+        """Return the next operator, which must have this name."""
         consumers = self.graph.consumers(self.tensor)
         if not consumers:
-            raise AtrousError(f"{self.graph.path}: the graph ends where a {name} is expected.")
+            raise AtrousError(f"{self.graph.path}: the graph ends early; expected {name}, as in {self.kind}.")
         if consumers[0].name != name:
             self.unknown(consumers[0], name)
         return consumers[0]
 
-    def expect(self, operator: Operator, met: bool) -> None:
-        """Refuse an operator of which something expected is not met."""
-        if not met:
+    def expect(self, operator: Operator, condition: bool) -> None:
+        """Raise an error about an operator unless a condition is met."""
+        if not condition:
             self.unknown(operator)
 
     def unknown(self, operator: Operator, expected: str = "") -> NoReturn:
-        """Refuse an operator by its name and place."""
-        instead = f", where {expected} is expected" if expected else ""
-        raise AtrousError(f"{self.graph.path}: {operator} is not as in {self.kind}{instead}; only those are read.")
+        """Raise an error about an operator that this network does not have there."""
+        instead = f"; expected {expected}" if expected else ""
+        raise AtrousError(
+            f"{self.graph.path}: {operator} is not as in {self.kind}{instead}. Other networks cannot be imported."
+        )
 
 
-def preprocessing(graph: Graph, padded_from: int | None = None) -> Preprocessing:
-    """Pixels to [-1, 1], by the input's own quantization where it has one, squeezed to its size.
+def graph_preprocessing(graph: Graph, padded_from: int | None = None) -> Preprocessing:
+    """Derive the preprocessing: pixels to [-1, 1], or by the quantization of the input; resized to the input size.
 
-    Images are padded instead to graphs of at least `padded_from` pixels.
+    For graphs of at least `padded_from` pixels images are padded instead of resized.
     """
     _, height, width, _ = graph.shape(graph.input)
     quantized = graph.quantization(graph.input)
@@ -190,21 +196,24 @@ def preprocessing(graph: Graph, padded_from: int | None = None) -> Preprocessing
     return Preprocessing(resize="pad" if padded else "squeeze", size=(height, width), mean=(mean,) * 3, std=(std,) * 3)
 
 
-def multiplier(graph: Graph, trunk: Trunk) -> tuple[float, int]:
-    """The width multiplier and the rounding that give the graph's numbers of channels."""
-    found = [trunk.stem.weight.shape[0], *(unit.convs[-1].weight.shape[0] for unit in trunk.units)]
-    multiplier = found[0] / 32
+def width_multiplier(graph: Graph, backbone_convs: BackboneConvs) -> tuple[float, int]:
+    """Find the width multiplier and the channel divisor that give the graph's numbers of channels."""
+    channels = [backbone_convs.stem.weight.shape[0], *(unit.convs[-1].weight.shape[0] for unit in backbone_convs.units)]
+    width = channels[0] / 32
     for divisor in (8, 1):
         with torch.device("meta"):
-            net = MobileNetV2(width=multiplier, divisor=divisor)
+            net = MobileNetV2(width=width, divisor=divisor)
         expected = [net.features[0][0].out_channels, *(unit.conv[-1].num_features for unit in net.blocks()[1:])]  # type: ignore[index, union-attr]
-        if found == expected:
-            return multiplier, divisor
-    raise AtrousError(f"{graph.path}: units of {found[1:]} channels are those of no MobileNetV2.")
+        if channels == expected:
+            return width, divisor
+    raise AtrousError(
+        f"{graph.path}: the units have {channels[1:]} channels, which no width multiplier of MobileNetV2 gives. Other "
+        "networks cannot be imported."
+    )
 
 
-def folded(conv_name: str, norm_name: str, conv: Conv, eps: float) -> dict[str, Tensor]:
-    """A convolution into which its normalization was folded; ours becomes an identity that adds the bias."""
+def unfold_norm(conv_name: str, norm_name: str, conv: Conv, eps: float) -> dict[str, Tensor]:
+    """Map a convolution with folded normalization to a convolution and an identity normalization that adds the bias."""
     channels = conv.bias.shape[0]
     return {
         f"{conv_name}.weight": conv.weight,
@@ -216,22 +225,22 @@ def folded(conv_name: str, norm_name: str, conv: Conv, eps: float) -> dict[str, 
     }
 
 
-def trunk_tensors(trunk: Trunk, prefix: str = "") -> dict[str, Tensor]:
-    """The trunk's weights under `MobileNetV2`'s names."""
+def backbone_tensors(backbone_convs: BackboneConvs, prefix: str = "") -> dict[str, Tensor]:
+    """Map the weights of the backbone to the keys of `MobileNetV2`."""
     features = f"{prefix}features"
-    tensors = folded(f"{features}.0.0", f"{features}.0.1", trunk.stem, EPS)
-    for index, unit in enumerate(trunk.units, start=1):
+    tensors = unfold_norm(f"{features}.0.0", f"{features}.0.1", backbone_convs.stem, EPS)
+    for index, unit in enumerate(backbone_convs.units, start=1):
         *nested, project = unit.convs
         name = f"{features}.{index}.conv"
         for position, conv in enumerate(nested):
-            tensors |= folded(f"{name}.{position}.0", f"{name}.{position}.1", conv, EPS)
-        tensors |= folded(f"{name}.{len(nested)}", f"{name}.{len(nested) + 1}", project, EPS)
+            tensors |= unfold_norm(f"{name}.{position}.0", f"{name}.{position}.1", conv, EPS)
+        tensors |= unfold_norm(f"{name}.{len(nested)}", f"{name}.{len(nested) + 1}", project, EPS)
     return tensors
 
 
-def check_geometry(path: Path, backbone: MobileNetV2, trunk: Trunk) -> None:
-    """Strides, dilations and residual connections as the graph has them."""
-    for ours, unit in zip(backbone.blocks()[1:], trunk.units, strict=True):
+def check_geometry(path: Path, backbone: MobileNetV2, backbone_convs: BackboneConvs) -> None:
+    """Check that the backbone has the strides, dilations and residual connections of the graph."""
+    for ours, unit in zip(backbone.blocks()[1:], backbone_convs.units, strict=True):
         assert isinstance(ours, InvertedResidual)
         depthwise = unit.convs[-2]
         conv = ours.conv[-3][0]  # type: ignore[index]
@@ -240,5 +249,5 @@ def check_geometry(path: Path, backbone: MobileNetV2, trunk: Trunk) -> None:
             raise AtrousError(
                 f"{path}: {depthwise.operator} has stride {depthwise.stride}, dilation {depthwise.dilation} and "
                 f"{'a' if unit.residual else 'no'} residual connection; expected {expected[0]}, {expected[1]} and "
-                f"{'one' if expected[2] else 'none'} at output stride {trunk.output_stride}."
+                f"{'one' if expected[2] else 'none'} at output stride {backbone_convs.output_stride}."
             )

@@ -1,8 +1,8 @@
-"""State dicts of torchvision's segmentation networks: `deeplabv3_resnet50/101` and `fcn_resnet50/101`.
+"""Import state dicts of torchvision's segmentation networks: `deeplabv3_resnet50/101` and `fcn_resnet50/101`.
 
-The backbones agree key by key; how the heads differ in naming is the tables below. torchvision runs them at output
-stride 8; DeepLab with rates 12, 24, 36 (ours are declared at stride 16), a 3x3 convolution before the classifier and
-dropout 0.5.
+The backbones have the same keys; the tables below map the keys of the heads. torchvision runs the networks at output
+stride 8; its DeepLab has rates 12, 24, 36 (our rates are declared at stride 16), a 3x3 convolution before the
+classifier and dropout 0.5.
 
 Source: torchvision/models/segmentation/deeplabv3.py and fcn.py; preprocessing of `DeepLabV3_ResNet50_Weights`.
 """
@@ -40,20 +40,20 @@ DEEPLAB_V3 = (
     (r"classifier\.4\.", "classifier."),
     *AUXILIARY,
 )
-"""torchvision's keys and ours; `backbone.` is the same in both."""
+"""torchvision's keys of the DeepLab v3 head and ours; `backbone.` is the same in both."""
 
 FCN = (
     (r"classifier\.([01])\.", r"classifier.0.\1."),
     (r"classifier\.4\.", "classifier.2."),
     *AUXILIARY,
 )
-"""As above, for FCN's smaller head."""
+"""torchvision's keys of the FCN head and ours."""
 
-REFINED = {"multi_grid": (1, 1, 1), "dropout": 0.5, "refine": True}
-"""What else is torchvision's own in its DeepLab."""
+DEEPLAB_ARGUMENTS = {"multi_grid": (1, 1, 1), "dropout": 0.5, "refine": True}
+"""The arguments by which torchvision's DeepLab differs from the paper's."""
 
 DEPTHS = {6: 50, 23: 101}
-"""Units in `layer3` and the depth they tell."""
+"""ResNet depth by the number of units in `layer3`."""
 
 PUBLISHED = {
     "deeplab_v3.resnet50": (66.4, 92.4),
@@ -61,76 +61,83 @@ PUBLISHED = {
     "fcn.resnet50": (60.5, 91.4),
     "fcn.resnet101": (63.7, 91.9),
 }
-"""mIoU and pixel accuracy on the part of COCO val2017 with VOC's classes."""
+"""Published mIoU and pixel accuracy on the images of COCO val2017 with VOC's classes."""
 
 
 def read(path: Path) -> tuple[SegmentationModel, Card]:
-    """The network of a torchvision state dict.
+    """Read the network of a torchvision state dict.
 
-    Raises: `AtrousError` for a file that is no state dict, or has a key that is none of those networks'.
+    Raises: `AtrousError` for a file that is not a state dict, or is one of another network.
     """
     state = read_state_dict(path)
     heads = {"classifier.0.convs.0.0.weight": ("deeplab_v3", DEEPLAB_V3), "classifier.0.weight": ("fcn", FCN)}
-    architecture, renamed = next((heads[key] for key in heads if key in state), ("", ()))
+    architecture, table = next((heads[key] for key in heads if key in state), ("", ()))
     if not architecture or "backbone.layer3.0.conv1.weight" not in state:
         raise AtrousError(
-            f"{path}: its keys ({next(iter(state))}, ...) are not those of torchvision's deeplabv3_resnet50/101 or "
-            f"fcn_resnet50/101."
+            f"{path}: a state dict with keys such as {next(iter(state))} is not known; expected torchvision's "
+            "deeplabv3_resnet50/101 or fcn_resnet50/101."
         )
     units = len({key.split(".")[2] for key in state if key.startswith("backbone.layer3.")})
     if units not in DEPTHS:
-        raise AtrousError(f"{path}: 'backbone.layer3' has {units} units; only ResNet-50 (6) and -101 (23) are known.")
+        raise AtrousError(f"{path}: 'backbone.layer3' has {units} units; expected 6 (ResNet-50) or 23 (ResNet-101).")
     classes = state["classifier.4.weight"].shape[0] if "classifier.4.weight" in state else 0
     auxiliary = any(key.startswith("aux_classifier.") for key in state)
-    card = _card(f"{architecture}.resnet{DEPTHS[units]}", classes, auxiliary=auxiliary)
+    card = _make_card(f"{architecture}.resnet{DEPTHS[units]}", classes, auxiliary=auxiliary)
     with torch.device("meta"):
         model = build_from_card(card)
-    load_tensors(model, {_renamed(key, renamed): value for key, value in state.items()}, str(path))
+    load_tensors(model, {_rename(key, table): value for key, value in state.items()}, str(path))
     return model, card
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` file, by torch's restricted unpickler that builds nothing but tensors.
+    """Read the tensors of a `.pth` file by torch's restricted unpickler, which runs no code from the file.
 
-    Raises: `AtrousError` for a damaged file or one that holds more than tensors.
+    Raises: `AtrousError` for a damaged file, and one that contains more than tensors.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise AtrousError(
-            f"{path}: it holds more than tensors, or is damaged; what could run code is not loaded."
+            f"{path}: this file contains more than tensors, or is damaged; objects that could run code are not loaded. "
+            "Save the state dict alone: torch.save(model.state_dict(), FILE)."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise damaged_file_error(path, type(error).__name__) from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise AtrousError(f"{path}: expected a state dict, names to tensors.")
+        raise AtrousError(
+            f"{path}: expected a state dict (names to tensors); save it with torch.save(model.state_dict(), FILE)."
+        )
     return state
 
 
-def _renamed(key: str, table: Iterable[tuple[str, str]]) -> str:
+def _rename(key: str, table: Iterable[tuple[str, str]]) -> str:
     for pattern, ours in table:
         if re.match(pattern, key):
             return re.sub(pattern, ours, key, count=1)
     return key
 
 
-def _card(model: str, classes: int, *, auxiliary: bool) -> Card:
-    of_voc = classes == len(voc.CLASSES)
+def _make_card(model: str, classes: int, *, auxiliary: bool) -> Card:
+    is_voc = classes == len(voc.CLASSES)
     miou, accuracy = PUBLISHED[model]
     data = "COCO val2017, VOC classes"
     return Card(
         model=model,
-        arguments={"output_stride": 8, "auxiliary": auxiliary, **(REFINED if model.startswith("deeplab") else {})},
-        classes=voc.CLASSES if of_voc else tuple(f"class {index}" for index in range(classes)),
+        arguments={
+            "output_stride": 8,
+            "auxiliary": auxiliary,
+            **(DEEPLAB_ARGUMENTS if model.startswith("deeplab") else {}),
+        },
+        classes=voc.CLASSES if is_voc else tuple(f"class {index}" for index in range(classes)),
         colors=voc_color_map(classes),
         preprocessing=Preprocessing(resize="shorter_side", size=(520, 520)),
-        license="BSD-3-Clause" if of_voc else "unknown",
-        source="torchvision" if of_voc else "",
-        trained_on="COCO train2017, images with VOC classes" if of_voc else "",
+        license="BSD-3-Clause" if is_voc else "unknown",
+        source="torchvision" if is_voc else "",
+        trained_on="COCO train2017, images with VOC classes" if is_voc else "",
         measured=(
             Measurement(name="mIoU", value=miou, data=data, published=True),
             Measurement(name="pixel accuracy", value=accuracy, data=data, published=True),
         )
-        if of_voc
+        if is_voc
         else (),
     )

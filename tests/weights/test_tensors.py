@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import atrous
+from atrous import AtrousError
+from atrous.card import Card
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("classifier.bias"), "'classifier.bias' is missing"),
+        (lambda t: t.update(extra=torch.zeros(1)), "'extra' is unknown"),
+        (
+            lambda t: t.update({"classifier.bias": torch.zeros(3)}),
+            r"classifier.bias has shape \(3,\), expected \(21,\)",
+        ),
+        (lambda t: t["classifier.bias"].fill_(float("nan")), "NaN or infinite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(saved: Path, card: Card, change, message: str) -> None:
+    tensors = load_file(saved)
+    change(tensors)
+    save_file(tensors, saved, {"atrous": card.model_dump_json()})
+    with pytest.raises(AtrousError, match=message):
+        atrous.load(saved)
