@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from atrous import create_model
+from atrous.card import Card, Preprocessing
 from atrous.cli.main import main
+from atrous.data.datasets import voc
+from atrous.weights import save
 
 
 class Result(NamedTuple):
@@ -31,3 +39,30 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Result(stop.value.code or 0, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a narrow network of the classes of VOC, for inputs of 33 x 33."""
+    torch.manual_seed(0)
+    model = create_model("deeplab_v3.mobilenet_v2", width=0.125)
+    model.card = Card(
+        model="deeplab_v3.mobilenet_v2",
+        arguments={"width": 0.125},
+        classes=voc.CLASSES,
+        colors=voc.COLORS,
+        preprocessing=Preprocessing(resize="squeeze", size=(33, 33)),
+    )
+    return save(model, tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A folder of three images, two of which have the same stem, and a text file."""
+    folder = tmp_path / "photographs"
+    (folder / "deep").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
+    for name in ("a.jpg", "a.png", "deep/b.jpeg"):
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder

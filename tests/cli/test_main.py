@@ -1,0 +1,84 @@
+"""The command line as a whole: help, typos, and errors that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from atrous import __version__
+from tests.cli.conftest import Run
+
+
+def test_a_typo_gets_a_hint(run: Run) -> None:
+    result = run("predit", "a.jpg")
+    assert result.code == 2
+    assert "predict" in result.err
+
+
+@pytest.mark.parametrize(
+    "command", ["predict", "evaluate", "train", "models", "explain", "weights", "info", "import-weights", "inspect"]
+)
+def test_help_has_examples(run: Run, command: str) -> None:
+    result = run(command, "--help")
+    assert result.code == 0
+    assert f"atrous {command}" in result.out
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out.strip() == f"atrous {__version__}"
+
+
+def test_help_describes_every_command(run: Run) -> None:
+    result = run("--help")
+    for command in ("predict", "evaluate", "train", "models", "explain", "weights", "info", "import-weights", "crf"):
+        assert command in result.out
+
+
+def _cut(path: Path, weights: Path) -> Path:
+    path.write_bytes(weights.read_bytes()[:-50])
+    return path
+
+
+def _changed(path: Path, weights: Path) -> Path:
+    data = bytearray(weights.read_bytes())
+    data[-1000] ^= 255
+    path.write_bytes(data)
+    return path
+
+
+def _half_graph(path: Path, weights: Path) -> Path:
+    path = path.with_suffix(".tflite")
+    path.write_bytes(b"\x1c\0\0\0TFL3" + b"\0" * 50)
+    return path
+
+
+def _other_graph(path: Path, weights: Path) -> Path:
+    path = path.with_name("deeplabv3_257_mv_gpu.tflite")
+    path.write_bytes(b"\x1c\0\0\0TFL3" + b"\0" * 50)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_cut, "truncated or altered"),
+        (_changed, "truncated or altered"),
+        (_half_graph, "truncated or altered"),
+        (_other_graph, "not those released"),
+        (lambda path, weights: "deeplab_v3.mobilenet_v2.vok", "Did you mean 'deeplab_v3.mobilenet_v2.voc'"),
+        (lambda path, weights: path.with_name("missing.safetensors"), "no such file"),
+    ],
+)
+def test_bad_weights_are_one_line_and_code_2(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path, make, message: str
+) -> None:
+    bad = make(tmp_path / "bad.safetensors", weights)
+    for command in (("predict", photographs, "-w", bad, "-o", tmp_path / "out"), ("info", bad)):
+        if command[0] == "info" and make is _changed:
+            continue  # the card alone is whole
+        result = run(*command)
+        assert result.code == 2
+        assert message in result.err
+        assert len(result.err.strip().splitlines()) == 1
+        assert not (tmp_path / "out").exists()

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from atrous.cli.predict import plan_videos
+from atrous.inference import Segmenter
+from tests.cli.conftest import Run
+from tests.pictures import bomb
+
+
+def test_a_folder(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
+    assert written == [
+        "a.png",
+        "a_overlay.png",
+        "a_png.png",
+        "a_png_overlay.png",
+        "deep/b.png",
+        "deep/b_overlay.png",
+    ]
+    assert Image.open(tmp_path / "out" / "a.png").size == (50, 40)
+    assert result.out.count("->") == 3
+
+
+def test_a_pattern_and_json(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    result = run("predict", f"{photographs}/*.png", "-w", weights, "-o", tmp_path / "out", "--json")
+    (line,) = map(json.loads, result.out.splitlines())
+    assert line["width"], line["height"] == (50, 40)
+    assert sum(line["classes"].values()) == pytest.approx(1, abs=1e-3)
+    assert Path(line["overlay"]).is_file()
+
+
+def test_one_bad_image_does_not_stop_the_others(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    (photographs / "0.jpg").write_text("not a picture")
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert "1 of 4 images could not be segmented" in result.err
+    assert "0.jpg: not an image" in result.err
+    assert len(list((tmp_path / "out").rglob("*_overlay.png"))) == 3
+
+
+def test_another_output_stride(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    arguments = ("predict", photographs / "a.jpg", "-w", weights, "-o", tmp_path / "out", "--output-stride")
+    assert run(*arguments, 8).code == 0
+    result = run(*arguments, 12)
+    assert result.code == 2
+    assert "output_stride 12" in result.err
+
+
+def test_an_image_is_never_overwritten(run: Run, photographs: Path, weights: Path) -> None:
+    before = (photographs / "a.png").read_bytes()
+    result = run("predict", photographs / "a.png", "-w", weights, "-o", photographs)
+    assert result.code == 2
+    assert "would overwrite an image" in result.err
+    assert (photographs / "a.png").read_bytes() == before
+
+
+def test_ctrl_c_keeps_finished_images(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = Segmenter.__call__, []
+
+    def interrupted(self, image):
+        calls.append(image)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, image)
+
+    monkeypatch.setattr(Segmenter, "__call__", interrupted)
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out")
+    assert result.code == 130
+    assert "stopped after 1 of 3 images" in result.err
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
+
+
+def test_ids_are_found_in_folders(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATROUS_WEIGHTS", str(weights.parent))
+    assert run("predict", photographs / "a.jpg", "-w", "tiny", "-o", tmp_path / "out").code == 0
+
+
+def _text_named_jpg(folder: Path) -> Path:
+    (folder / "text.jpg").write_text("hello")
+    return folder / "text.jpg"
+
+
+def _truncated(folder: Path) -> Path:
+    path = folder / "truncated.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    return path
+
+
+def _bomb(folder: Path) -> Path:
+    (folder / "bomb.png").write_bytes(bomb(100_000, 100_000))
+    return folder / "bomb.png"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "missing.jpg", "no such file"),
+        (_text_named_jpg, "not an image"),
+        (_truncated, "truncated or damaged"),
+        (_bomb, "is not decoded"),
+        (lambda folder: folder, "the folder holds no images"),
+        (lambda folder: folder / "*.gif", "matches no file"),
+    ],
+)
+def test_bad_images_are_one_line_and_code_2(run: Run, weights: Path, tmp_path: Path, make, message: str) -> None:
+    (tmp_path / "in").mkdir()
+    result = run("predict", make(tmp_path / "in"), "-w", weights, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_reported_first(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "file" / "out")
+    assert result.code == 2
+    assert "is a file" in result.err
+    assert not result.out
+
+
+def test_a_video_gets_an_overlay(run: Run, weights: Path, tmp_path: Path) -> None:
+    video = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for value in (0, 128, 255):
+        video.write(np.full((48, 64, 3), value, np.uint8))
+    video.release()
+    result = run("predict", tmp_path / "a.mp4", "-w", weights, "-o", tmp_path / "out", "--smooth", 0.5, "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert report["frames"] == 3
+    assert Path(report["overlay"]) == tmp_path / "out" / "a_overlay.mp4"
+    assert Path(report["overlay"]).is_file()
+    assert run("predict", tmp_path / "a.mp4", "-w", weights, "-o", tmp_path / "out", "--crf", "v2").code == 2
+
+
+def test_videos_of_one_name_get_different_overlays(tmp_path: Path) -> None:
+    plan = dict(plan_videos(["a.mp4", "b.mp4", "a.avi", "0", "b.mp4"], tmp_path))
+    assert {str(source): target.name for source, target in plan.items()} == {
+        "a.mp4": "a_mp4_overlay.mp4",
+        "a.avi": "a_avi_overlay.mp4",
+        "b.mp4": "b_overlay.mp4",
+        "0": "camera_0.mp4",
+    }
