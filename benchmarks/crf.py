@@ -34,7 +34,7 @@ def load_image(data: Path, width: int = WIDTH, height: int = HEIGHT) -> np.ndarr
 
 
 def network_probabilities(image: np.ndarray, weights: Path) -> np.ndarray:
-    """Compute the soft-max of a released DeepLab v3's logits, (21, H, W), by the TensorFlow Lite runtime."""
+    """Compute the softmax of a released DeepLab v3's logits, (21, H, W), by the TensorFlow Lite runtime."""
     from ai_edge_litert.interpreter import Interpreter
 
     network = Interpreter(str(weights), num_threads=2)
@@ -202,7 +202,7 @@ def floor(image: np.ndarray, real: np.ndarray) -> None:
         "splat": (corners + panel + 2 * vertices, lambda: [splat_band(*splat, band) for band in bands]),
         "blur, all axes": (listed * (4 + 2 * 32), lambda: [blur_chunk(runs, values, 0, 1) for runs in axes]),
         "slice and add": (corners + vertices + 2 * panel, lambda: update_chunk(*update, 0, 0, pixels, False)),
-        "slice, add, soft-max": (
+        "slice, add, softmax": (
             corners + vertices + 2 * count * panel,
             lambda: update_chunk(*update, count - 1, 0, pixels, False),
         ),
@@ -215,7 +215,7 @@ def floor(image: np.ndarray, real: np.ndarray) -> None:
     total = 0
     for name, (moved, run) in stages.items():
         seconds = min(timed(run) for _ in range(15))
-        times = {"slice and add": count - 1, "slice, add, soft-max": 1}.get(name, count)
+        times = {"slice and add": count - 1, "slice, add, softmax": 1}.get(name, count)
         total += moved * times
         print(
             f"    {name}, one panel, one thread: {moved / 1e6:.1f} MB, {seconds * 1e3:.2f} ms, "

@@ -32,7 +32,7 @@ def spoiled(value: float) -> np.ndarray:
         (random_image(7, 8), P, "7 high and 8 wide, the class maps 6 high and 8 wide; they must be the same"),
         (IMAGE, P.transpose(1, 2, 0), "sum to 1 over axis 0, the classes, but .* they do over axis 2: move that axis"),
         (IMAGE, P * 0.5, "sum to 0.5 at row"),
-        (IMAGE, np.log(P), "probabilities lie in .* apply a soft-max to logits over axis 0"),
+        (IMAGE, np.log(P), "probabilities lie in .* apply a softmax to logits over axis 0"),
         (IMAGE, spoiled(np.nan), "NaN, the first at class 2, row 3, column 5"),
         (IMAGE, spoiled(-0.5), "probabilities lie in -0.5"),
         (IMAGE, spoiled(np.inf), "probabilities lie in"),
@@ -72,7 +72,7 @@ def test_bad_arrays(image: Any, probabilities: Any, message: str) -> None:
             {"crf": CRFPreset(features=(Features(np.zeros((2, 5))),))},
             "features are of 5 points, the image has 48 pixels",
         ),
-        ({"energies": P}, "either probabilities or energies"),
+        ({"energies": P}, "either probabilities or energies, found both"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

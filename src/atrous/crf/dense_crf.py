@@ -58,7 +58,7 @@ class MeanFieldOptions:
 class DenseCRF:
     """The CRF of one image, whose lattices are built once and serve any number of inferences.
 
-    Use `dense_crf` unless one image meets several sets of probabilities, weights or numbers of iterations.
+    Use `dense_crf` unless one image is refined several times, with other probabilities, weights or iterations.
 
     *Shape:* image (H, W, 3) or (3, H, W) uint8. `ignore` (H, W) bool: pixels that take no part; they keep their
     probabilities and send no messages. `backend`: numba, or torch on `device`.
@@ -213,13 +213,10 @@ def dense_crf(
         preset.iterations if iterations is None else iterations, prune, tolerance, divergence_callback
     )
     if (probabilities is None) == (energies is None):
-        raise AtrousError("give either probabilities or energies, one of them")
-    for name, value, choices in (
-        ("backend", backend, ("auto", "numba", "torch")), ("output", output, ("probabilities", "labels")),
-    ):  # fmt: skip
-        if value not in choices:
-            *others, last = (f"'{choice}'" for choice in choices)
-            raise AtrousError(f"{name} is '{value}', expected {', '.join(others)} or {last}")
+        amount = "none" if energies is None else "both"
+        raise AtrousError(f"expected either probabilities or energies, found {amount}")
+    _check_choice("backend", backend, ("auto", "numba", "torch"))
+    _check_choice("output", output, ("probabilities", "labels"))
     unary = energies if probabilities is None else probabilities
     device = getattr(unary, "device", "cpu") if hasattr(unary, "detach") else None  # None: numpy
     if backend == "auto":
@@ -237,6 +234,12 @@ def dense_crf(
     import torch
 
     return torch.from_numpy(result).to(device)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        *others, last = (f"'{choice}'" for choice in choices)
+        raise AtrousError(f"{name} is '{value}', expected {', '.join(others)} or {last}")
 
 
 def _images(image: Any, maps: Any, ignore: Any) -> list[tuple[Any, Any, Any]]:

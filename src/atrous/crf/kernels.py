@@ -63,7 +63,7 @@ class PottsCompatibility:
 
         sum_b w [a != b] (K Q_b) = w (K 1) - w (K Q_a)
 
-    of which the first summand is the same for every label and cancels in the soft-max. So the implementation *adds*
+    of which the first summand is the same for every label and cancels in the softmax. So the implementation *adds*
     w (K Q_a): a positive w rewards equal labels, which has the same minimum as penalizing unequal ones.
 
     *Source:* Krähenbühl and Koltun 2011, section 2; their code's `PottsCompatibility` uses -w I in the same way.

@@ -93,7 +93,7 @@ def checked_probabilities(probabilities: Any) -> Array:
     low, high = array.min(), array.max()
     if low < -1e-6 or high > 1 + 1e-3:
         raise AtrousError(
-            f"probabilities lie in {low:.4g}..{high:.4g}, expected 0..1: apply a soft-max to logits over axis 0 first"
+            f"probabilities lie in {low:.4g}..{high:.4g}, expected 0..1: apply a softmax to logits over axis 0 first"
         )
     if np.abs(array.sum(0) - 1).max() > 1e-3:
         sums = array.sum(0)

@@ -91,22 +91,22 @@ def _embed(point: Any, scale: Any, elevated: Any, corner: Any, rank: Any) -> Non
     `corner`, the 0-colored corner of its simplex; `rank` is the place of each coordinate in descending order.
     """
     n = scale.size + 1
-    size, one, none = broadcast(np.float32(n)), broadcast(np.float32(1)), broadcast(np.float32(0))
+    size, one, zero = broadcast(np.float32(n)), broadcast(np.float32(1)), broadcast(np.float32(0))
     down = broadcast(np.float32(1) / np.float32(n))
-    total = none
+    total = zero
     for j in range(n - 1, 0, -1):
         component = load(point, (j - 1) * LANES) * broadcast(scale[j - 1])
         store(elevated, j * LANES, total - broadcast(np.float32(j)) * component)
         total = total + component
     store(elevated, 0, total)
-    excess = none
+    excess = zero
     for i in range(n):
         y = load(elevated, i * LANES)
         color = nearest(down * y)
         excess = excess + color
         store(corner, i * LANES, color * size)
         store(elevated, i * LANES, y - color * size)
-        store(rank, i * LANES, none)
+        store(rank, i * LANES, zero)
     for i in range(n - 1):
         di, own = load(elevated, i * LANES), load(rank, i * LANES)
         for j in range(i + 1, n):
@@ -116,7 +116,7 @@ def _embed(point: Any, scale: Any, elevated: Any, corner: Any, rank: Any) -> Non
         store(rank, i * LANES, own)
     for i in range(n):  # a corner off the plane is brought back to it
         place = load(rank, i * LANES) + excess
-        shift = size * (less(place, none) - less(size - one, place))
+        shift = size * (less(place, zero) - less(size - one, place))
         store(rank, i * LANES, place + shift)
         store(corner, i * LANES, load(corner, i * LANES) + shift)
         store(elevated, i * LANES, load(elevated, i * LANES) - shift)
@@ -140,8 +140,7 @@ def _number_band(
     keys, slots, seen = np.empty((LANES, n), np.int64), np.empty((LANES, n), np.int64), np.empty((LANES, n), np.int64)
     last_key, last_number = np.full(n, _FREE, np.int64), np.zeros(n, np.int32)
     slot_count = max(64, high - low)
-    table = _empty_table(np.empty((slot_count, 2), np.int64), slot_count)
-    count = 0
+    table, count = _empty_table(np.empty((slot_count, 2), np.int64), slot_count), 0
     for first in range(low, high, LANES):
         lanes = min(LANES, high - first)
         for lane in range(lanes):

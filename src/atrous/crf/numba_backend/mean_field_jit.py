@@ -1,4 +1,4 @@
-"""Compiled mean field: unaries in, messages and soft-max in one pass over the pixels, marginals or labels out.
+"""Compiled mean field: unaries in, messages and softmax in one pass over the pixels, marginals or labels out.
 
 Class values lie in panels of eight, `(panels, pixels, 8)`; lanes without a class hold the logit `EMPTY_LANE`, whose
 exponential is exactly zero. When classes are pruned, one lane stands for all of them together (see `mean_field`).
@@ -21,7 +21,7 @@ _ZERO, _ONE, _TINY = np.float32(0), np.float32(1), np.float32(1e-20)
 
 @njit(cache=True, nogil=True, inline="always")
 def _softmax(marginals: Any, pixel: Any) -> None:
-    """Replace the logits of one pixel by their soft-max over all panels."""
+    """Replace the logits of one pixel by their softmax over all panels."""
     panels, stride, at = marginals.shape[0], marginals.shape[1] * LANES, pixel * LANES
     peak = load(marginals, at)
     for panel in range(1, panels):
@@ -98,7 +98,7 @@ def update_chunk(
     corner_rows: Any, slice_weights: Any, vertex_values: Any, logits: Any, marginals: Any, panel: Any,
     low: Any, high: Any, with_divergence: Any,
 ) -> Any:  # fmt: skip
-    """Slice the messages of pixels low..high and add the logits; after the last panel, take the soft-max over all.
+    """Slice the messages of pixels low..high and add the logits; after the last panel, take the softmax over all.
 
     Returns, if `with_divergence`, sum q (log q - logits - messages) of the marginals that the messages came from.
     """

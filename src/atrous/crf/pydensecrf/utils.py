@@ -1,4 +1,4 @@
-"""`pydensecrf.utils`: unaries from labels and soft-maxes, features for n-dimensional grids.
+"""`pydensecrf.utils`: unaries from labels and softmaxes, features for n-dimensional grids.
 
 *Source:* github.com/lucasb-eyer/pydensecrf, `utils.py`; same arguments, same results.
 """
