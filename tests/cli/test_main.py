@@ -65,7 +65,7 @@ def _other_graph(path: Path, weights: Path) -> Path:
         (_cut, "truncated or altered"),
         (_changed, "truncated or altered"),
         (_half_graph, "truncated or altered"),
-        (_other_graph, "not those released"),
+        (_other_graph, "differs from the released file"),
         (lambda path, weights: "deeplab_v3.mobilenet_v2.vok", "Did you mean 'deeplab_v3.mobilenet_v2.voc'"),
         (lambda path, weights: path.with_name("missing.safetensors"), "no such file"),
     ],
