@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever left under its final name."""
+"""Write files atomically: nothing incomplete is ever left under its final name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from atrous.errors import AtrousError
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to it when the block ends well, removed when it does not.
+    """Write a file atomically: yield a temporary path, which is renamed to `path` after the block, or removed on error.
 
-    Missing folders are made. The temporary name keeps the suffix, by which many writers choose their format.
+        with writing(Path("out/labels.png")) as temporary:
+            image.save(temporary)
 
-    Raises: `AtrousError` where the place cannot be written or the disk is full.
+    Missing folders are created. The temporary name keeps the suffix, by which many writers choose their format.
+
+    Raises: `AtrousError` if the file is not writable or the disk is full.
     """
     temporary: Path | None = None
     try:
@@ -26,11 +29,11 @@ def writing(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # at the end, for some writers put a file of their own in its place
+        temporary.chmod(0o666 & ~_umask())  # last, because some writers replace the file
         os.replace(temporary, path)
     except OSError as error:
         raise AtrousError(
-            f"Cannot write {path}: {error.strerror or error}. Choose another place, or make room."
+            f"Cannot write {path}: {error.strerror or error}. Choose another folder, or free disk space."
         ) from error
     finally:
         if temporary is not None:
@@ -44,11 +47,11 @@ def _umask() -> int:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise `AtrousError` if `folder` is none that can be written, nor could be made one; nothing is made."""
+    """Raise `AtrousError` unless files can be written to `folder`, or it can be created; create nothing."""
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
         raise AtrousError(f"Cannot write to {folder}: {nearest} is a file. Choose another folder.")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise AtrousError(f"Cannot write to {folder}: no permission. Choose another folder.")
+        raise AtrousError(f"Cannot write to {folder}: no permission. Choose another folder, or change its permissions.")

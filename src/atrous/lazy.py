@@ -1,4 +1,4 @@
-"""Lazy imports: public names that load their module when first used, so that importing a package costs nothing."""
+"""Lazy imports: public names whose modules are imported at first use, so that importing a package is fast."""
 
 from __future__ import annotations
 

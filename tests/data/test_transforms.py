@@ -22,7 +22,7 @@ from atrous.data.transforms import (
     RandomRotation,
     RandomScale,
     Resize,
-    adapt,
+    as_transform,
 )
 
 MEAN = (9.0, 9.0, 9.0)
@@ -176,9 +176,9 @@ def test_what_theirs_returns_is_checked() -> None:
 
     labels = np.zeros((4, 4), np.uint8)
     with pytest.raises(AtrousError, match=r"float64 \(4, 4, 3\)"):
-        adapt(floats)(np.dstack([labels] * 3), labels, np.random.default_rng(0))
+        as_transform(floats)(np.dstack([labels] * 3), labels, np.random.default_rng(0))
     with pytest.raises(AtrousError, match="dict with 'image' and 'mask'"):
-        adapt(lambda image, mask: (image, mask))(np.dstack([labels] * 3), labels, np.random.default_rng(0))
+        as_transform(lambda image, mask: (image, mask))(np.dstack([labels] * 3), labels, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

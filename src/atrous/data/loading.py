@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 
 from atrous.data.dataset import Sample, SegmentationDataset
 from atrous.data.datasets.voc import HARD_CLASSES
-from atrous.data.transforms import Transform, adapt
+from atrous.data.transforms import Transform, as_transform
 from atrous.errors import AtrousError, did_you_mean
 from atrous.imaging.labels import describe_classes
 
@@ -31,7 +31,7 @@ class AugmentedDataset:
         self, dataset: SegmentationDataset, transform: Transform | Callable[..., Any], *, seed: int = 0
     ) -> None:
         self.dataset = dataset
-        self.transform = adapt(transform)
+        self.transform = as_transform(transform)
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 

@@ -1,8 +1,8 @@
-"""Changes to an image and its labels at once, for training.
+"""Augment an image and its labels together, for training.
 
-A transform is called with an image (H, W, 3) uint8, labels (H, W) and a numpy generator, which is all its randomness;
-it returns both anew. Labels are never interpolated: what is drawn of them are pixels that were there, the nearest, from
-the very places where the image is sampled.
+A transform takes an image (H, W, 3) uint8, labels (H, W) and a NumPy generator, its only source of randomness, and
+returns a new image and new labels. Labels are never interpolated: they are sampled by nearest neighbor at the positions
+where the image is sampled.
 """
 
 from __future__ import annotations
@@ -24,31 +24,34 @@ from atrous.imaging.labels import Labels, count_labels
 
 Pair: TypeAlias = tuple[Pixels, Labels]
 MEAN = (124, 116, 104)
-"""What fills the outside of an image: the mean color of ImageNet, as 8 bits."""
+"""The color that fills pixels outside of the image: ImageNet's mean, in 8 bits."""
 
 
 class Transform(Protocol):
-    """What all transforms are."""
+    """The interface of all transforms."""
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
-        """Shape: (H, W, 3) uint8 and (H, W) -> (h, w, 3) uint8 and (h, w) of the same type."""
+        """Transform an image and its labels.
+
+        Shape: (H, W, 3) uint8 and (H, W) -> (h, w, 3) uint8 and (h, w) of the same type.
+        """
 
 
 @dataclass(frozen=True)
 class Compose:
-    """One transform after the other. Callables of albumentations' signature may stand among them, see `adapt`."""
+    """Apply transforms one after the other; also callables with albumentations' signature, see `as_transform`."""
 
     transforms: Sequence[Transform | Callable[..., Any]]
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
         for transform in self.transforms:
-            image, labels = adapt(transform)(image, labels, rng)
+            image, labels = as_transform(transform)(image, labels, rng)
         return image, labels
 
 
 @dataclass(frozen=True)
 class RandomScale:
-    """Both sides by one factor, drawn evenly between `low` and `high`, in steps of `step` where it is not 0.
+    """Scale both sides by a factor drawn uniformly from `low` to `high`, in steps of `step` unless it is 0.
 
     Source: 0.5 to 2.0, DeepLab v3 (Chen et al., arXiv 1706.05587, section 4.1); in steps of 0.25 in its released code.
     """
@@ -58,7 +61,7 @@ class RandomScale:
     step: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(0 < self.low <= self.high, f"scales from {self.low} to {self.high}: expected 0 < low <= high")
+        _check(0 < self.low <= self.high, f"RandomScale from {self.low} to {self.high}: expected 0 < low <= high")
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
         factor = float(rng.uniform(self.low, self.high))
@@ -71,7 +74,7 @@ class RandomScale:
 
 @dataclass(frozen=True)
 class RandomRotation:
-    """Turned about the middle by up to `degrees` either way, in the same frame; what comes from outside is filled."""
+    """Rotate about the center by up to `degrees` in either direction, keeping the size; fill pixels from outside."""
 
     degrees: float = 10.0
     probability: float = 0.5
@@ -86,19 +89,19 @@ class RandomRotation:
         if rng.random() >= self.probability:
             return image, labels
         height, width = labels.shape
-        turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+        rotation = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
         size = (width, height)
-        turned = cv2.warpAffine(image, turn, size, flags=cv2.INTER_LINEAR, borderValue=self.mean)
-        nearest = cv2.warpAffine(labels, turn, size, flags=cv2.INTER_NEAREST, borderValue=self.ignore_index)
-        return np.asarray(turned, np.uint8), np.asarray(nearest, labels.dtype)
+        rotated = cv2.warpAffine(image, rotation, size, flags=cv2.INTER_LINEAR, borderValue=self.mean)
+        nearest = cv2.warpAffine(labels, rotation, size, flags=cv2.INTER_NEAREST, borderValue=self.ignore_index)
+        return np.asarray(rotated, np.uint8), np.asarray(nearest, labels.dtype)
 
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """A window of `height` x `width` anywhere in the image, which is padded first where it is smaller.
+    """Crop a random window of `height` x `width`, after padding a smaller image.
 
-    With the probability `class_aware` the window is laid around a pixel of a class drawn from those in the image, all
-    equally likely however few pixels they have, so that rare classes are met more often.
+    With the probability `class_aware` the window contains a pixel of a class drawn uniformly from the classes in the
+    image, whatever their size, so that rare classes occur in more crops.
     """
 
     height: int
@@ -108,14 +111,17 @@ class RandomCrop:
     ignore_index: int = 255
 
     def __post_init__(self) -> None:
-        _check(min(self.height, self.width) > 0, f"a crop of {self.height} x {self.width} is empty")
+        _check(
+            min(self.height, self.width) > 0,
+            f"RandomCrop of {self.height} x {self.width}: expected sides of at least 1",
+        )
         _check_probability(self.class_aware)
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
         image, labels = pad_pair(image, labels, self.height, self.width, mean=self.mean, ignore_index=self.ignore_index)
         room = (labels.shape[0] - self.height, labels.shape[1] - self.width)
-        aware = rng.random() < self.class_aware
-        center = self._pixel_of_a_class(labels, rng) if aware and max(room) > 0 else None
+        class_aware = rng.random() < self.class_aware
+        center = self._draw_pixel_of_class(labels, rng) if class_aware and max(room) > 0 else None
         top, left = (
             int(rng.integers(0, space + 1))
             if center is None
@@ -125,19 +131,19 @@ class RandomCrop:
         window = np.s_[top : top + self.height, left : left + self.width]
         return np.ascontiguousarray(image[window]), np.ascontiguousarray(labels[window])
 
-    def _pixel_of_a_class(self, labels: Labels, rng: np.random.Generator) -> tuple[int, int] | None:
+    def _draw_pixel_of_class(self, labels: Labels, rng: np.random.Generator) -> tuple[int, int] | None:
         present = np.flatnonzero(count_labels(labels))
         present = present[present != self.ignore_index]
         if not present.size:
             return None
-        places = np.flatnonzero(labels == rng.choice(present))
-        row, column = divmod(int(rng.choice(places)), labels.shape[1])
+        positions = np.flatnonzero(labels == rng.choice(present))
+        row, column = divmod(int(rng.choice(positions)), labels.shape[1])
         return row, column
 
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Left and right exchanged."""
+    """Flip horizontally."""
 
     probability: float = 0.5
 
@@ -152,14 +158,14 @@ class RandomFlip:
 
 @dataclass(frozen=True)
 class RandomBlur:
-    """The image blurred by a Gaussian whose sigma, in pixels, is drawn evenly between `low` and `high`."""
+    """Blur the image by a Gaussian whose sigma, in pixels, is drawn uniformly from `low` to `high`."""
 
     low: float = 0.1
     high: float = 2.0
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        _check(0 < self.low <= self.high, f"sigma from {self.low} to {self.high}: expected 0 < low <= high")
+        _check(0 < self.low <= self.high, f"RandomBlur from {self.low} to {self.high}: expected 0 < low <= high")
         _check_probability(self.probability)
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
@@ -171,7 +177,7 @@ class RandomBlur:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Brightness, contrast, saturation by factors in 1 +- the number given, hue turned by up to `hue` of a circle."""
+    """Change brightness, contrast and saturation by factors in 1 +- their value, hue by up to `hue` of a circle."""
 
     brightness: float = 0.4
     contrast: float = 0.4
@@ -180,20 +186,20 @@ class ColorJitter:
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):
-            _check(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}: expected 0 to 1")
-        _check(0 <= self.hue <= 0.5, f"hue {self.hue}: expected 0 to 0.5")
+            _check(0 <= getattr(self, name) <= 1, f"ColorJitter with {name} {getattr(self, name)}: expected 0 to 1")
+        _check(0 <= self.hue <= 0.5, f"ColorJitter with hue {self.hue}: expected 0 to 0.5")
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
         brightness, contrast, saturation = (
             rng.uniform(1 - extent, 1 + extent) for extent in (self.brightness, self.contrast, self.saturation)
         )
-        turn = rng.uniform(-self.hue, self.hue)
+        hue_shift = rng.uniform(-self.hue, self.hue)
         middle = float(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean()) * brightness
         table = np.arange(256) * (brightness * contrast) + middle * (1 - contrast)
         image = np.asarray(cv2.LUT(image, np.clip(table.round(), 0, 255).astype(np.uint8)), np.uint8)
         if self.saturation or self.hue:
             hue, color, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
-            hue = cv2.LUT(hue, ((np.arange(256) + round(turn * 256)) % 256).astype(np.uint8))
+            hue = cv2.LUT(hue, ((np.arange(256) + round(hue_shift * 256)) % 256).astype(np.uint8))
             color = cv2.LUT(color, np.clip((np.arange(256) * saturation).round(), 0, 255).astype(np.uint8))
             image = np.asarray(cv2.cvtColor(cv2.merge([hue, color, value]), cv2.COLOR_HSV2RGB_FULL), np.uint8)
         return image, labels
@@ -201,7 +207,7 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class Pad:
-    """At least `height` x `width`: the mean and the ignore index are added at the bottom and on the right."""
+    """Pad to at least `height` x `width` at the bottom and on the right, with the mean color and the ignore index."""
 
     height: int
     width: int
@@ -214,7 +220,7 @@ class Pad:
 
 @dataclass(frozen=True)
 class Resize:
-    """To `height` x `width`, whatever the shape was."""
+    """Resize to `height` x `width`, whatever the aspect ratio."""
 
     height: int
     width: int
@@ -224,7 +230,10 @@ class Resize:
 
 
 def resize_pair(image: Pixels, labels: Labels, height: int, width: int) -> Pair:
-    """The image bilinear, the labels nearest; both by the centers of pixels, which OpenCV's plain "nearest" is not."""
+    """Resize an image bilinearly and its labels by nearest neighbor, both aligned at pixel centers.
+
+    OpenCV's plain INTER_NEAREST is not aligned at pixel centers.
+    """
     if labels.shape == (height, width):
         return image, labels
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -235,7 +244,7 @@ def resize_pair(image: Pixels, labels: Labels, height: int, width: int) -> Pair:
 def pad_pair(
     image: Pixels, labels: Labels, height: int, width: int, *, mean: tuple[float, float, float], ignore_index: int
 ) -> Pair:
-    """Grow to at least `height` x `width`, at the bottom and on the right."""
+    """Pad an image and its labels to at least `height` x `width`, at the bottom and on the right."""
     below, right = max(0, height - labels.shape[0]), max(0, width - labels.shape[1])
     if not below and not right:
         return image, labels
@@ -246,10 +255,10 @@ def pad_pair(
 
 @dataclass(frozen=True)
 class AlbumentationsAdapter:
-    """A callable of albumentations' signature, `t(image=..., mask=...)["image"]`, as a transform.
+    """Wrap a callable with albumentations' signature, `t(image=..., mask=...)["image"]`, as a transform.
 
-    It draws from the same generator as all: by `set_random_seed` where it has that, else the generators of `random` and
-    `numpy.random` are seeded for the call, and put back.
+    It is seeded from the transform's generator: by `set_random_seed` if it has this method, and through the global
+    generators of `random` and `numpy.random`, which are restored afterwards.
     """
 
     function: Callable[..., Any]
@@ -260,43 +269,45 @@ class AlbumentationsAdapter:
         if reseed is not None:
             reseed(seed)
         with _seeded(seed):
-            changed = self.function(image=image, mask=labels)
+            result = self.function(image=image, mask=labels)
         try:
-            image, mask = np.asarray(changed["image"]), np.asarray(changed["mask"])
+            image, mask = np.asarray(result["image"]), np.asarray(result["mask"])
         except (KeyError, TypeError, IndexError) as error:
-            raise AtrousError(f"{self.function!r} must return a dict with 'image' and 'mask'.") from error
+            raise AtrousError(
+                f"{self.function!r} returned {type(result).__name__}; expected a dict with 'image' and 'mask'."
+            ) from error
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.shape[:2] != mask.shape:
             raise AtrousError(
-                f"{self.function!r} returned an image {image.dtype} {image.shape} and a mask {mask.shape}; uint8 "
-                "(H, W, 3) and (H, W) are expected. Leave normalizing and tensors to what comes after."
+                f"{self.function!r} returned an image {image.dtype} {image.shape} and a mask {mask.shape}; expected "
+                "uint8 (H, W, 3) and (H, W). Remove normalization and conversion to tensors, which follow later."
             )
         return image, mask.astype(labels.dtype, copy=False)
 
 
-def adapt(transform: Transform | Callable[..., Any]) -> Transform:
-    """A transform as it is, or a callable of albumentations' signature made one.
+def as_transform(transform: Transform | Callable[..., Any]) -> Transform:
+    """Return a transform as it is, and wrap a callable with albumentations' signature.
 
-    Told apart by the signature: ours take `rng`.
+    Our transforms are those whose signature has `rng`.
     """
     return transform if "rng" in inspect.signature(transform).parameters else AlbumentationsAdapter(transform)
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    ours, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002 (theirs is the old generator)
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (the generator they use)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     try:
         yield
     finally:
-        random.setstate(ours)
-        np.random.set_state(theirs)  # noqa: NPY002
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
-def _check(right: bool, message: str) -> None:
-    if not right:
+def _check(valid: bool, message: str) -> None:
+    if not valid:
         raise AtrousError(f"{message}.")
 
 
 def _check_probability(probability: float) -> None:
-    _check(0 <= probability <= 1, f"a probability of {probability}: expected 0 to 1")
+    _check(0 <= probability <= 1, f"probability {probability}: expected 0 to 1")
