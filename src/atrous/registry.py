@@ -78,7 +78,7 @@ class Entry(Generic[T]):
         }
 
     def build(self, **arguments: Any) -> T:
-        """Build it.
+        """Call the function with the preset and these arguments.
 
         Raises: `AtrousError` for an unknown argument, with the nearest known one, for a missing one, and for a value
         whose type differs from the annotation.

@@ -57,7 +57,7 @@ def test_dropout_is_off_frozen_layers_stay_and_modes_are_as_before() -> None:
 
 def test_no_batches_is_an_error_that_changes_nothing() -> None:
     layer = BatchNorm2d(2)
-    with pytest.raises(AtrousError, match="there was no batch"):
+    with pytest.raises(AtrousError, match="there are no batches"):
         recalibrate_batch_norm(layer, [])
     assert torch.equal(layer.running_var, torch.ones(2))
 

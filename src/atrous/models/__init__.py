@@ -1,4 +1,4 @@
-"""The networks, one file per paper."""
+"""Segmentation networks, one file per paper."""
 
 from atrous.models import (  # noqa: F401  (they register themselves)
     crf_rnn,

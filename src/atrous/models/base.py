@@ -1,4 +1,4 @@
-"""The contract of every network here, and the table they are registered in."""
+"""Base class of all networks, their registry, and the functions that register and build them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from atrous.registry import Paper, Registry
 
 
 class SegmentationModel(nn.Module):
-    """An image in, class logits of its size out.
+    """Base class of segmentation networks: `model(image)` computes class logits at the size of the image.
 
-    `model(image)` holds in both modes, for every architecture, any height and width and any batch size from 1.
+    This holds in training and in evaluation mode, for any height, width and batch size from 1.
 
-    Shape: `image` (N, in_channels, H, W), float, preprocessed as the weights ask -> (N, num_classes, H, W), float.
+    Shape: `image` (N, in_channels, H, W), float, preprocessed as the weights require -> (N, num_classes, H, W), float.
     """
 
     backbone: Backbone
     num_classes: int
     align_corners: bool = False
-    """How the maps are resized, see `layers.resize`."""
+    """Whether resizing aligns the corners of the maps, see `layers.resize`."""
     card: Card | None = None
-    """What is known of the weights, once there are any worth knowing about."""
+    """The metadata of the weights, if any were loaded or trained."""
 
     @abstractmethod
     def scores(self, image: Tensor) -> Tensor:
-        """The class scores before the last resize.
+        """Compute the class scores before the last resize.
 
         Shape: (N, in_channels, H, W) -> (N, num_classes, h, w).
         """
@@ -43,28 +43,28 @@ class SegmentationModel(nn.Module):
 
     @property
     def output_is_resized_scores(self) -> bool:
-        """Whether `model(image)` is no more than `scores`, resized as `align_corners` says."""
+        """Whether `model(image)` equals `scores(image)`, resized according to `align_corners`."""
         own, base = type(self), SegmentationModel
         return own.forward is base.forward and own._to_size_of is base._to_size_of
 
     def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
-        """What the training loss looks at: logits at image size and their weights in the loss.
+        """Compute all outputs of the training loss: logits at image size, each with its weight in the loss.
 
-        The first are `model(image)`; auxiliary heads and the branches of several scales follow.
+        The first are `model(image)`; those of auxiliary heads and of several scales follow.
         """
         return [(self(image), 1.0)]
 
     @property
     def output_stride(self) -> int:
-        """By how much the features that are classified are coarser than the image."""
+        """The ratio of the resolution of the image to that of the features that are classified."""
         return self.backbone.output_stride
 
     def set_output_stride(self, output_stride: int) -> SegmentationModel:
-        """Run a trained network more densely, or more sparsely: strides become dilations, the atrous rates follow.
+        """Trade strides for dilations, or back, so that a trained network runs at another output stride.
 
-        No weight moves, and it can be undone. The model itself is returned.
+        The atrous rates follow; the weights stay as they are. Returns the model itself.
 
-        Raises: `AtrousError` for a stride the network cannot have.
+        Raises: `AtrousError` for a stride at which the network cannot run.
         """
         possible = self.possible_output_strides()
         if output_stride not in possible:
@@ -74,24 +74,24 @@ class SegmentationModel(nn.Module):
         return self
 
     def possible_output_strides(self) -> list[int]:
-        """All strides that `set_output_stride` takes, ascending.
+        """List the strides that `set_output_stride` accepts, ascending.
 
-        They are the backbone's, less those the rest of the network cannot follow to; a single one where strides cannot
-        become dilations at all (pooling indices, transposed convolutions of fixed factors).
+        They are the backbone's, without those that the rest of the network does not support; a single one if strides
+        cannot become dilations at all (pooling indices, transposed convolutions of fixed factors).
         """
         return self.backbone.possible_output_strides()
 
     def backbones(self) -> list[Backbone]:
-        """All backbones, one in most networks; networks of their own make have none."""
+        """List the backbones: one in most networks, one per scale in RefineNet, none in U-Net."""
         return [module for module in self.modules() if isinstance(module, Backbone)]
 
     def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load a classifier's weights into the backbones, and into whatever else the paper starts from it."""
+        """Load a classifier's weights into the backbones, and into other layers that the paper initializes from it."""
         for backbone in self.backbones():
             backbone.load_state_dict(dict(state_dict))
 
     def head(self) -> Iterable[nn.Module]:
-        """The parts that the paper trains at a higher rate than the backbone; by default, all but the backbone."""
+        """List the modules that the paper trains at a higher rate than the backbone; by default, all others."""
         return [child for name, child in self.named_children() if name != "backbone"]
 
     def parameter_groups(
@@ -134,7 +134,7 @@ class SegmentationModel(nn.Module):
 
 
 def scaled(channels: int, width: float) -> int:
-    """A number of channels of a paper times a width multiplier, at least 4."""
+    """Multiply a number of channels by the width multiplier; at least 4."""
     return max(4, round(channels * width))
 
 
@@ -143,13 +143,13 @@ register_model = MODELS.register
 
 
 def build_from_card(card: Card) -> SegmentationModel:
-    """Build the network that a card describes, with fresh parameters.
+    """Build the network that a card describes, with random weights.
 
-    Raises: `AtrousError` where the registry has no such network, or it takes no such arguments.
+    Raises: `AtrousError` for an unknown network or argument.
     """
     arguments = dict(card.arguments)
     if card.align_corners and "align_corners" in MODELS.entry(card.model).arguments():
-        arguments["align_corners"] = True  # DeepLab v1 and v2 align corners by their paper and take no such argument
+        arguments["align_corners"] = True  # DeepLab v1 and v2 always align corners
     return MODELS.create(card.model, num_classes=len(card.classes), **arguments)
 
 

@@ -155,7 +155,7 @@ def deeplab_v1(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DeepLabV1:
-    """DeepLab v1 on VGG-16, `fov` a row of table 2; `width` scales all channels, `backbone_options` go to it."""
+    """Build DeepLab v1 on VGG-16 with a field of view of table 2; `width` multiplies all numbers of channels."""
     if fov not in FIELDS_OF_VIEW:
         raise AtrousError(f"fov '{fov}': it is {', '.join(FIELDS_OF_VIEW)}.{did_you_mean(fov, FIELDS_OF_VIEW)}")
     geometry = {**FIELDS_OF_VIEW[fov], "dilate_pools": False}

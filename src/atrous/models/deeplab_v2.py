@@ -182,7 +182,7 @@ def deeplab_v2_vgg16(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DeepLabV2:
-    """DeepLab v2 on VGG-16; `width` scales all channels, `backbone_options` go to the backbone."""
+    """Build DeepLab v2 on VGG-16; `width` multiplies all numbers of channels."""
     geometry = {"pool_kernels": (3,) * 5, "dilate_pools": False}
     backbone = build_backbone(
         "vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, **geometry
@@ -200,7 +200,7 @@ def deeplab_v2_resnet101(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DeepLabV2:
-    """DeepLab v2 on ResNet-101; `width` scales its channels, `backbone_options` go to the backbone."""
+    """Build DeepLab v2 on ResNet-101; `width` multiplies its numbers of channels."""
     backbone = build_backbone(
         "resnet101_caffe", width=width, in_channels=in_channels, backbone_options=backbone_options
     )

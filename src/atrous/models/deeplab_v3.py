@@ -177,7 +177,7 @@ MODEL_BACKBONES: dict[str, dict[str, Any]] = {
 
 @register_family("deeplab_v3", MODEL_BACKBONES, PAPER, options_of=DeepLabV3)
 def deeplab_v3(backbone: Backbone, width: float, **options: Any) -> DeepLabV3:
-    """DeepLab v3 on any backbone; `width` scales all its channels."""
+    """Build DeepLab v3 on a backbone; `width` multiplies all numbers of channels."""
     return DeepLabV3(backbone, **{"channels": scaled(256, width), **options})
 
 
@@ -194,7 +194,7 @@ def deeplab_v3_cascade(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DeepLabV3Cascade:
-    """The cascade on a ResNet, up to "block" `stages`; `*_beta` have the strides where the paper has them."""
+    """Build the cascade on a ResNet, up to "block" `stages`; `*_beta` ResNets stride where the paper does."""
     resnet = build_backbone(
         backbone, width=width, in_channels=in_channels, backbone_options=backbone_options, stages=stages
     )

@@ -145,7 +145,7 @@ MODEL_BACKBONES: dict[str, dict[str, Any]] = {
 
 @register_family("deeplab_v3_plus", MODEL_BACKBONES, PAPER, options_of=(DeepLabV3Plus, DeepLabV3))
 def deeplab_v3_plus(backbone: Backbone, width: float, **options: Any) -> DeepLabV3Plus:
-    """DeepLab v3+ on any backbone; `width` scales all its channels."""
+    """Build DeepLab v3+ on a backbone; `width` multiplies all numbers of channels."""
     widths = {"channels": scaled(256, width), "decoder_channels": scaled(256, width)}
     widths["low_level_channels"] = scaled(48, width)
     return DeepLabV3Plus(backbone, **{**widths, **options})

@@ -190,7 +190,7 @@ def dilated(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Dilated:
-    """Dilated on VGG-16; `width` scales all channels of the backbone, `backbone_options` go to it."""
+    """Build Dilated on VGG-16; `width` multiplies the backbone's numbers of channels."""
     frontend = {"padding": 0, "pool_kernels": (2, 2, 2, 1, 1), "fc": {"padding": 0}}
     backbone = build_backbone(
         "vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, **frontend

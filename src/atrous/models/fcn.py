@@ -163,7 +163,7 @@ def fcn_vgg16(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> FCN:
-    """FCN on VGG-16; `width` scales all channels of the backbone, `backbone_options` go to it."""
+    """Build FCN on VGG-16; `width` multiplies the backbone's numbers of channels."""
     fc = {"padding": 3 if upsampling == "resize" else 0}
     backbone = build_backbone("vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, fc=fc)
     return FCN(backbone, upsampling=upsampling, **options)
@@ -207,5 +207,5 @@ class DilatedFCN(SegmentationModel):
 
 @register_family("fcn", {"resnet50": {}, "resnet101": {}}, PAPER, options_of=DilatedFCN)
 def fcn(backbone: Backbone, width: float, **options: Any) -> DilatedFCN:
-    """The FCN head on a ResNet; `width` scales its channels."""
+    """Build the FCN head on a ResNet; `width` multiplies the ResNet's numbers of channels."""
     return DilatedFCN(backbone, **options)

@@ -195,5 +195,5 @@ class GCN(SegmentationModel):
 
 @register_family("gcn", {"resnet50": {}, "resnet101": {}, "resnet152": {}}, PAPER, options_of=GCN)
 def gcn(backbone: Backbone, width: float, **options: Any) -> GCN:
-    """GCN on a ResNet; `width` scales the ResNet's channels, all others are the number of classes."""
+    """Build GCN on a ResNet; `width` multiplies the ResNet's channels, all others equal the number of classes."""
     return GCN(backbone, **options)

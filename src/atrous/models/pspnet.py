@@ -185,7 +185,7 @@ def pspnet(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> PSPNet:
-    """PSPNet on a ResNet; `width` scales all its channels."""
+    """Build PSPNet on a ResNet; `width` multiplies all numbers of channels."""
     resnet = build_backbone(
         backbone,
         width=width,

@@ -266,7 +266,7 @@ def refinenet(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> RefineNet:
-    """RefineNet on a ResNet, one per scale; `width` scales all its channels."""
+    """Build RefineNet on ResNets, one per scale; `width` multiplies all numbers of channels."""
     resnets = [
         build_backbone(backbone, width=width, in_channels=in_channels, backbone_options=backbone_options)
         for _ in scales

@@ -197,7 +197,7 @@ def segnet(
     in_channels: int = 3,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> SegNet:
-    """SegNet on VGG-16 with batch normalization; dropout around `bayesian` of its five poolings."""
+    """Build SegNet on VGG-16 with batch normalization; dropout follows `bayesian` of its five poolings."""
     backbone = build_backbone("vgg16_bn", width=width, in_channels=in_channels, backbone_options=backbone_options)
     assert isinstance(backbone, VGG16)
     decoder = []
@@ -219,7 +219,7 @@ def segnet_basic(
     width: float = 1.0,
     in_channels: int = 3,
 ) -> SegNet:
-    """SegNet-Basic; dropout around `bayesian` of its four poolings."""
+    """Build SegNet-Basic; dropout follows `bayesian` of its four poolings."""
     encoder = BasicEncoder(width=width, in_channels=in_channels)
     decoder = [ConvNormAct(n, n, 7, bias=True, act=None) for n in reversed(encoder.channels)]
     classifier = nn.Conv2d(encoder.channels[0], num_classes, 1)
