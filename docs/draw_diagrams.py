@@ -1,9 +1,10 @@
-"""Draw one diagram per architecture from what `explain` tells of it, so that no picture can differ from the code.
+"""Draw a diagram of each architecture from its `explain` summary, so that diagrams always match the code.
 
     python docs/draw_diagrams.py            all of them, into docs/diagrams
     python docs/draw_diagrams.py pspnet.resnet50 deeplab_v3.resnet50
 
-A row is a stride: the finer, the higher. A box is a stage, an arrow what enters it.
+Rows are output strides, the finest on top. Boxes are stages with their receptive field and multiply-adds; arrows are
+their inputs.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from atrous.analysis.counts import count_text
-from atrous.analysis.explain import Explanation, Stage, explain, field_text
+from atrous.analysis.counts import format_count
+from atrous.analysis.explain import ModelSummary, StageSummary, explain, format_field
 from atrous.models import MODELS
 
 REPRESENTATIVES = (
@@ -33,17 +34,17 @@ REPRESENTATIVES = (
     "deeplab_v3_plus.xception65",
 )
 
-BOX, GAP = (138, 56), (30, 34)
+BOX, GAP = (164, 56), (30, 34)
 LEFT, TOP = 92, 80
 FONT = "font-family='Helvetica, Arial, sans-serif'"
-INK, SOFT, LINE = "#1f2933", "#66788a", "#8595a5"
-BACKBONE, HEAD, END = ("#e3eefb", "#4b84c4"), ("#fdeedb", "#d9892b"), ("#e2f4e6", "#3f9a58")
+TEXT, GRAY, LINE = "#1f2933", "#66788a", "#8595a5"
+BACKBONE, HEAD, OUTPUT = ("#e3eefb", "#4b84c4"), ("#fdeedb", "#d9892b"), ("#e2f4e6", "#3f9a58")
 DILATED = "#b3261e"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a box stands: its column and its row."""
+class Cell:
+    """Position of a box: column and row of the grid."""
 
     column: int
     row: int
@@ -69,40 +70,40 @@ class Place:
         return self.left + BOX[0] // 2, self.top + BOX[1] // 2
 
 
-def arranged(stages: tuple[Stage, ...]) -> tuple[list[int], dict[int, Place]]:
-    """The strides, one a row, and the place of each stage and of the image (-1): beside what enters it, or below it."""
+def arrange(stages: tuple[StageSummary, ...]) -> tuple[list[int], dict[int, Cell]]:
+    """Assign a cell to each stage and to the image (-1), next to or below its inputs; return row strides and cells."""
     strides = sorted({1, *(stage.stride for stage in stages)})
-    places = {-1: Place(0, 0)}
+    cells = {-1: Cell(0, 0)}
     for index, stage in enumerate(stages):
         row = strides.index(stage.stride)
-        column = max(places[source].column + (places[source].row == row) for source in stage.inputs)
-        while not _fits(Place(column, row), [places[source] for source in stage.inputs], places):
+        column = max(cells[source].column + (cells[source].row == row) for source in stage.inputs)
+        while not _fits(Cell(column, row), [cells[source] for source in stage.inputs], cells):
             column += 1
-        places[index] = Place(column, row)
-    return strides, places
+        cells[index] = Cell(column, row)
+    return strides, cells
 
 
-def _fits(place: Place, sources: list[Place], places: dict[int, Place]) -> bool:
-    """The cell is free, and so is the column between it and each source above or below."""
-    taken = set(places.values())
+def _fits(cell: Cell, sources: list[Cell], cells: dict[int, Cell]) -> bool:
+    """Check that a cell is free, and so is the column between it and every source in the same column."""
+    taken = set(cells.values())
     for source in sources:
-        if source.column == place.column:
-            low, high = sorted((source.row, place.row))
-            if any(Place(place.column, row) in taken for row in range(low + 1, high)):
+        if source.column == cell.column:
+            low, high = sorted((source.row, cell.row))
+            if any(Cell(cell.column, row) in taken for row in range(low + 1, high)):
                 return False
-    return place not in taken
+    return cell not in taken
 
 
-def arrow(source: Place, target: Place, taken: set[Place]) -> str:
-    """The way from one box to another, in right angles with round corners."""
+def arrow(source: Cell, target: Cell, taken: set[Cell]) -> str:
+    """Draw the SVG path from one box to another, in right angles with round corners."""
     if source.column == target.column:
         x = source.middle[0]
         down = target.row > source.row
         return f"M{x},{source.bottom if down else source.top} V{target.top - 5 if down else target.bottom + 5}"
     y, end = source.middle[1], target.middle[1]
-    between = [Place(column, source.row) for column in range(source.column + 1, target.column)]
+    between = [Cell(column, source.row) for column in range(source.column + 1, target.column)]
     gutter = target.left - GAP[0] // 2
-    if not any(place in taken for place in between):
+    if not any(cell in taken for cell in between):
         return _path([(source.right, y), (gutter, y), (gutter, end), (target.left - 5, end)])
     over = source.top - GAP[1] // 2
     start = source.right + GAP[0] // 3
@@ -112,53 +113,55 @@ def arrow(source: Place, target: Place, taken: set[Place]) -> str:
 
 
 def _path(points: list[tuple[int, int]], radius: int = 6) -> str:
-    """A line through the points, its corners rounded."""
-    drawn = f"M{points[0][0]},{points[0][1]}"
+    """Draw an SVG path through points with rounded corners."""
+    path = f"M{points[0][0]},{points[0][1]}"
     for (ax, ay), (bx, by), (cx, cy) in zip(points, points[1:], points[2:], strict=False):
         r = min(radius, (abs(bx - ax) + abs(by - ay)) // 2, (abs(cx - bx) + abs(cy - by)) // 2)
         before = bx - r * _sign(bx - ax), by - r * _sign(by - ay)
         behind = bx + r * _sign(cx - bx), by + r * _sign(cy - by)
-        drawn += f" L{before[0]},{before[1]} Q{bx},{by} {behind[0]},{behind[1]}"
-    return f"{drawn} L{points[-1][0]},{points[-1][1]}"
+        path += f" L{before[0]},{before[1]} Q{bx},{by} {behind[0]},{behind[1]}"
+    return f"{path} L{points[-1][0]},{points[-1][1]}"
 
 
 def _sign(value: int) -> int:
     return (value > 0) - (value < 0)
 
 
-def text(x: float, y: float, words: str, *, size: int = 11, color: str = INK, extra: str = "") -> str:
+def text(x: float, y: float, words: str, *, size: int = 11, color: str = TEXT, extra: str = "") -> str:
+    """Draw a line of text."""
     return f"<text x='{x}' y='{y}' font-size='{size}' fill='{color}' {extra}>{escape(words)}</text>"
 
 
-def box(stage: Stage, place: Place) -> str:
-    """Name, channels and dilations, receptive field and cost."""
+def box(stage: StageSummary, cell: Cell) -> str:
+    """Draw the box of a stage: name, channels, dilations, receptive field and multiply-adds."""
     backbone = "backbone." in stage.name
-    fill, edge = BACKBONE if backbone else END if stage.name == "(output)" else HEAD
+    fill, edge = BACKBONE if backbone else OUTPUT if stage.name == "(output)" else HEAD
     name = stage.name.rpartition("backbone.")[2] if backbone else stage.name.removeprefix("network.")
     name = "logits" if name == "(output)" else name
     dilations = [dilation for dilation in stage.dilations if dilation > 1]
-    x = place.left + 9
+    x = cell.left + 9
     lines = [
-        f"<rect x='{place.left}' y='{place.top}' width='{BOX[0]}' height='{BOX[1]}' rx='6' fill='{fill}' "
+        f"<rect x='{cell.left}' y='{cell.top}' width='{BOX[0]}' height='{BOX[1]}' rx='6' fill='{fill}' "
         f"stroke='{edge}' stroke-width='{2 if dilations else 1.2}'/>",
-        text(x, place.top + 17, name, size=12, extra="font-weight='600'"),
-        text(x, place.top + 33, f"{stage.shape[0]} ch"),
-        text(x, place.top + 48, f"sees {field_text(stage.receptive_field)}", size=10, color=SOFT),
+        text(x, cell.top + 17, name, size=12, extra="font-weight='600'"),
+        text(x, cell.top + 33, f"{stage.shape[0]} ch"),
+        text(x, cell.top + 48, f"receptive field {format_field(stage.receptive_field)}", size=10, color=GRAY),
     ]
     end = "text-anchor='end'"
     if dilations:
         rates = " · ".join(map(str, dilations))
-        lines.append(text(place.right - 7, place.top + 17, f"rate {rates}", size=10, color=DILATED, extra=end))
+        lines.append(text(cell.right - 7, cell.top + 17, f"rate {rates}", size=10, color=DILATED, extra=end))
     if stage.multiply_adds and stage.name != "(output)":
-        cost = count_text(stage.multiply_adds)
-        lines.append(text(place.right - 7, place.top + 48, cost, size=10, color=SOFT, extra=end))
+        cost = format_count(stage.multiply_adds)
+        lines.append(text(cell.right - 7, cell.top + 48, cost, size=10, color=GRAY, extra=end))
     return "\n".join(lines)
 
 
-def svg(name: str, told: Explanation) -> str:
-    strides, places = arranged(told.stages)
-    taken = set(places.values())
-    columns = 1 + max(place.column for place in taken)
+def svg(name: str, summary: ModelSummary) -> str:
+    """Draw the diagram of a network as SVG text."""
+    strides, cells = arrange(summary.stages)
+    taken = set(cells.values())
+    columns = 1 + max(cell.column for cell in taken)
     width = LEFT + columns * (BOX[0] + GAP[0])
     height = TOP + len(strides) * (BOX[1] + GAP[1]) + 4
     paper = MODELS.entry(name).paper
@@ -173,35 +176,36 @@ def svg(name: str, told: Explanation) -> str:
         text(
             16,
             43,
-            f"{paper.short}, {paper.year} · {told.parameters / 1e6:.2f} M parameters, "
-            f"{count_text(told.multiply_adds)} multiply-adds at {told.size[0]} x {told.size[1]}",
-            color=SOFT,
+            f"{paper.short}, {paper.year} · {summary.parameters / 1e6:.2f} M parameters, "
+            f"{format_count(summary.multiply_adds)} multiply-adds at {summary.size[0]} x {summary.size[1]}",
+            color=GRAY,
         ),
     ]
     for row, stride in enumerate(strides):
-        y = Place(0, row).middle[1]
-        top = Place(0, row).top
+        y = Cell(0, row).middle[1]
+        top = Cell(0, row).top
         if row % 2 == 0:
             parts.append(
                 f"<rect x='8' y='{top - 12}' width='{width - 16}' height='{BOX[1] + 24}' rx='6' fill='#f6f8fa'/>"
             )
-        parts.append(text(16, y + 4, f"stride {stride}", color=SOFT))
-    for index, stage in enumerate(told.stages):
+        parts.append(text(16, y + 4, f"stride {stride}", color=GRAY))
+    for index, stage in enumerate(summary.stages):
         for source in stage.inputs:
-            line = arrow(places[source], places[index], taken)
+            line = arrow(cells[source], cells[index], taken)
             parts.append(f"<path d='{line}' fill='none' stroke='{LINE}' stroke-width='1.5' marker-end='url(#tip)'/>")
-    image = places[-1]
+    image = cells[-1]
     x, y = image.middle
     parts += [
         f"<rect x='{image.left}' y='{image.top}' width='{BOX[0]}' height='{BOX[1]}' rx='6' fill='#ffffff' "
-        f"stroke='{SOFT}' stroke-dasharray='4 3'/>",
+        f"stroke='{GRAY}' stroke-dasharray='4 3'/>",
         text(x, y + 4, "image", size=12, extra="text-anchor='middle' font-weight='600'"),
     ]
-    parts += [box(stage, places[index]) for index, stage in enumerate(told.stages)]
+    parts += [box(stage, cells[index]) for index, stage in enumerate(summary.stages)]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def main(names: list[str]) -> None:
+    """Draw the given networks, or all of `REPRESENTATIVES`, into docs/diagrams."""
     folder = Path(__file__).parent / "diagrams"
     folder.mkdir(exist_ok=True)
     for name in names or REPRESENTATIVES:

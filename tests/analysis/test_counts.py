@@ -14,8 +14,8 @@ FULL_ASPP = {"atrous_rates": (6, 12, 18)}
 CLASSIFIER = {"num_classes": 1000}
 DEEP_STEM = {"backbone_options": {"stem": "deep"}}
 
-# Counted elsewhere: the modules of GCN (test_gcn.py). Left out, for its backbone is in none of the papers here: DeepLab
-# v3 on MobileNetV1 with the full pyramid (11,145,301 parameters, 12.761 G), a row of MobileNetV2's table 7.
+# The modules of GCN are counted in test_gcn.py. Not included, because no paper here uses its backbone: DeepLab v3 on
+# MobileNetV1 with the full pyramid (11,145,301 parameters, 12.761 G), a row of MobileNetV2's table 7.
 
 BACKBONES = [
     ("resnet50", {}, 23_508_032),
@@ -255,7 +255,7 @@ def test_multiply_adds(name: str, arguments: dict, size: tuple[int, int], billio
 def test_multiply_adds_with_auxiliary_heads(name: str, arguments: dict, side: int, billions: float) -> None:
     with torch.device("meta"):
         model = create_model(name, **arguments)
-    assert multiply_adds(model, side, side, supervised=True) / 1e9 == pytest.approx(billions, rel=1e-3)
+    assert multiply_adds(model, side, side, include_auxiliary=True) / 1e9 == pytest.approx(billions, rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "arguments", "billions"), MULTIPLY_ADDS_OF_SCALES)

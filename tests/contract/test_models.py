@@ -52,20 +52,20 @@ def test_logits_have_the_size_of_the_image(name: str, height: int, width: int, b
 @EVERY_MODEL
 def test_trains_at_batch_1_and_every_parameter_gets_a_gradient(name: str) -> None:
     model = tiny(name).train()
-    supervised = model.training_outputs(torch.randn(1, 3, 70, 45))
-    loss = sum((logits**2).mean() * weight for logits, weight in supervised)
+    outputs = model.training_outputs(torch.randn(1, 3, 70, 45))
+    loss = sum((logits**2).mean() * weight for logits, weight in outputs)
     loss.backward()
     missing = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing
     moved = [key for key, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
     assert not moved  # fixed by the paper, such as bilinear transposed convolutions
-    for logits, weight in supervised:
+    for logits, weight in outputs:
         assert logits.shape == (1, 5, 70, 45)
         assert weight > 0
 
 
 @EVERY_MODEL
-def test_the_first_supervised_logits_are_the_output(name: str) -> None:
+def test_the_first_training_output_is_the_output(name: str) -> None:
     model = tiny(name)
     image = torch.randn(1, 3, 50, 61)
     with torch.no_grad():

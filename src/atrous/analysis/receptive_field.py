@@ -1,9 +1,10 @@
-"""What each value in a network can see of the image, composed exactly along the graph that is run.
+"""Exact receptive fields of all feature maps of a network, composed along the operations of a forward pass.
 
-A `FieldTracer` watches every tensor operation of a pass, best on the "meta" device, where nothing is computed, and
-keeps for each map, row by row and column by column, the first and the last pixel of the image that it depends on.
-Convolutions, transposed ones too, pooling, resizing, unpooling, padding, cropping and joining each move these bounds
-exactly; pointwise operations pass them on. An operation that is none of these is an error, never a guess.
+A `ReceptiveFieldTracer` intercepts every tensor operation of a forward pass, best on the "meta" device, where nothing
+is computed. For each row and each column of a feature map it records the first and the last image pixel that the values
+depend on. Convolutions, transposed convolutions, pooling, unpooling, resizing, padding, cropping and concatenation
+change these bounds exactly; pointwise operations keep them. Any other operation raises an error: receptive fields are
+never estimated.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from atrous.analysis.spans import (
-    Field,
-    binned,
-    blank,
-    field_of_image,
-    interpolated,
-    scattered,
+    ReceptiveField,
+    adaptive_pool,
+    bilinear_resize,
+    empty_span,
+    image_field,
+    sliding_window,
+    transposed_conv,
     union,
-    windows,
 )
 from atrous.errors import AtrousError
 
@@ -34,98 +35,104 @@ aten = torch.ops.aten
 Windows = list[tuple[int, int, int, int]]
 """Kernel, stride, padding and dilation along each axis."""
 
-Rule = Callable[[Field, Sequence[int], Sequence[Any]], Field]
+Rule = Callable[[ReceptiveField, Sequence[int], Sequence[Any]], ReceptiveField]
+"""From the receptive field of the input, the shape of the output and the arguments to the field of the output."""
 
 
-def _convolution(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
+def _convolution(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
     weight, _, stride, padding, dilation, transposed = args[1:7]
     geometry = zip(weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation), strict=True)
-    move = scattered if transposed else windows
-    rows, columns = (move(span, out, *g) for span, out, g in zip(field, shape[-2:], geometry, strict=True))
+    apply = transposed_conv if transposed else sliding_window
+    rows, columns = (apply(span, out, *g) for span, out, g in zip(field, shape[-2:], geometry, strict=True))
     return rows, columns
 
 
-def _max_pool(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
-    rows, columns = (windows(span, out, *g) for span, out, g in zip(field, shape[-2:], _max_windows(args), strict=True))
+def _max_pool(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
+    rows, columns = (
+        sliding_window(span, out, *g) for span, out, g in zip(field, shape[-2:], _pooling_windows(args), strict=True)
+    )
     return rows, columns
 
 
-def _max_windows(args: Sequence[Any]) -> Windows:
-    kernel, stride, padding, dilation = _filled(args[1:5], None, [], 0, 1)
+def _pooling_windows(args: Sequence[Any]) -> Windows:
+    kernel, stride, padding, dilation = _with_defaults(args[1:5], None, [], 0, 1)
     return list(zip(_pair(kernel), _pair(stride or kernel), _pair(padding), _pair(dilation), strict=True))
 
 
-def _average_pool(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
-    kernel, stride, padding = _filled(args[1:4], None, [], 0)
+def _average_pool(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
+    kernel, stride, padding = _with_defaults(args[1:4], None, [], 0)
     return _max_pool(field, shape, [args[0], kernel, stride, padding])
 
 
-def _adaptive(field: Field, shape: Sequence[int], _: Sequence[Any]) -> Field:
-    return binned(field[0], shape[-2]), binned(field[1], shape[-1])
+def _adaptive_pool(field: ReceptiveField, shape: Sequence[int], _: Sequence[Any]) -> ReceptiveField:
+    return adaptive_pool(field[0], shape[-2]), adaptive_pool(field[1], shape[-1])
 
 
-def _bilinear(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
-    return interpolated(field[0], shape[-2], args[2]), interpolated(field[1], shape[-1], args[2])
+def _bilinear(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
+    return bilinear_resize(field[0], shape[-2], args[2]), bilinear_resize(field[1], shape[-1], args[2])
 
 
-def _pad(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
+def _pad(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
     left, top = args[1][0], args[1][2] if len(args[1]) > 2 else 0
-    return field[0].at(np.arange(shape[-2]) - top), field[1].at(np.arange(shape[-1]) - left)
+    return field[0].select(np.arange(shape[-2]) - top), field[1].select(np.arange(shape[-1]) - left)
 
 
-def _reflect(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
+def _reflect(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
     rows, columns = (
-        span.at((len(span) - 1) - np.abs((len(span) - 1) - np.abs(np.arange(out) - before)))
+        span.select((len(span) - 1) - np.abs((len(span) - 1) - np.abs(np.arange(out) - before)))
         for span, out, before in zip(field, shape[-2:], (args[1][2], args[1][0]), strict=True)
     )
     return rows, columns
 
 
-def _replicate(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
+def _replicate(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
     rows, columns = (
-        span.at(np.clip(np.arange(out) - before, 0, len(span) - 1))
+        span.select(np.clip(np.arange(out) - before, 0, len(span) - 1))
         for span, out, before in zip(field, shape[-2:], (args[1][2], args[1][0]), strict=True)
     )
     return rows, columns
 
 
-def _slice(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
-    dim, start, _, step = _filled(args[1:], 0, None, None, 1)
+def _slice(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
+    dim, start, _, step = _with_defaults(args[1:], 0, None, None, 1)
     axis = dim % len(shape) - len(shape)  # -2: rows, -1: columns
     if axis < -2:
         return field
     span = field[axis]
     start = 0 if start is None else start + len(span) if start < 0 else start
-    cut = span.at(np.arange(shape[axis]) * step + start).strided(span.stride * step)
+    cut = span.select(np.arange(shape[axis]) * step + start).with_stride(span.stride * step)
     return (cut, field[1]) if axis == -2 else (field[0], cut)
 
 
-def _reduce(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
+def _reduce(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
     axes = args[0].ndim
     dims = {dim % axes - axes for dim in _list(args[1])} if len(args) > 1 else {-2, -1}
-    return binned(field[0], 1) if -2 in dims else field[0], binned(field[1], 1) if -1 in dims else field[1]
+    rows, columns = field
+    return adaptive_pool(rows, 1) if -2 in dims else rows, adaptive_pool(columns, 1) if -1 in dims else columns
 
 
-def _same(field: Field, shape: Sequence[int], _: Sequence[Any]) -> Field:
+def _pointwise(field: ReceptiveField, shape: Sequence[int], _: Sequence[Any]) -> ReceptiveField:
     rows, columns = field
     if (len(rows), len(columns)) == tuple(shape[-2:]):
         return field
-    if len(rows) == len(columns) == 1:  # one pixel spread over a map
-        return union([rows, blank(rows, shape[-2])]), union([columns, blank(columns, shape[-1])])
-    raise AtrousError(f"A map of {len(rows)} x {len(columns)} became one of {shape[-2]} x {shape[-1]}.")
+    if len(rows) == len(columns) == 1:  # one pixel broadcast over a map
+        return union([rows, empty_span(rows, shape[-2])]), union([columns, empty_span(columns, shape[-1])])
+    raise AtrousError(
+        f"Unknown receptive field: a map of {len(rows)} x {len(columns)} became {shape[-2]} x {shape[-1]}."
+    )
 
 
-def _permute(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
-    """Keep the field of a map whose channels move behind its rows and columns, or back."""
+def _permute(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
+    """Keep the field of a map whose channels move to the last axis, or back."""
     if list(args[1]) not in ([0, 2, 3, 1], [0, 3, 1, 2]):
-        raise AtrousError(f"The receptive field of axes permuted to {list(args[1])} is not known.")
+        raise AtrousError(f"The receptive field of axes permuted to {list(args[1])} is unknown.")
     return field
 
 
-def _layer_norm(field: Field, shape: Sequence[int], args: Sequence[Any]) -> Field:
-    """Keep the field of a map that is normalized over its channels alone, which `_permute` has put last."""
+def _layer_norm(field: ReceptiveField, shape: Sequence[int], args: Sequence[Any]) -> ReceptiveField:
+    """Keep the field of a map that is normalized over its channels only, which are the last axis."""
     if len(args[1]) != 1:
-        raise AtrousError("The receptive field of a normalization over rows and columns is not known.")
+        raise AtrousError("The receptive field of a normalization over rows and columns is unknown.")
     return field
 
 
@@ -134,8 +141,8 @@ RULES: dict[Any, Rule] = {
     aten.max_pool2d_with_indices: _max_pool,
     aten.avg_pool2d: _average_pool,
     aten.avg_pool3d: _average_pool,
-    aten._adaptive_avg_pool2d: _adaptive,
-    aten.adaptive_max_pool2d: _adaptive,
+    aten._adaptive_avg_pool2d: _adaptive_pool,
+    aten.adaptive_max_pool2d: _adaptive_pool,
     aten.upsample_bilinear2d: _bilinear,
     aten.constant_pad_nd: _pad,
     aten.reflection_pad2d: _reflect,
@@ -149,7 +156,7 @@ RULES: dict[Any, Rule] = {
     aten.native_layer_norm: _layer_norm,
 }
 
-PASSED_ON = {
+POSITION_PRESERVING = {
     "native_batch_norm",
     "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training",
@@ -169,14 +176,14 @@ PASSED_ON = {
     "unsqueeze",
     "squeeze",
 }
-"""Operations that are not tagged as pointwise but leave rows and columns where they are."""
+"""Operations that are not tagged as pointwise but keep rows and columns in place."""
 
 
-class FieldTracer(TorchDispatchMode):
-    """Follows the receptive fields of all maps (tensors of four dimensions or more) that descend from `watch`ed ones.
+class ReceptiveFieldTracer(TorchDispatchMode):
+    """Trace the receptive fields of all feature maps (tensors of four or more dimensions) computed from an image.
 
-    `on_op` is called behind every operation, with what was called, its arguments and its result. `sources` are marks:
-    set on a tensor, they are handed on to all that is computed from it until they are set anew.
+    `on_op` is called after every operation with the operation, its arguments and its result. `sources` are labels of
+    tensors: everything computed from a tensor inherits its labels until it gets labels of its own.
     """
 
     def __init__(self, on_op: Callable[[Any, Sequence[Any], Any], None] | None = None) -> None:
@@ -185,28 +192,28 @@ class FieldTracer(TorchDispatchMode):
         self._on_op = on_op
         self.sources: MutableMapping[Tensor, frozenset[int]] = WeakIdKeyDictionary()
         self._indices: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
-        self._flat: MutableMapping[Tensor, Field] = WeakIdKeyDictionary()  # of maps flattened to (N, C, h w)
-        self._positions: MutableMapping[Tensor, Windows] = WeakIdKeyDictionary()  # where maxima were, for unpooling
-        self._scattered: MutableMapping[Tensor, tuple[Field, Windows]] = WeakIdKeyDictionary()
+        self._flattened: MutableMapping[Tensor, ReceptiveField] = WeakIdKeyDictionary()  # of maps (N, C, h w)
+        self._max_indices: MutableMapping[Tensor, Windows] = WeakIdKeyDictionary()  # windows of max pooling
+        self._unpooled: MutableMapping[Tensor, tuple[ReceptiveField, Windows]] = WeakIdKeyDictionary()
 
-    def watch(self, image: Tensor) -> Tensor:
-        """Let the pixels of this tensor be what fields are counted in."""
-        self._fields[image] = field_of_image(*image.shape[-2:])
+    def set_image(self, image: Tensor) -> Tensor:
+        """Measure receptive fields in pixels of this tensor, and return it."""
+        self._fields[image] = image_field(*image.shape[-2:])
         return image
 
-    def field(self, tensor: Tensor) -> Field | None:
-        """Of a tensor seen in the pass; none where the image has no part in it."""
+    def receptive_field(self, tensor: Tensor) -> ReceptiveField | None:
+        """Return the receptive field of a tensor of the pass, or None if it does not depend on the image."""
         return self._fields.get(tensor)
 
-    def widen(self, tensor: Tensor) -> None:
-        """Let every pixel of this tensor depend on all that any of them depends on."""
+    def make_global(self, tensor: Tensor) -> None:
+        """Let every pixel of a tensor depend on everything that any of its pixels depends on."""
         rows, columns = (
             replace(
                 span, first=np.full_like(span.first, span.first.min()), last=np.full_like(span.last, span.last.max())
             )
             for span in self._fields[tensor]
         )
-        self._fields[tensor] = replace(rows, whole=True), replace(columns, whole=True)
+        self._fields[tensor] = replace(rows, is_global=True), replace(columns, is_global=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = _tensors(args)
@@ -216,7 +223,7 @@ class FieldTracer(TorchDispatchMode):
         self._unpool(func, args, result)
         for out in _tensors([result]):
             if fields and out.ndim >= 4 and out.dtype != torch.int64:
-                self._fields[out] = self._follow(func, fields, out, args)
+                self._fields[out] = self._propagate(func, fields, out, args)
             self.sources[out] = sources
         if not fields and isinstance(result, Tensor) and result.ndim == 1 and not result.is_floating_point():
             self._compute_index(func, args, kwargs or {}, result)
@@ -224,74 +231,75 @@ class FieldTracer(TorchDispatchMode):
             self._on_op(func, args, result)
         return result
 
-    def _follow(self, func: Any, fields: list[Field], out: Tensor, args: Sequence[Any]) -> Field:
+    def _propagate(self, func: Any, fields: list[ReceptiveField], out: Tensor, args: Sequence[Any]) -> ReceptiveField:
         packet = func._overloadpacket
         if packet is aten.index_select:
-            return self._selected(fields[0], out, *args[1:])
+            return self._index_select(fields[0], out, *args[1:])
         if packet in RULES and torch.Tag.pointwise not in func.tags:
             return RULES[packet](fields[0], out.shape, args)
         if packet is aten.cat and len(args) > 1 and args[1] % out.ndim > 1:
-            raise AtrousError("Maps that are put side by side have no one receptive field.")
-        if packet is aten.cat or torch.Tag.pointwise in func.tags or packet.__name__ in PASSED_ON:
+            raise AtrousError("Maps that are concatenated along rows or columns have no single receptive field.")
+        if packet is aten.cat or torch.Tag.pointwise in func.tags or packet.__name__ in POSITION_PRESERVING:
             joined = union([rows for rows, _ in fields]), union([columns for _, columns in fields])
-            return _same(joined, out.shape, args)
-        raise AtrousError(f"The receptive field of the operation {func} is not known.")
+            return _pointwise(joined, out.shape, args)
+        raise AtrousError(f"The receptive field of the operation {func} is unknown: add a rule for it to RULES.")
 
     def _unpool(self, func: Any, args: Sequence[Any], result: Any) -> None:
-        """Max-unpooling as a scatter: flattened values go to where the maxima were, and the plane gets its shape back.
+        """Handle max unpooling: flattened values are scattered to the indices of the maxima, then reshaped to a map.
 
-        A pixel of it sees the pooled pixels in whose windows it lies.
+        An output pixel depends on the pooled pixels whose windows contain it.
         """
         packet = func._overloadpacket
         source: Any = args[0] if args else None
         if packet is aten.max_pool2d_with_indices:
-            self._positions[result[1]] = _max_windows(args)
+            self._max_indices[result[1]] = _pooling_windows(args)
         elif packet in (aten.view, aten._unsafe_view):
-            if source in self._positions:
-                self._positions[result] = self._positions[source]
-            elif source in self._scattered and result.ndim == 4:
-                field, places = self._scattered[source]
+            if source in self._max_indices:
+                self._max_indices[result] = self._max_indices[source]
+            elif source in self._unpooled and result.ndim == 4:
+                field, pooling = self._unpooled[source]
                 rows, columns = (
-                    scattered(span, out, *g) for span, out, g in zip(field, result.shape[-2:], places, strict=True)
+                    transposed_conv(span, out, *g)
+                    for span, out, g in zip(field, result.shape[-2:], pooling, strict=True)
                 )
                 self._fields[result] = rows, columns
             elif source in self._fields and result.ndim == 3:
-                self._flat[result] = self._fields[source]
-        elif packet is aten.scatter and args[2] in self._positions and args[3] in self._flat:
-            self._scattered[result] = self._flat[args[3]], self._positions[args[2]]
+                self._flattened[result] = self._fields[source]
+        elif packet is aten.scatter and args[2] in self._max_indices and args[3] in self._flattened:
+            self._unpooled[result] = self._flattened[args[3]], self._max_indices[args[2]]
 
     def _compute_index(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> None:
-        """Where the pass computes nothing, the few numbers that say which rows to take are computed beside it."""
+        """Compute index tensors on the CPU too: on the meta device they lack the values that `index_select` needs."""
         args = [self._indices.get(arg, arg) if isinstance(arg, Tensor) else arg for arg in args]
         if not any(isinstance(arg, Tensor) and arg.is_meta for arg in args):
             self._indices[result] = func(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})})
 
-    def _selected(self, field: Field, out: Tensor, dim: int, index: Tensor) -> Field:
+    def _index_select(self, field: ReceptiveField, out: Tensor, dim: int, index: Tensor) -> ReceptiveField:
         axis = dim % out.ndim - out.ndim
         if axis < -2:
             return field
-        chosen = field[axis].at(self._indices[index].numpy())
-        return (chosen, field[1]) if axis == -2 else (field[0], chosen)
+        selected = field[axis].select(self._indices[index].numpy())
+        return (selected, field[1]) if axis == -2 else (field[0], selected)
 
 
 def _tensors(args: Any) -> list[Tensor]:
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     for arg in args:
         if isinstance(arg, Tensor):
-            found.append(arg)
+            tensors.append(arg)
         elif isinstance(arg, (list, tuple)):
-            found.extend(_tensors(arg))
-    return found
+            tensors.extend(_tensors(arg))
+    return tensors
 
 
 def _list(value: Any) -> list[int]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _filled(args: Sequence[Any], *defaults: Any) -> list[Any]:
+def _with_defaults(args: Sequence[Any], *defaults: Any) -> list[Any]:
     return [*args, *defaults[len(args) :]]
 
 
 def _pair(value: Any) -> list[int]:
     values = _list(value)
-    return (values * 2)[-2:]  # of three axes, those of the map
+    return (values * 2)[-2:]  # of three axes, the last two

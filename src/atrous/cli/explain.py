@@ -1,4 +1,4 @@
-"""`atrous explain`: a network, stage by stage."""
+"""`atrous explain`: summarize a network stage by stage."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import typer
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="The id of a network, see `atrous models`.")],
+    model: Annotated[str, typer.Argument(help="Id of a network; `atrous models` lists them.")],
     size: Annotated[str, typer.Option(help="Height and width of the image.")] = "513x513",
-    output_stride: Annotated[int | None, typer.Option(help="Run it at this stride, not at its own.")] = None,
+    output_stride: Annotated[int | None, typer.Option(help="Output stride, if not the network's default.")] = None,
     num_classes: Annotated[int, typer.Option(help="Number of classes.")] = 21,
-    layers: Annotated[bool, typer.Option("--layers", help="Every single convolution and pooling.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="One row per convolution, pooling and other layer instead of per stage.")
+    ] = False,
 ) -> None:
-    """Show what each stage of a network puts out, how coarse and dilated it is, what it sees and what it costs.
+    """Show output size, stride, dilation, receptive field, parameters and multiply-adds of each stage of a network.
 
-    "sees" is the receptive field in pixels of the image, composed exactly along the network.
+    Receptive fields are exact and in pixels of the image; "image" is the whole image.
 
     Examples:
 
@@ -27,26 +29,25 @@ def explain(
     from rich.console import Console
     from rich.table import Table
 
-    from atrous.analysis.counts import count_text
-    from atrous.analysis.explain import explain as explained
+    from atrous.analysis.counts import format_count
+    from atrous.analysis.explain import explain as summarize
 
-    options = {} if output_stride is None else {"output_stride": output_stride}
-    told = explained(model, _size(size), num_classes=num_classes, **options)
-    table = Table(*told.HEADER, box=None)
+    arguments = {} if output_stride is None else {"output_stride": output_stride}
+    summary = summarize(model, _parse_size(size), num_classes=num_classes, **arguments)
+    headers = (name.replace(" ", "\n").replace("-", "-\n") for name in summary.COLUMNS)
+    table = Table(*headers, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for column in table.columns:
-        column.no_wrap = column.header != "dilation"
-    for row in told.rows(layers=layers):
+    for row in summary.rows(layers=layers):
         table.add_row(*row)
-    Console().print(table)
-    typer.echo(f"{told.parameters:,} parameters, {count_text(told.multiply_adds)} multiply-adds")
+    Console(width=200).print(table)  # lines wrap in a narrow terminal, but no column is cut
+    typer.echo(f"{summary.parameters:,} parameters, {format_count(summary.multiply_adds)} multiply-adds")
 
 
-def _size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int]:
     from atrous.errors import AtrousError
 
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
-        raise AtrousError(f"--size {text}: height and width are expected, such as 513x513.")
+        raise AtrousError(f"--size {text}: expected height and width, such as 513x513.")
     return int(sides[0]), int(sides[1])

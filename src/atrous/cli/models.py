@@ -1,4 +1,4 @@
-"""`atrous models`: the networks there are."""
+"""`atrous models`: list the networks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ if TYPE_CHECKING:
     from atrous.registry import Paper
 
 STRIDES = (8, 16, 32)
-"""The output strides worth telling; most networks run at finer and some at coarser ones."""
+"""The output strides that are listed; most networks also run at finer strides, some at coarser ones."""
 
 
 def models(
     pattern: Annotated[str, typer.Argument(help="A wildcard such as 'deeplab*resnet*', or a part of an id.")] = "*",
 ) -> None:
-    """List the networks by paper and year: parameters, multiply-adds for an image of 513 x 513, possible strides.
+    """List the networks by paper and year: parameters, multiply-adds for an image of 513 x 513, output strides.
 
-    Parameters and multiply-adds are those at 21 classes, in the way the network is run unless told otherwise; that is
-    at the first of the output strides.
+    Parameters and multiply-adds are those for 21 classes and default arguments, at the first output stride of the list.
 
     Examples:
 
@@ -33,7 +32,7 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    from atrous.analysis.counts import count_parameters, count_text, multiply_adds
+    from atrous.analysis.counts import count_parameters, format_count, multiply_adds
     from atrous.errors import AtrousError
     from atrous.models import MODELS, list_models
 
@@ -46,9 +45,11 @@ def models(
     for paper, group in groupby(entries, key=lambda entry: entry.paper):
         title = f"[bold]{paper.title}[/] [dim]({paper.short}, {paper.year})[/]" if paper else "[bold]Without a paper[/]"
         console.print(f"\n{title}", highlight=False)
-        table = Table("id", "parameters", "madds", "strides", box=None, header_style="dim", pad_edge=False)
+        table = Table(
+            "id", "parameters", "multiply-adds", "output strides", box=None, header_style="dim", pad_edge=False
+        )
         for column, size, justify in zip(
-            table.columns, (width, 11, 8, 10), ("left", "right", "right", "left"), strict=True
+            table.columns, (width, 11, 13, 14), ("left", "right", "right", "left"), strict=True
         ):
             column.min_width, column.justify, column.no_wrap = size, justify, True  # type: ignore[assignment]
         for entry in group:
@@ -56,8 +57,12 @@ def models(
                 model = entry.build()
             first = model.output_stride
             others = [stride for stride in STRIDES if stride != first and stride in model.possible_output_strides()]
-            cost = count_text(multiply_adds(model))
-            table.add_row(entry.name, f"{count_parameters(model):,}", cost, " ".join(map(str, [first, *others])))
+            row = (
+                f"{count_parameters(model):,}",
+                format_count(multiply_adds(model)),
+                " ".join(map(str, [first, *others])),
+            )
+            table.add_row(entry.name, *row)
         console.print(table)
 
 
