@@ -1,9 +1,9 @@
-"""The fused resize and arg-max against `F.interpolate` then `argmax`: time, ratio, memory.
+"""Compare the fused resize and arg-max with `F.interpolate` and `argmax`: time, ratio, memory.
 
     python benchmarks/argmax.py [--threads 2] [--weights WEIGHTS IMAGE]
 
-Scores are random: smooth ones as of a network (objects of some cells) and noise, where no class can be ruled out. With
-weights and an image they are that network's.
+Scores are random: smooth ones, like a network's, and noise, where no class can be ruled out. `--weights` compares the
+scores of a network for an image as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from atrous.inference.upsampled_argmax import upsampled_argmax
 
-CASES = [(side, to) for side, to in ((33, 513), (65, 513), (129, 1025), (129, 129), (257, 1025))]
+CASES = ((33, 513), (65, 513), (129, 1025), (129, 129), (257, 1025))  # sides of the scores and of the labels
 
 
 def median_ms(run: Callable[[], object], repeats: int = 9) -> float:
@@ -39,13 +39,13 @@ def compare(name: str, scores: Tensor, size: int) -> None:
     def fused() -> object:
         return upsampled_argmax(scores, (size, size), align_corners=True)
 
-    wrong = (torch.from_numpy(fused()).long() != separate()).sum().item()  # type: ignore[arg-type]
+    different = (torch.from_numpy(fused()).long() != separate()).sum().item()  # type: ignore[arg-type]
     slow, fast = median_ms(separate), median_ms(fused)
     classes, side = scores.shape[0], scores.shape[-1]
     megabytes = classes * size * size * 4 / 2**20
     print(
         f"{classes:4d} classes {side:4d} -> {size:4d} {name:7s} {slow:8.2f} ms  {fast:7.2f} ms  {slow / fast:6.1f} x  "
-        f"{megabytes + 8 * size**2 / 2**20:6.0f} MiB  {size**2 / 2**20:4.1f} MiB  {wrong} other labels"
+        f"{megabytes + 8 * size**2 / 2**20:6.0f} MiB  {size**2 / 2**20:4.1f} MiB  {different} different labels"
     )
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    print(f"{arguments.threads} threads; interpolate + argmax, fused, ratio, what each allocates")
+    print(f"{arguments.threads} threads; interpolate + argmax, fused, ratio, memory of each")
     for classes in (21, 150):
         for side, size in CASES:
             compare("noise", torch.randn(classes, side, side), size)

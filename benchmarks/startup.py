@@ -1,4 +1,4 @@
-"""How long `atrous --help` and `import atrous` take, as ratios to `import torch` in the same run.
+"""Measure the time of `atrous --help` and `import atrous`, as ratios to `import torch` in the same run.
 
 python benchmarks/startup.py
 """
@@ -27,15 +27,15 @@ def main() -> None:
         "import atrous": [sys.executable, "-c", "import atrous"],
         "atrous --help": [str(Path(sysconfig.get_path("scripts")) / "atrous"), "--help"],
     }
-    for command in commands.values():  # once for the caches
+    for command in commands.values():  # fill the caches
         seconds(command)
-    taken: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(ROUNDS):  # in turn, so that a busy machine is busy for all
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(ROUNDS):  # interleaved, so that a busy machine slows all commands alike
         for name, command in commands.items():
-            taken[name].append(seconds(command))
-    reference = statistics.median(taken["import torch"])
-    for name, times in taken.items():
-        median = statistics.median(times)
+            times[name].append(seconds(command))
+    reference = statistics.median(times["import torch"])
+    for name, seconds_taken in times.items():
+        median = statistics.median(seconds_taken)
         print(f"{name:14} {1000 * median:6.0f} ms, {median / reference:.3f} of `import torch`")
 
 

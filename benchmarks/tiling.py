@@ -1,12 +1,12 @@
-"""A large image in bounded memory, and how near windows come to the whole.
+"""Measure the memory of tiled segmentation, and the agreement of tiled and whole segmentation.
 
     python benchmarks/tiling.py PHOTOGRAPHS -w WEIGHTS [--size 12000 9000] [--tile 1025] [--image IMAGE]
 
-A mosaic of the JPEGs in the folder is written to a temporary file. A fresh process then reads and segments it in
-windows; its peak memory above what it had after importing is printed, the image itself included. The mosaic of a size
-that fits is segmented whole and in windows: how many labels agree, and, with the image-level feature held fixed (for it
-sees all of its input, a window or the whole), how far the logits are apart away from seams. A mosaic of unrelated
-photographs is the worst case for image-level features; `--image` names a picture to compare on instead.
+A mosaic of the JPEGs in the folder is written to a temporary file. A fresh process reads and segments it in windows,
+and prints its peak memory above that after importing, including the image. A smaller mosaic is segmented as a whole and
+in windows, to print the fraction of labels that agree and, with the image-level feature held fixed (because it depends
+on the whole input, a window or the image), the difference of the logits away from seams. A mosaic of unrelated
+photographs is the worst case for image-level features; `--image` compares on an image instead.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from atrous import Segmenter
 from atrous.card import Preprocessing
 from atrous.imaging.io import Pixels, read_image
 
-FITS = (2049, 1537)
+SMALL_SIZE = (2049, 1537)
 FAR = 400
-"""Pixels from a seam beyond which the backbone of MobileNetV2 does not see it."""
+"""Pixels from a seam beyond the receptive field of the backbone of MobileNetV2."""
 
 
 def main() -> None:
@@ -55,29 +55,29 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """In a process of its own: read, segment, tell."""
+    """Read and segment the mosaic in this process, and print time and memory."""
     before = resident()
     start = time.perf_counter()
     segmenter = Segmenter.load(arguments.weights, device="cpu", tile=arguments.tile, overlap=arguments.overlap)
-    found = segmenter(arguments.photographs)
+    result = segmenter(arguments.photographs)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    height, width = found.labels.shape
+    height, width = result.labels.shape
     print(
         f"{width} x {height} in windows of {arguments.tile}: {seconds:.0f} s, of which the network "
         f"{segmenter.network_seconds:.0f} s; peak memory {(peak - before) / 2**30:.2f} GiB above start-up "
-        f"({before / 2**30:.2f} GiB), the pixels being {found.image.nbytes / 2**30:.2f} GiB"
+        f"({before / 2**30:.2f} GiB), the pixels being {result.image.nbytes / 2**30:.2f} GiB"
     )
 
 
 @torch.inference_mode()
 def compare(arguments: argparse.Namespace) -> None:
-    pixels = mosaic(arguments.photographs, *FITS) if arguments.image is None else read_image(arguments.image)
+    pixels = mosaic(arguments.photographs, *SMALL_SIZE) if arguments.image is None else read_image(arguments.image)
     height, width = ((side - 1) // 32 * 32 + 1 for side in pixels.shape[:2])
-    pixels = pixels[:height, :width]  # a size at which aligned corners fall on pixels, as in the windows
+    pixels = pixels[:height, :width]  # so that aligned corners fall on the same pixels as in the windows
     whole = Segmenter.load(arguments.weights, device="cpu")
-    how = whole.card.preprocessing.model_dump() | {"resize": "keep", "size": None}
-    card = whole.card.model_copy(update={"preprocessing": Preprocessing(**how)})
+    preprocessing = whole.card.preprocessing.model_dump() | {"resize": "keep", "size": None}
+    card = whole.card.model_copy(update={"preprocessing": Preprocessing(**preprocessing)})
     whole = Segmenter(whole.model, card, device="cpu")
     tiled = Segmenter(whole.model, card, device="cpu", tile=arguments.tile, overlap=arguments.overlap)
     size = f"{width} x {height}, windows of {arguments.tile}"
@@ -89,7 +89,9 @@ def compare(arguments: argparse.Namespace) -> None:
     prediction = tiled.predict_coarse(pixels)
     far = np.ones(difference.shape, bool)
     for axis, along in ((prediction.rows, 0), (prediction.columns, 1)):  # type: ignore[union-attr]
-        borders = {0} if axis.padded_length > axis.length else {0, axis.length}  # where window and whole end alike
+        borders = (
+            {0} if axis.padded_length > axis.length else {0, axis.length}
+        )  # where window and image end at the same pixel
         for seam in {min(s, axis.length) for start in axis.starts for s in (start, start + axis.tile)} - borders:
             near = slice(max(0, seam - FAR), seam + FAR)
             far[(near, slice(None)) if along == 0 else (slice(None), near)] = False
@@ -100,8 +102,8 @@ def compare(arguments: argparse.Namespace) -> None:
     print(f"  logits differ by less than 1e-4 at {(difference < 1e-4).mean():.0%} of all pixels")
 
 
-class Held(nn.Module):
-    """One feature vector, wherever it is asked for."""
+class FixedFeature(nn.Module):
+    """Return the same feature vector at every position, whatever the input."""
 
     def __init__(self, feature: Tensor) -> None:
         super().__init__()
@@ -113,20 +115,20 @@ class Held(nn.Module):
 
 def hold_image_level_feature(segmenter: Segmenter, pixels: Pixels) -> None:
     aspp = segmenter.model.aspp
-    seen: list[Tensor] = []
-    hook = aspp.pooling.register_forward_hook(lambda *call: seen.append(call[-1].mean((2, 3), keepdim=True)))
+    features: list[Tensor] = []
+    hook = aspp.pooling.register_forward_hook(lambda *call: features.append(call[-1].mean((2, 3), keepdim=True)))
     segmenter(pixels)
     hook.remove()
-    aspp.pooling = Held(seen[0])
+    aspp.pooling = FixedFeature(features[0])
 
 
 def mosaic(folder: Path, width: int, height: int) -> Pixels:
-    """Photographs at their own scale, row by row."""
+    """Fill an image with photographs at their own scale, row by row."""
     picture = np.zeros((height, width, 3), np.uint8)
-    names = sorted(folder.glob("*.jpg"))
+    paths = sorted(folder.glob("*.jpg"))
     x = y = tallest = number = 0
     while y < height:
-        part = read_image(names[number % len(names)])[: height - y, : width - x]
+        part = read_image(paths[number % len(paths)])[: height - y, : width - x]
         picture[y : y + part.shape[0], x : x + part.shape[1]] = part
         tallest, x, number = max(tallest, part.shape[0]), x + part.shape[1], number + 1
         if x >= width:

@@ -1,9 +1,9 @@
-"""mIoU and pixel accuracy on images of PASCAL VOC 2012 val.
+"""Measure mIoU and pixel accuracy on PASCAL VOC 2012 val, independently of `atrous evaluate`.
 
     python benchmarks/voc.py VOC_FOLDER -w WEIGHTS [--output-stride 8]
 
-VOC_FOLDER holds `JPEGImages`, `SegmentationClassAug` and `ImageSets/Segmentation/val.txt`; every image of the list that
-is there counts. One confusion matrix over all images, 255 ignored.
+VOC_FOLDER holds `JPEGImages`, `SegmentationClassAug` and `ImageSets/Segmentation/val.txt`; images of the list that are
+missing are left out. One confusion matrix over all images, 255 ignored.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ def main() -> None:
     if arguments.output_stride:
         segmenter.model.set_output_stride(arguments.output_stride)
     matrix = ConfusionMatrix(len(segmenter.card.classes), ignore_index=segmenter.card.ignore_index)
-    (listed,) = arguments.folder.glob("ImageSets/**/val.txt")
-    names = [name for name in listed.read_text().split() if (arguments.folder / "JPEGImages" / f"{name}.jpg").exists()]
+    (split_file,) = arguments.folder.glob("ImageSets/**/val.txt")
+    names = [
+        name for name in split_file.read_text().split() if (arguments.folder / "JPEGImages" / f"{name}.jpg").exists()
+    ]
     start = time.perf_counter()
     for name in names:
         truth = np.asarray(Image.open(arguments.folder / "SegmentationClassAug" / f"{name}.png"))
