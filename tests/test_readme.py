@@ -1,4 +1,4 @@
-"""Ring four: what the README shows, run as a newcomer would."""
+"""The commands and code of the README, run as a newcomer would."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder like the clone, with the pictures and files that the README's examples name."""
+    """A folder like the clone, with the images and files that the README's examples name."""
     monkeypatch.setenv("ATROUS_WEIGHTS", str(shared_data / "weights"))
     monkeypatch.setenv("PATH", f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
@@ -36,28 +36,28 @@ def place(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
-def test_the_python_of_the_beginning_runs(place: Path) -> None:
+def test_the_python_example_runs(place: Path) -> None:
     first, second, *_ = blocks("python")
     done = subprocess.run([sys.executable, "-c", first + second], check=True, capture_output=True, text=True)
-    shares = ast.literal_eval(done.stdout)
-    assert {"sky", "building", "road", "car"} <= set(shares)
+    fractions = ast.literal_eval(done.stdout)
+    assert {"sky", "building", "road", "car"} <= set(fractions)
     assert (place / "out" / "street.png").is_file()
     assert (place / "out" / "street_overlay.png").is_file()
 
 
 def commands() -> list[str]:
-    (shown,) = (block for block in blocks("bash") if "atrous models" in block)
-    return [line.split("#")[0].strip() for line in shown.splitlines() if line.strip()]
+    (example,) = (block for block in blocks("bash") if "atrous models" in block)
+    return [line.split("#")[0].strip() for line in example.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if not c.startswith(("atrous inspect", "atrous models"))])
-def test_the_commands_run(command: str, place: Path) -> None:
+def test_commands_run(command: str, place: Path) -> None:
     done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
-def test_files_and_networks_that_it_names_exist() -> None:
+def test_linked_files_and_named_networks_exist() -> None:
     from atrous import list_models
 
     for target in re.findall(r"\]\(([^)#]+)\)", README):
@@ -67,7 +67,7 @@ def test_files_and_networks_that_it_names_exist() -> None:
         assert name in list_models()
 
 
-def test_the_parameters_it_tells_are_right() -> None:
+def test_parameter_counts_are_right() -> None:
     import torch
 
     from atrous import create_model

@@ -55,11 +55,9 @@ def evaluate(
 
       atrous evaluate -w best.safetensors --data folder:/data/mine --tta v3 --output-stride 8 --write-card
     """
-    from rich.console import Console
-
     from atrous.data.catalog import open_dataset
     from atrous.evaluation.evaluate import check_classes
-    from atrous.evaluation.report import add_to_card, result_to_dict, write_json
+    from atrous.evaluation.report import add_to_card
     from atrous.files import check_writable
     from atrous.weights import find_weights
 
@@ -82,13 +80,7 @@ def evaluate(
     }
     command = shlex.join(["atrous", *sys.argv[1:]])
     result = _run(segmenter, dataset, settings, out)
-    report = result_to_dict(result, dataset.classes, command=command, **settings)
-    write_json(report, out / "results.json")
-    if as_json:
-        typer.echo(json.dumps(report))
-    else:
-        _print_table(Console(), result, dataset.classes)
-        typer.echo(f"-> {out / 'results.json'}")
+    _report(result, dataset, {"command": command, **settings}, out / "results.json", as_json=as_json)
     _write_plots(result, dataset, out)
     _write_worst_images(segmenter, dataset, result, crf, out)
     if write_card:
@@ -125,6 +117,23 @@ def _run(segmenter: Segmenter, dataset: SegmentationDataset, settings: dict[str,
         raise typer.Exit(130) from None
     checkpoint.unlink(missing_ok=True)
     return result
+
+
+def _report(
+    result: EvaluationResult, dataset: SegmentationDataset, settings: dict[str, Any], path: Path, *, as_json: bool
+) -> None:
+    """Write the results to a JSON file, and print them as JSON or as a table."""
+    from rich.console import Console
+
+    from atrous.evaluation.report import result_to_dict, write_json
+
+    report = result_to_dict(result, dataset.classes, **settings)
+    write_json(report, path)
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    _print_table(Console(), result, dataset.classes)
+    typer.echo(f"-> {path}")
 
 
 def _print_table(console: Console, result: EvaluationResult, classes: tuple[str, ...]) -> None:
