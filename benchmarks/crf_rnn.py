@@ -1,11 +1,11 @@
-"""Does CRF-RNN learn: a small network trained further without a CRF, with a fixed one, and with one that is learned.
+"""Compare further training of a small network without a CRF, with a fixed CRF, and with a trained CRF-RNN.
 
     python benchmarks/crf_rnn.py CAMVID_FOLDER
 
 A DeepLab v3 on a narrow MobileNetV2, from random weights, is trained alone on 96 x 96 crops of CamVid's train frames at
-half size. From that same start go three continuations of equal steps on the same crops in the same order; they differ
-in the CRF alone. Losses are means over the last steps, and over fixed crops of val frames in evaluation mode, where the
-CRF makes 10 updates instead of 5, as in the paper.
+half size. Three continuations start from there, with equal steps on the same crops in the same order; they differ only
+in the CRF. Losses are means over the last steps, and over fixed crops of val frames in evaluation mode, where the CRF
+runs 10 updates instead of 5, as in the paper.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ Frames = list[tuple[np.ndarray, np.ndarray]]
 
 
 def frames(folder: Path, split: str) -> tuple[Frames, int]:
-    """Images and labels at half size, void as 255, and the number of classes."""
+    """Load images and labels at half size, void as 255; returns them and the number of classes."""
     dataset = open_dataset(f"camvid:{folder}?split={split}")
-    found = []
+    samples = []
     for index in range(len(dataset)):
         sample = dataset[index]
         size = sample.image.shape[1] // 2, sample.image.shape[0] // 2
         labels = np.where(sample.labels == dataset.ignore_index, VOID, sample.labels).astype(np.uint8)
         image = cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA)
-        found.append((image, cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)))
-    return found, len(dataset.classes)
+        samples.append((image, cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)))
+    return samples, len(dataset.classes)
 
 
 def crops(data: Frames, count: int, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Random crops, half of them mirrored: (N, 3, size, size) normalized, (N, size, size)."""
+    """Draw random crops, half of them mirrored: (N, 3, size, size) normalized, (N, size, size)."""
     images, masks = [], []
     for index in rng.integers(len(data), size=count):
         image, labels = data[index]
@@ -79,7 +79,7 @@ def train(
 
 @torch.inference_mode()
 def held_out(model: SegmentationModel, image: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean loss, and the share of pixels that are right."""
+    """Compute the mean loss and the pixel accuracy."""
     model.eval()
     total = right = 0.0
     for one, truth in zip(image.split(8), labels.split(8), strict=True):

@@ -1,4 +1,4 @@
-"""`atrous crf`: refining and tuning, as they are typed."""
+"""`atrous crf`: refine and tune on the command line."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_probabilities_of_the_wrong_kind(run: Run, street: tuple[Path, Path], tm
     assert not (tmp_path / "out").exists()
 
 
-def test_files_that_are_no_probabilities(run: Run, street: tuple[Path, Path], tmp_path: Path) -> None:
+def test_files_without_probabilities(run: Run, street: tuple[Path, Path], tmp_path: Path) -> None:
     image, probabilities = street
     assert "no CRF preset 'v3'" in run("crf", *street, "--preset", "v3").err
     assert "no such file" in run("crf", image, tmp_path / "none.npy").err
@@ -67,7 +67,7 @@ def test_files_that_are_no_probabilities(run: Run, street: tuple[Path, Path], tm
     assert "not a complete .npy file" in run("crf", image, probabilities).err
 
 
-def test_a_search_goes_on_where_it_was(run: Run, shared_data: Path, tmp_path: Path) -> None:
+def test_a_search_resumes(run: Run, shared_data: Path, tmp_path: Path) -> None:
     arguments = (
         "crf", "tune", "--data", f"voc2012:{shared_data / 'voc2012'}?split=train", "--images", 2, "--iterations", 1,
         "-w", shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite", "-o", tmp_path / "out",
@@ -82,7 +82,7 @@ def test_a_search_goes_on_where_it_was(run: Run, shared_data: Path, tmp_path: Pa
     assert sorted((tmp_path / "out" / "search.jsonl").read_text().splitlines()) == sorted(log.splitlines())
 
 
-def test_predict_refines_with_and_without_a_preset(run: Run, shared_data: Path, tmp_path: Path) -> None:
+def test_predict_refines_with_default_and_named_preset(run: Run, shared_data: Path, tmp_path: Path) -> None:
     photograph, weights = shared_data / "images" / "dog.bmp", shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite"
     found = {}
     for name, option in {"plain": (), "v2": ("--crf",), "named": ("--crf", "v2"), "v1": ("--crf", "v1")}.items():

@@ -7,7 +7,7 @@ import numpy as np
 from atrous.crf.lattice_geometry import embedding_scale, slice_factor
 
 
-def filter_by_the_book(features: np.ndarray, values: np.ndarray) -> np.ndarray:
+def filter_as_in_the_paper(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Adams et al. with coordinate tuples and a dictionary, in float64; one point, one corner, one axis at a time."""
     d = features.shape[1]
     corners, weights = [], []

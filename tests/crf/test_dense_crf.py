@@ -167,7 +167,7 @@ def test_ignored_pixels_take_no_part() -> None:
     np.testing.assert_array_equal(dense_crf(image, p, ignore=np.ones((20, 24), bool)), p)
 
 
-def test_divergence_falls_and_ends_the_loop() -> None:
+def test_divergence_falls_and_is_the_same_in_torch() -> None:
     image, p = random_image(20, 24), random_probabilities(4, 20, 24)
     values: dict[str, list[float]] = {"numba": [], "torch": []}
     for backend, found in values.items():

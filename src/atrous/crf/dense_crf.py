@@ -89,18 +89,23 @@ class DenseCRF:
         self._mean_field: Any = None
 
     @property
+    def _module(self) -> Any:
+        """The backend's `mean_field` module, imported on first use: it loads numba or torch."""
+        if self.backend == "torch":
+            from atrous.crf.torch_backend import mean_field as torch_backend
+
+            return torch_backend
+        from atrous.crf.numba_backend import mean_field as numba_backend
+
+        return numba_backend
+
+    @property
     def mean_field(self) -> Any:
         """The `MeanField` of the backend, whose lattices are built on first use."""
         if self._mean_field is None:
             normalizations = [term.normalization for term in self.terms]
-            if self.backend == "torch":
-                from atrous.crf.torch_backend.mean_field import MeanField as TorchMeanField
-
-                self._mean_field = TorchMeanField(self._features, normalizations, self.pixels, self.device)
-            else:
-                from atrous.crf.numba_backend.mean_field import MeanField
-
-                self._mean_field = MeanField(self._features, normalizations, self.pixels)
+            device = {"device": self.device} if self.backend == "torch" else {}
+            self._mean_field = self._module.MeanField(self._features, normalizations, self.pixels, **device)
             self._features = []  # free the memory: from here on only the lattices are needed
         return self._mean_field
 
@@ -157,14 +162,7 @@ class DenseCRF:
         compatibilities = [term.scaled_compatibility(len(maps)) for term in terms]
         if not self.pixels.size:
             return None
-        if self.backend == "torch":
-            from atrous.crf.torch_backend.mean_field import Unary as TorchUnary
-
-            unary: Any = TorchUnary.build(maps.reshape(len(maps), -1), energies=energies, prune=options.prune)
-        else:
-            from atrous.crf.numba_backend.mean_field import Unary
-
-            unary = Unary.build(maps.reshape(len(maps), -1), energies=energies, prune=options.prune)
+        unary = self._module.Unary.build(maps.reshape(len(maps), -1), energies=energies, prune=options.prune)
         return self.mean_field.infer(
             unary, compatibilities, options.iterations,
             tolerance=options.tolerance, divergence_callback=options.divergence_callback,

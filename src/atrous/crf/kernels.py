@@ -80,7 +80,7 @@ class MatrixCompatibility:
 
     Row a is the label that receives the message, column b the label that sends it; w, where it is one per class, is
     the sender's. Mean field subtracts sum_b mu(a, b) w_b (K Q_b) from logit a, so a negative entry draws label a to
-    where label b is. `1 - I` is `PottsCompatibility`, and so is `-I`. A learned matrix need not be symmetric.
+    where label b is. `1 - I` is the Potts model, and `-I` gives the same results. A matrix need not be symmetric.
 
     *Raises:* `AtrousError` unless the matrix is square and finite.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from atrous.crf.kernels import Bilateral, Features, Gaussian, Normalization, PairwiseKernel
 from atrous.errors import AtrousError, did_you_mean
@@ -57,7 +56,7 @@ ResNet-101 test prototxt. `crf_rnn`: CRF as RNN (arXiv:1502.03240), as released,
 """
 
 
-def get_preset(crf: str | CRFPreset | Any) -> CRFPreset:
+def get_preset(crf: str | CRFPreset) -> CRFPreset:
     """Return the CRF of a paper by name (a key of `PRESETS`); a `CRFPreset` is returned as it is.
 
     *Raises:* `AtrousError` for an unknown name or another type.

@@ -14,13 +14,13 @@ from atrous.crf import Lattice, TorchLattice
 from atrous.crf.lattice_geometry import key_strides
 from atrous.crf.numba_backend import threads
 from atrous.errors import AtrousError
-from tests.crf.lattice_reference import filter_by_the_book, points_and_values
+from tests.crf.lattice_reference import filter_as_in_the_paper, points_and_values
 
 
 @pytest.mark.parametrize(("d", "n", "k"), [(1, 40, 3), (2, 60, 1), (3, 50, 8), (5, 60, 9), (8, 20, 2)])
 def test_filter_as_in_the_paper(d: int, n: int, k: int) -> None:
     features, values = points_and_values(d, n, k)
-    expected = filter_by_the_book(features, values)
+    expected = filter_as_in_the_paper(features, values)
     np.testing.assert_allclose(Lattice.build(features).filter(values), expected, atol=2e-4)
 
 
@@ -76,7 +76,7 @@ def test_from_several_python_threads() -> None:
 
 
 def test_many_dimensions_hash() -> None:
-    """20 wide features do not pack into 62 bits; the hashed keys give the same as the book."""
+    """20 wide features do not pack into 62 bits; the hashed keys give the same values as torch."""
     rng = np.random.default_rng(0)
     features = (rng.normal(size=(30, 20)) * 500).astype(np.float32)
     features[15:] = features[:15] + rng.normal(size=(15, 20)).astype(np.float32) * 0.05

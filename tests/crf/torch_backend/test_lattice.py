@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from atrous.crf import TorchLattice, permutohedral_filter
 from atrous.errors import AtrousError
-from tests.crf.lattice_reference import filter_by_the_book, points_and_values
+from tests.crf.lattice_reference import filter_as_in_the_paper, points_and_values
 
 
 @pytest.mark.parametrize(("d", "n", "k"), [(1, 40, 3), (2, 60, 1), (3, 50, 8), (5, 60, 9), (8, 20, 2)])
@@ -18,7 +18,7 @@ def test_filter_as_in_the_paper(d: int, n: int, k: int) -> None:
     features, values = points_and_values(d, n, k)
     lattice = TorchLattice(torch.from_numpy(features)[None])
     filtered = permutohedral_filter(torch.from_numpy(values)[None], lattice)[0]
-    np.testing.assert_allclose(filtered, filter_by_the_book(features, values), atol=2e-4)
+    np.testing.assert_allclose(filtered, filter_as_in_the_paper(features, values), atol=2e-4)
 
 
 @settings(max_examples=20, deadline=None)
