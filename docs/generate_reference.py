@@ -80,7 +80,7 @@ def command_line() -> str:
 def recipe_keys() -> str:
     """Describe every key of a recipe, and the losses, schedules and transforms it can name."""
     from atrous.data.transforms import __name__ as transforms_module
-    from atrous.training.config import StageConfig
+    from atrous.training.config import TRANSFORMS, StageConfig
     from atrous.training.losses import LOSSES
     from atrous.training.recipe import Recipe
     from atrous.training.schedules import SCHEDULES
@@ -113,7 +113,7 @@ def recipe_keys() -> str:
         "`transforms: [{scale: {low: 0.5, high: 2.0}}, {crop: {height: 513, width: 513}}, flip]`. "
         f"In Python they are in `{transforms_module}`."
     )
-    parts += [_factory_section(name, factory) for name, factory in _transforms().items()]
+    parts += [_factory_section(name, factory) for name, factory in TRANSFORMS.items()]
     return _join(parts)
 
 
@@ -174,12 +174,6 @@ def networks() -> str:
             rows.append((f"`{name}`", options))
         parts.append(_table(("id", "options and their defaults"), rows))
     return _join(parts)
-
-
-def _transforms() -> Mapping[str, Any]:
-    from atrous.training.config import TRANSFORMS
-
-    return TRANSFORMS
 
 
 def _commands(app: typer.Typer, path: str) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -318,6 +312,8 @@ def _type_name(annotation: Any) -> str:
         return f"list of {_type_name(arguments[0])}" if arguments else "list"
     if origin in (dict, collections.abc.Mapping):
         return "mapping"
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return "mapping, below"
     names = {
         str: "text",
         int: "integer",
