@@ -16,6 +16,8 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 ROOT_PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 """Pages of the site whose text is a file at the root of the repository."""
+FIELDS = "Shape|Source|Raises|Returns|Yields|Dimensions"
+"""What docstrings name at the beginning of a line."""
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
@@ -64,7 +66,15 @@ def _page_of(path: str, anchor: str) -> tuple[str, str]:
     return "", ""
 
 
-def on_page_content(content: str, **_: Any) -> str:
+def on_page_content(content: str, page: Page, **_: Any) -> str:
+    """Set formulas without JavaScript, and the fields of docstrings on lines of their own."""
+    if page.file.src_uri.startswith("reference/api/"):
+        content = re.sub(rf"<p>({FIELDS}):", r"<p><strong>\1</strong>:", content)
+        content = re.sub(rf"\n({FIELDS}):", r"<br><strong>\1</strong>:", content)
+    return _formulas(content)
+
+
+def _formulas(content: str) -> str:
     r"""Turn the formulas that arithmatex marks, \(...\) and \[...\], into MathML, which browsers draw themselves."""
 
     def formula(match: re.Match[str]) -> str:
