@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from atrous.imaging.draw import blend_labels
+from atrous import AtrousError
+from atrous.imaging.draw import blend_labels, comparison_sheet, draw_overlay
 
 
 def test_classes_are_blended_and_ignored_pixels_hatched() -> None:
@@ -12,3 +14,25 @@ def test_classes_are_blended_and_ignored_pixels_hatched() -> None:
     painted = blend_labels(image, labels, [(200, 0, 0)], opacity=0.5)
     assert painted[0, 0].tolist() == [150, 50, 50]
     assert {tuple(pixel) for pixel in painted[10:].reshape(-1, 3).tolist()} == {(100, 100, 100), (255, 255, 255)}
+
+
+def test_an_overlay_leaves_the_background_and_names_classes_below() -> None:
+    image = np.full((60, 200, 3), 100, np.uint8)
+    labels = np.zeros((60, 200), np.uint8)
+    labels[:, 100:] = 1
+    overlay = draw_overlay(image, labels, ("background", "road"), ((0, 0, 0), (200, 0, 0)), opacity=0.5)
+    assert overlay.shape[0] > 60
+    assert overlay.shape[1] == 200
+    assert overlay[0, 0].tolist() == [100, 100, 100]
+    assert overlay[0, 199].tolist() == [150, 50, 50]
+    assert overlay[0, 100].tolist() == [255, 255, 255]
+    with pytest.raises(AtrousError, match="from 0 to 1"):
+        draw_overlay(image, labels, ("background", "road"), ((0, 0, 0), (200, 0, 0)), opacity=1.5)
+
+
+def test_a_comparison_has_a_row_of_image_truth_and_prediction() -> None:
+    image = np.full((24, 32, 3), 100, np.uint8)
+    truth, prediction = np.full((24, 32), 255, np.uint8), np.ones((24, 32), np.uint8)
+    sheet = comparison_sheet([(image, truth, prediction)] * 2, ((0, 0, 0), (200, 0, 0)), 255, row_height=48)
+    assert sheet.shape == (2 * (48 + 4), 3 * 64, 3)
+    assert [sheet[20, x].tolist() for x in (20, 84, 148)] == [[100] * 3, [255] * 3, [200, 0, 0]]

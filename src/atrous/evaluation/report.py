@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from atrous.card import Measurement
 from atrous.errors import AtrousError
 from atrous.evaluation.evaluate import EvaluationResult
 from atrous.files import writing
-from atrous.imaging.io import Pixels, resize_image, save_image
+from atrous.imaging.draw import comparison_sheet
+from atrous.imaging.io import Pixels, save_image
 from atrous.imaging.labels import Color, Labels
 from atrous.weights import read_card, write_card
 
@@ -28,9 +29,6 @@ DEFINITIONS = {
     "boundary F": "of outlines within 0.75 % of the diagonal of each other, counts summed over images",
     "trimap": "mIoU and pixel accuracy of the pixels at most so many pixels from a boundary or void",
 }
-
-ROW_HEIGHT = 240
-"""The height in pixels of each row of the sheet of worst images."""
 
 
 def result_to_dict(result: EvaluationResult, classes: Sequence[str], **settings: Any) -> dict[str, Any]:
@@ -102,24 +100,14 @@ def plot_confusion(result: EvaluationResult, classes: Sequence[str], path: Path)
 
 
 def draw_worst_images(
-    rows: Iterable[tuple[Pixels, Labels, Labels]], colors: Sequence[Color], ignore_index: int, path: Path
+    rows: Sequence[tuple[Pixels, Labels, Labels]], colors: Sequence[Color], ignore_index: int, path: Path
 ) -> None:
-    """Draw image, truth and prediction side by side, one row for each image; ignored pixels are white.
+    """Save a sheet of images with their truth and prediction, one row each; without rows nothing is written.
 
     Raises: `AtrousError` if the file cannot be written.
     """
-    palette = np.full((max(ignore_index, len(colors)) + 1, 3), 255, np.uint8)
-    palette[: len(colors)] = colors
-    strips: list[Pixels] = []
-    for image, truth, prediction in rows:
-        width = max(1, round(image.shape[1] * ROW_HEIGHT / image.shape[0]))
-        parts = [image, palette[truth], palette[prediction]]
-        strips.append(np.hstack([resize_image(part, ROW_HEIGHT, width) for part in parts]))
-    if not strips:
-        return
-    widest = max(strip.shape[1] for strip in strips)
-    sheet = [np.pad(strip, ((0, 4), (0, widest - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
-    save_image(np.vstack(sheet), path)
+    if rows:
+        save_image(comparison_sheet(rows, colors, ignore_index), path)
 
 
 def add_to_card(path: Path, result: EvaluationResult, data: str, command: str) -> None:

@@ -153,6 +153,25 @@ def contact_sheet(samples: Sequence[LabeledImage], classes: Sequence[str], color
     )
 
 
+def comparison_sheet(
+    rows: Sequence[tuple[Pixels, Labels, Labels]], colors: Sequence[Color], ignore_index: int, *, row_height: int = 240
+) -> Pixels:
+    """Draw image, true labels and predicted labels side by side, one row for each image; ignored pixels are white.
+
+    Shape: rows of (H, W, 3) uint8, (H, W) and (H, W) -> (H', W', 3) uint8.
+    """
+    palette = np.full((max(ignore_index, len(colors)) + 1, 3), 255, np.uint8)
+    palette[: len(colors)] = colors
+    strips = []
+    for image, truth, prediction in rows:
+        width = max(1, round(image.shape[1] * row_height / image.shape[0]))
+        parts = [image, palette[truth], palette[prediction]]
+        strips.append(np.hstack([resize_image(part, row_height, width) for part in parts]))
+    widest = max(strip.shape[1] for strip in strips)
+    padded = [np.pad(strip, ((0, 4), (0, widest - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
+    return np.vstack(padded)
+
+
 def _draw_tile(sample: LabeledImage, colors: Sequence[Color]) -> Pixels:
     margin, caption = 8, 20
     scale = TILE_SIZE / max(sample.labels.shape)
