@@ -1,4 +1,4 @@
-"""Small data sets in the official layouts, and one of one's own."""
+"""Small data sets in the official layouts, and a folder of your own."""
 
 from __future__ import annotations
 
@@ -13,13 +13,26 @@ Write = Callable[..., Path]
 
 
 def photograph(seed: int, size: tuple[int, int] = (24, 32)) -> np.ndarray:
-    """Noise, another for every seed."""
+    """Make an image of noise from a seed."""
     return np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8)
+
+
+def write_mat(path: Path, labels: np.ndarray) -> None:
+    """Write labels as SBD does: a struct GTcls with cells of sparse boundaries, the matrix, and its categories."""
+    from scipy.io import savemat
+    from scipy.sparse import csc_matrix
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    boundaries = np.empty((20, 1), object)
+    boundaries[:, 0] = [csc_matrix(labels == label, dtype=float) for label in range(1, 21)]
+    present = np.unique(labels[labels > 0])[:, None]
+    fields = {"Boundaries": boundaries, "Segmentation": labels, "CategoriesPresent": present}
+    savemat(path, {"GTcls": fields}, do_compression=True)
 
 
 @pytest.fixture
 def write() -> Write:
-    """Write an array, or bytes, to a file whose folders are made."""
+    """Return a function that writes an array, text or bytes to a file and creates its folders."""
 
     def write(path: Path, content: np.ndarray | bytes | str, **options: object) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,27 +12,27 @@ from atrous.schema import StrictModel, describe_error
 
 
 class Preprocessing(StrictModel):
-    """How an image of 8 bits per channel becomes the network's input: resize, reorder channels, normalize.
+    """The conversion of an 8-bit image to the network's input: resize, reorder channels, normalize.
 
     Normalizing is `(pixel - mean) / std`, channel by channel.
     """
 
     resize: Literal["keep", "squeeze", "pad", "shorter_side"] = "keep"
-    """How the image is resized.
+    """The resizing method:
 
-    - "keep": not at all;
-    - "squeeze": to `size` exactly, whatever the aspect ratio;
-    - "pad": shrunk until it fits into `size`, if it does not, then padded with the mean at the bottom and on the right;
-    - "shorter_side": until the shorter side is the smaller number of `size`, with the aspect ratio kept.
+    - "keep": no resizing;
+    - "squeeze": resize to `size`, whatever the aspect ratio;
+    - "pad": shrink a larger image to fit into `size`, then pad it with the mean at the bottom and on the right;
+    - "shorter_side": resize so that the shorter side equals the smaller number of `size`; keep the aspect ratio.
     """
     size: tuple[int, int] | None = None
     """Height and width in pixels that `resize` refers to; None with "keep"."""
     grid: int | None = Field(default=None, ge=1)
-    """If given, height and width of the input (at scale 1) are a multiple of this number, plus one.
+    """The height and width of the input (at scale 1) are a multiple of this number, plus one; None for any size.
 
     With aligned corners, and this number as output stride, every position of the coarse map then lies on a pixel of
-    the input. With "shorter_side" the image is resized to the nearest such size, with "keep" it is padded with the mean
-    at the bottom and on the right; "squeeze" and "pad" resize to `size` exactly and take no grid.
+    the input. "shorter_side" resizes to the nearest such size; "keep" pads with the mean at the bottom and on the
+    right; "squeeze" and "pad" give `size` exactly and take no grid.
     """
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """The mean that is subtracted from each channel, in units of the 8-bit pixel (0 to 255)."""
@@ -85,7 +85,7 @@ class Card(StrictModel):
     colors: tuple[tuple[int, int, int], ...]
     """The RGB color of each class in overlays and palette PNGs."""
     preprocessing: Preprocessing
-    """How an image becomes the network's input."""
+    """The conversion of an image to the network's input."""
     align_corners: bool = False
     """Whether bilinear resizing in the network aligns the corner pixels of its maps."""
     ignore_index: int = 255

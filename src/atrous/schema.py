@@ -1,4 +1,4 @@
-"""The base class of what is read from files with a fixed set of keys: cards, recipes, `classes.yaml`."""
+"""Base class of metadata and settings with a fixed set of keys: cards, recipes, `classes.yaml`."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class StrictModel(BaseModel):
         return data
 
 
-def describe_error(error: ValidationError, whole: str) -> str:
+def describe_error(error: ValidationError, root: str) -> str:
     """Describe the first problem that pydantic found as `classes.0.color: ...`, without a full stop.
 
-    `whole` is named where the problem is not that of one entry, such as "the card".
+    `root` names the whole, such as "the card", for a problem that is not in a single entry.
     """
     first = error.errors()[0]
-    entry = ".".join(map(str, first["loc"])) or whole
+    entry = ".".join(map(str, first["loc"])) or root
     return f"{entry}: {first['msg'].removeprefix('Value error, ').rstrip('.')}"

@@ -49,6 +49,17 @@ def test_epochs_reach_workers_that_live_on(own: Path, start: str) -> None:
     assert (epochs[0] == epochs[2]).all()
 
 
+def test_a_key_of_epoch_and_index(own: Path) -> None:
+    data = AugmentedDataset(open_dataset(own), TRANSFORM, seed=4)
+    data.set_epoch(3)
+    expected = data[1]
+    data.set_epoch(0)
+    np.testing.assert_array_equal(data[3, 1].image, expected.image)
+    np.testing.assert_array_equal(data[3, 1].labels, expected.labels)
+    with pytest.raises(IndexError):
+        data[0, 4]
+
+
 def test_seeds_and_indices_differ(own: Path) -> None:
     dataset = open_dataset(own).select([0, 0])
     one, other = AugmentedDataset(dataset, TRANSFORM, seed=0), AugmentedDataset(dataset, TRANSFORM, seed=1)

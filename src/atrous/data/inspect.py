@@ -54,7 +54,7 @@ class ImageReport:
     size: tuple[int, int] | None = None
     """Width and height of the image."""
     mask_format: str = ""
-    """How the mask is stored, such as "PNG palette"."""
+    """The storage format of the mask, such as "PNG palette"."""
     labels: NDArray[np.int64] | None = None
     """The labels that occur in the mask."""
     counts: NDArray[np.int64] | None = None
@@ -267,7 +267,7 @@ def _inspect_item(dataset: SegmentationDataset, index: int) -> ImageReport:
 
 
 def describe_mask_format(path: Path) -> str:
-    """Describe how a mask is stored: image format and Pillow's mode, or the suffix of files that are not images.
+    """Describe the storage format of a mask: image format and mode, or the suffix of a file that is not an image.
 
     Raises: `AtrousError` for an image that is not readable.
     """

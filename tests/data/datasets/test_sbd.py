@@ -1,4 +1,4 @@
-"""SBD's MATLAB files, and trainaug: what is in it, what is not, and that a broken run goes on."""
+"""SBD in its official layout, and trainaug: its content, and the resumption of an interrupted run."""
 
 from __future__ import annotations
 
@@ -10,21 +10,9 @@ import pytest
 from atrous import AtrousError
 from atrous.data import open_dataset
 from atrous.data.datasets.sbd import COUNTS, build_trainaug, trainaug_names
-from tests.data_fixtures import Write, photograph
+from tests.data_fixtures import Write, photograph, write_mat
 
-savemat = pytest.importorskip("scipy.io").savemat
-
-
-def write_mat(path: Path, labels: np.ndarray) -> None:
-    """As SBD has it: a struct GTcls with cells of sparse boundaries, the matrix, and the categories in it."""
-    from scipy.sparse import csc_matrix
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    boundaries = np.empty((20, 1), object)
-    boundaries[:, 0] = [csc_matrix(labels == label, dtype=float) for label in range(1, 21)]
-    present = np.unique(labels[labels > 0])[:, None]
-    fields = {"Boundaries": boundaries, "Segmentation": labels, "CategoriesPresent": present}
-    savemat(path, {"GTcls": fields}, do_compression=True)
+pytest.importorskip("scipy.io")
 
 
 @pytest.fixture
@@ -51,43 +39,6 @@ def test_mat_files(voc_and_sbd: tuple[Path, Path]) -> None:
     assert dataset.splits == ("train", "val")
     assert (dataset[2].labels == 3).all()
     assert dataset[2].labels.dtype == np.uint8
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"", "not a MATLAB file"), (b"hello, I am a text" * 20, "not a MATLAB file"), (None, "no such file")],
-)
-def test_hostile_mat_files(voc_and_sbd: tuple[Path, Path], content: bytes | None, message: str) -> None:
-    path = voc_and_sbd[1] / "dataset/cls/b.mat"
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(AtrousError, match=message) as caught:
-        open_dataset(f"sbd:{voc_and_sbd[1]}")[0]
-    assert "b.mat" in str(caught.value)
-
-
-@pytest.mark.parametrize("kept", [0.3, 0.8])
-def test_a_truncated_mat_file(voc_and_sbd: tuple[Path, Path], kept: float) -> None:
-    path = voc_and_sbd[1] / "dataset/cls/b.mat"
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    with pytest.raises(AtrousError, match=r"b\.mat"):
-        open_dataset(f"sbd:{voc_and_sbd[1]}")[0]
-
-
-def test_mat_files_of_something_else(voc_and_sbd: tuple[Path, Path]) -> None:
-    path = voc_and_sbd[1] / "dataset/cls/b.mat"
-    for content, message in (
-        ({"GTinst": {"Segmentation": np.ones((2, 2))}}, "contains no GTcls.Segmentation"),
-        ({"GTcls": {"Boundaries": 1}}, "contains no GTcls.Segmentation"),
-        ({"GTcls": {"Segmentation": np.full((2, 2), 0.5)}}, "is float64 of shape"),
-    ):
-        savemat(path, content)
-        with pytest.raises(AtrousError, match=message):
-            open_dataset(f"sbd:{voc_and_sbd[1]}")[0]
-    write_mat(path, np.full((24, 32), 21, np.uint8))
-    with pytest.raises(AtrousError, match=r"value 21 \(768 px\) without a class"):
-        open_dataset(f"sbd:{voc_and_sbd[1]}")[0]
 
 
 class TestTrainaug:

@@ -27,7 +27,7 @@ from atrous.imaging.labels import Color, MaskReader, read_raw_mask
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages")
 MASK_FOLDERS = ("masks", "mask", "labels", "annotations", "gt", "SegmentationClass")
 MASK_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_labelIds", "_gt", "_seg", "_L")
-"""What may follow the name of an image in the name of its mask; the ending with the most pairs is used."""
+"""Endings that may follow the name of an image in the name of its mask; the one with the most pairs is used."""
 SPLIT_NAMES = ("train", "val", "test")
 DRAWN_SPLITS = "splits: {train: 0.8, val: 0.2}"
 MIN_IMAGES_TO_SPLIT = 5
