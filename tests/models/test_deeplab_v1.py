@@ -67,7 +67,7 @@ def test_multi_scale_branches_agree_at_shared_samples() -> None:
 
 
 def test_invalid_arguments() -> None:
-    with pytest.raises(AtrousError, match=r"fov 'larg': it is large, 7x7, 4x4, small\. Did you mean 'large'"):
+    with pytest.raises(AtrousError, match=r"fov 'larg': choose large, 7x7, 4x4, small\. Did you mean 'large'"):
         create_model("deeplab_v1.vgg16", width=0.125, fov="larg")
     with pytest.raises(AtrousError, match="output_stride 32: this network runs at 1, 2, 4, 8, 16"):
         create_model("deeplab_v1.vgg16", width=0.125, fov="small").set_output_stride(32)

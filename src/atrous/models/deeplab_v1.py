@@ -53,6 +53,12 @@ FIELDS_OF_VIEW: dict[str, dict[str, Any]] = {
 224, 224, 224 and 128 pixels. Dilations hold at output stride 32: a quarter of the paper's rates at 8."""
 
 
+def init_gaussian(conv: nn.Module, std: float) -> None:
+    """Initialize a convolution with normal weights of standard deviation `std` and zero biases."""
+    for name, parameter in conv.named_parameters():
+        nn.init.normal_(parameter, std=std if name == "weight" else 0.0)
+
+
 class CaffeDeepLab(SegmentationModel):
     """Base class of DeepLab v1 and v2, which upsample with aligned corners from an image padded to the output stride.
 
@@ -139,12 +145,6 @@ class DeepLabV1(CaffeDeepLab):
         return crop(total, image.shape[2:], top=0, left=0)
 
 
-def init_gaussian(conv: nn.Module, std: float) -> None:
-    """Initialize a convolution with normal weights of standard deviation `std` and zero biases."""
-    for name, parameter in conv.named_parameters():
-        nn.init.normal_(parameter, std=std if name == "weight" else 0.0)
-
-
 @register_model("deeplab_v1.vgg16", PAPER, options_of=DeepLabV1)
 @register_model("deeplab_v1_msc.vgg16", PAPER, options_of=DeepLabV1, msc=True)
 def deeplab_v1(
@@ -157,7 +157,7 @@ def deeplab_v1(
 ) -> DeepLabV1:
     """Build DeepLab v1 on VGG-16 with a field of view of table 2; `width` multiplies all numbers of channels."""
     if fov not in FIELDS_OF_VIEW:
-        raise AtrousError(f"fov '{fov}': it is {', '.join(FIELDS_OF_VIEW)}.{did_you_mean(fov, FIELDS_OF_VIEW)}")
+        raise AtrousError(f"fov '{fov}': choose {', '.join(FIELDS_OF_VIEW)}.{did_you_mean(fov, FIELDS_OF_VIEW)}")
     geometry = {**FIELDS_OF_VIEW[fov], "dilate_pools": False}
     backbone = build_backbone(
         "vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, **geometry

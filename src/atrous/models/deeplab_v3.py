@@ -42,6 +42,14 @@ PAPER = Paper(
 )
 
 
+def build_classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    """Build the 1x1 classifier, with TensorFlow DeepLab's initialization."""
+    layer = nn.Conv2d(channels, num_classes, 1)
+    init_convs(layer)
+    nn.init.trunc_normal_(layer.weight, std=0.01)
+    return layer
+
+
 class DeepLabV3(SegmentationModel):
     """DeepLab v3 with ASPP: backbone, ASPP and classifier.
 
@@ -147,14 +155,6 @@ class DeepLabV3Cascade(SegmentationModel):
 
     def scores(self, image: Tensor) -> Tensor:
         return self.classifier(self.backbone(image)[-1])
-
-
-def build_classifier(channels: int, num_classes: int) -> nn.Conv2d:
-    """Build the 1x1 classifier, with TensorFlow DeepLab's initialization."""
-    layer = nn.Conv2d(channels, num_classes, 1)
-    init_convs(layer)
-    nn.init.trunc_normal_(layer.weight, std=0.01)
-    return layer
 
 
 RELEASED_HEAD = {"atrous_rates": (), "multi_grid": None}

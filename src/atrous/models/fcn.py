@@ -68,6 +68,17 @@ class Scale(nn.Module):
         return x * self.weight[:, None, None]
 
 
+def _zero_classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
+    """Build a 1x1 classifier of zeros.
+
+    Source: section 4: random initialization "yielded neither better performance nor faster convergence".
+    """
+    conv = nn.Conv2d(in_channels, num_classes, 1)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
+
+
 class FCN(SegmentationModel):
     """FCN-32s, FCN-16s or FCN-8s on a VGG-16 with fc6 and fc7.
 
@@ -140,35 +151,6 @@ class FCN(SegmentationModel):
         return crop(self.upscore[-1](self.scores(image)), image.shape[2:], top=offset, left=offset)
 
 
-def _zero_classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
-    """Build a 1x1 classifier of zeros.
-
-    Source: section 4: random initialization "yielded neither better performance nor faster convergence".
-    """
-    conv = nn.Conv2d(in_channels, num_classes, 1)
-    for parameter in conv.parameters():
-        nn.init.zeros_(parameter)
-    return conv
-
-
-@register_model("fcn_32s.vgg16", PAPER, options_of=FCN, finest=32)
-@register_model("fcn_16s.vgg16", PAPER, options_of=FCN, finest=16)
-@register_model("fcn_8s.vgg16", PAPER, options_of=FCN, finest=8)
-@register_model("fcn_8s_at_once.vgg16", PAPER, options_of=FCN, finest=8, at_once=True)
-def fcn_vgg16(
-    *,
-    upsampling: Upsampling = "fixed",
-    width: float = 1.0,
-    in_channels: int = 3,
-    backbone_options: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> FCN:
-    """Build FCN on VGG-16; `width` multiplies the backbone's numbers of channels."""
-    fc = {"padding": 3 if upsampling == "resize" else 0}
-    backbone = build_backbone("vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, fc=fc)
-    return FCN(backbone, upsampling=upsampling, **options)
-
-
 class DilatedFCN(SegmentationModel):
     """A dilated backbone with an FCN head, and a second FCN head on the stage before for an auxiliary loss.
 
@@ -203,6 +185,24 @@ class DilatedFCN(SegmentationModel):
         maps = self.backbone(image)
         outputs = ((self.classifier(maps[-1]), 1.0), (self.auxiliary(maps[-2]), 0.5))
         return [(self._to_size_of(image, scores), weight) for scores, weight in outputs]
+
+
+@register_model("fcn_32s.vgg16", PAPER, options_of=FCN, finest=32)
+@register_model("fcn_16s.vgg16", PAPER, options_of=FCN, finest=16)
+@register_model("fcn_8s.vgg16", PAPER, options_of=FCN, finest=8)
+@register_model("fcn_8s_at_once.vgg16", PAPER, options_of=FCN, finest=8, at_once=True)
+def fcn_vgg16(
+    *,
+    upsampling: Upsampling = "fixed",
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> FCN:
+    """Build FCN on VGG-16; `width` multiplies the backbone's numbers of channels."""
+    fc = {"padding": 3 if upsampling == "resize" else 0}
+    backbone = build_backbone("vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, fc=fc)
+    return FCN(backbone, upsampling=upsampling, **options)
 
 
 @register_family("fcn", {"resnet50": {}, "resnet101": {}}, PAPER, options_of=DilatedFCN)

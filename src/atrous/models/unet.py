@@ -37,6 +37,18 @@ PAPER = Paper(
 )
 
 
+def _double_conv(
+    in_channels: int, channels: int, *, padded: bool, batch_norm: bool, bias: bool | None
+) -> nn.Sequential:
+    """Build two 3x3 convolutions, each with ReLU: without padding, or padded to keep the size."""
+    norm = BatchNorm2d if batch_norm else None
+    layers = [ConvNormAct(n, channels, 3, norm=norm, bias=bias) for n in (in_channels, channels)]
+    if not padded:
+        for layer in layers:
+            layer.get_submodule("0").padding = (0, 0)  # type: ignore[assignment]
+    return nn.Sequential(*layers)
+
+
 @register_model("unet.valid", PAPER, padded=False, batch_norm=False)
 @register_model("unet.padded", PAPER, padded=True, batch_norm=True)
 class UNet(SegmentationModel):
@@ -70,7 +82,7 @@ class UNet(SegmentationModel):
         self.padded = padded
         levels = [scaled(n, width) for n in channels]
         self.depth = len(levels) - 1
-        convs = partial(_convs, padded=padded, batch_norm=batch_norm, bias=conv_bias)
+        convs = partial(_double_conv, padded=padded, batch_norm=batch_norm, bias=conv_bias)
         self.contract = nn.ModuleList(convs(n, out) for n, out in pairwise([in_channels, *levels]))
         self.up = nn.ModuleList(nn.ConvTranspose2d(n, out, 2, stride=2) for n, out in pairwise(reversed(levels)))
         self.expand = nn.ModuleList(convs(2 * out, out) for out in reversed(levels[:-1]))
@@ -120,12 +132,3 @@ class UNet(SegmentationModel):
 
     def forward(self, image: Tensor) -> Tensor:
         return crop(self.scores(image), image.shape[2:], top=0, left=0)
-
-
-def _convs(in_channels: int, channels: int, *, padded: bool, batch_norm: bool, bias: bool | None) -> nn.Sequential:
-    norm = BatchNorm2d if batch_norm else None
-    layers = [ConvNormAct(n, channels, 3, norm=norm, bias=bias) for n in (in_channels, channels)]
-    if not padded:
-        for layer in layers:
-            layer.get_submodule("0").padding = (0, 0)  # type: ignore[assignment]
-    return nn.Sequential(*layers)
