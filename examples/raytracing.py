@@ -1,7 +1,7 @@
-"""What the renderers of the examples share: meshes, a tree of boxes over them, rays, noise, a camera, a darkroom.
+"""Code shared by the renderers of the examples: meshes, a bounding-box tree, rays, noise, camera, denoising, film.
 
-Triangles are held in a tuple that starts with the boxes of a tree, its links, and the triangles' corners and edges,
-normals, texture coordinates and materials (`hierarchy` makes these six); a scene may put more behind them.
+Triangles are stored in a tuple that starts with the boxes of the tree, its links, and the triangles' corners and edges,
+normals, texture coordinates and materials (`hierarchy` builds these six); a scene may append more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Mesh:
         self.corners, self.normals, self.uv, self.materials = [], [], [], []
 
     def grid(self, points, material, uv=None):
-        """Add a sheet of points (H, W, 3), seen from where columns run rightwards and rows run upwards."""
+        """Add a sheet of points (H, W, 3), front side where columns run to the right and rows upwards."""
         rows, columns = points.shape[:2]
         along, up = np.gradient(points, axis=1), np.gradient(points, axis=0)
         if np.allclose(points[:, 0], points[:, -1]):  # closed: without a seam
@@ -40,14 +40,14 @@ class Mesh:
         self.materials.append(np.full(len(triangles), material))
 
     def lathe(self, profile, center, material, start=0.0, turn=2 * pi, segments=80):
-        """Add what a profile of (radius, height) sweeps around a vertical axis, seen from outside."""
+        """Add the surface of revolution of a profile of (radius, height) around a vertical axis, front outwards."""
         (radius, height), angle = np.asarray(profile, float).T[..., None], start + np.linspace(0, turn, segments + 1)
         points = np.broadcast_arrays(radius * np.cos(angle), radius * np.sin(angle), height)
         self.grid(np.stack(points, -1) + np.array(center), material)
 
 
 def rounded(points, rounds=2):
-    """A polyline with its corners cut (Chaikin); where a point is repeated they stay sharper."""
+    """Smooth a polyline by cutting its corners (Chaikin); repeated points stay sharper."""
     points = np.asarray(points, float)
     for _ in range(rounds):
         near, far = 0.75 * points[:-1] + 0.25 * points[1:], 0.25 * points[:-1] + 0.75 * points[1:]
@@ -57,7 +57,7 @@ def rounded(points, rounds=2):
 
 @njit
 def halve(low, high):
-    """Boxes, links and order of triangles, halved by the surface area heuristic; a first child is behind its parent."""
+    """Build a bounding-box tree by the surface area heuristic; the first child follows its parent."""
     count = len(low)
     boxes, links, order = np.empty((2 * count, 6)), np.zeros((2 * count, 2), np.int64), np.arange(count)
     center, areas, waiting, nodes = (low + high) / 2, np.empty((2, count)), [(0, count, -1)], 0
@@ -93,7 +93,7 @@ def halve(low, high):
 
 
 def hierarchy(mesh):
-    """Boxes of a tree, its links, corners and edges of triangles, normals, texture coordinates, materials."""
+    """Build the tree of triangles: boxes, links, corners and edges, normals, texture coordinates, materials."""
     corners, normals, uv, materials = map(np.concatenate, (mesh.corners, mesh.normals, mesh.uv, mesh.materials))
     boxes, links, order = halve(corners.min(axis=1), corners.max(axis=1))
     a, b, c = corners[order].transpose(1, 0, 2)
@@ -138,20 +138,20 @@ def unit(a):
 
 @fast
 def around(n, sine, turn, cosine):
-    """The direction at an angle to a normal and turned about it."""
+    """Compute the direction at an angle to a normal, rotated about it."""
     s = unit(cross((0.0, 1.0, 0.0) if abs(n[0]) > 0.7 else (1.0, 0.0, 0.0), n))
     return unit(move(move(times(n, (cosine, cosine, cosine)), sine * cos(turn), s), sine * sin(turn), cross(n, s)))
 
 
 @fast
 def at_most(light, limit):
-    """Rare and very bright paths are held down, or they show as sparks."""
+    """Limit rare, very bright paths, which would show as sparks."""
     return times(light, (1.0, 1.0, 1.0), min(1.0, limit / (1e-9 + max(light[0], light[1], light[2]))))
 
 
 @fast
 def noise(x, y, z):
-    """Smooth value noise in 0..1."""
+    """Compute smooth value noise in 0..1."""
     i, j, k = floor(x), floor(y), floor(z)
     x, y, z, total = x - i, y - j, z - k, 0.0
     x, y, z = x * x * (3 - 2 * x), y * y * (3 - 2 * y), z * z * (3 - 2 * z)
@@ -169,11 +169,11 @@ def cloud(x, y, z):
 
 
 def tracer(passing):
-    """The search for what a ray meets, where `passing` tells what a triangle lets through (black: it is met)."""
+    """Build the intersection function of rays; `passing` is the transmittance of a triangle (black: opaque)."""
 
     @fast
     def trace(o, d, reach, shadow, tree, stack):
-        """Distance, number (-1: none) and barycentrics of the nearest triangle, and the light let through."""
+        """Find distance, number (-1: none) and barycentrics of the nearest triangle, and the light transmitted."""
         boxes, links, edges = tree[0], tree[1], tree[2]
         inverse = (1 / (d[0] + 1e-30), 1 / (d[1] + 1e-30), 1 / (d[2] + 1e-30))
         found, fu, fv, light, top, node = -1, 0.0, 0.0, (1.0, 1.0, 1.0), 0, 0
@@ -213,11 +213,11 @@ def tracer(passing):
 
 
 def camera(follow, eye, target, focus, aperture, view):
-    """Exposure through a thin lens; `view`: how wide the picture is at distance 1; `follow` finds a ray's light."""
+    """Build the exposure through a thin lens; `view`: width of the image at distance 1; `follow` traces a ray."""
 
     @njit(parallel=True, fastmath=True)
     def expose(picture, guides, first, last, tree):
-        """Add the light of paths `first` to `last` of every pixel, and what they meet first."""
+        """Add the light of paths `first` to `last` of every pixel, with color and normal of their first hits."""
         height, width = picture.shape[:2]
         ahead = unit(move(target, -1.0, eye))
         right = unit(cross(ahead, (0.0, 0.0, 1.0)))
@@ -229,7 +229,7 @@ def camera(follow, eye, target, focus, aperture, view):
                 state[0] = np.uint64((row * width + column) * 2654435761 + first * 40503 + 88172645463325252)
                 for sample in range(first - 8, last):
                     x, y, r, turn = random(state), random(state), aperture * sqrt(random(state)), 2 * pi * random(state)
-                    if sample < first:  # the generator takes a few steps to forget its seed
+                    if sample < first:  # a few steps decorrelate the generator from its seed
                         continue
                     x = (column + (0.7548776662 * sample + 0.3 * x) % 1) / width - 0.5
                     y = (0.5 * height - row - (0.5698402910 * sample + 0.3 * y) % 1) / width
@@ -244,7 +244,7 @@ def camera(follow, eye, target, focus, aperture, view):
 
 
 def render(expose, shape, samples, tree, batch=16):
-    """The light of a picture, and the colors and normals that its rays meet first."""
+    """Render the light of an image, and the colors and normals of its first hits."""
     started, picture, guides = time.perf_counter(), np.zeros((*shape, 3)), np.zeros((*shape, 6))
     for first in range(0, samples, batch):
         last = min(first + batch, samples)
@@ -254,9 +254,9 @@ def render(expose, shape, samples, tree, batch=16):
 
 
 def denoise(light, guides, rounds=3):
-    """The edge-avoiding à-trous wavelet of Dammertz et al. 2010, led by brightness, color and normals."""
+    """Denoise by the edge-avoiding à-trous wavelet (Dammertz et al. 2010), guided by brightness, color and normals."""
     color, normal = guides[..., :3], guides[..., 3:]
-    light = (light / (color + 0.02)).astype(np.float32)  # textures are kept out of it
+    light = (light / (color + 0.02)).astype(np.float32)  # without textures
     light = np.minimum(light, 1.6 * cv2.medianBlur(light, 3) + 0.05)  # and sparks
     for step in 2 ** np.arange(rounds):
         total, weights, bright = 0.0, 0.0, np.log(cv2.GaussianBlur(light, (0, 0), 0.7).mean(axis=-1) + 0.02)
@@ -274,7 +274,7 @@ def denoise(light, guides, rounds=3):
 
 
 def develop(light, rng):
-    """Film: some bloom, a falling off to the corners, a curve with a shoulder, and grain. To 8 bits."""
+    """Convert light to 8 bits as film does: bloom, vignetting, a tone curve, and grain."""
     height, width = light.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     light = 1.06 * light + 0.04 * cv2.GaussianBlur(np.minimum(light, 6), (0, 0), width / 60)

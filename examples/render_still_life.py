@@ -1,15 +1,15 @@
-"""Render `photograph.jpg`: a still life that no camera saw, to try networks of PASCAL VOC's classes on.
+"""Render `photograph.jpg`: a still life to try networks with the classes of PASCAL VOC on.
 
-A bottle of wine and a potted plant stand on a wooden table beside a window. The picture is computed, not taken: a path
-tracer follows the light of the sky and of the sun through glass, translucent leaves and a thin lens; an edge-avoiding
-à-trous wavelet takes out what noise is left, and film grain is laid over the result. Nothing in the scene was
-downloaded: every shape and every texture is made below, from a fixed seed.
+A bottle of wine and a potted plant stand on a wooden table beside a window. A path tracer follows the light of the sky
+and of the sun through glass, translucent leaves and a thin lens; an edge-avoiding à-trous wavelet removes the remaining
+noise, and film grain is added. Nothing in the scene was downloaded: every shape and every texture is generated below,
+from a fixed seed.
 
-Made from the root of the repository, in a few minutes on two cores, with
+Run from the root of the repository; it takes a few minutes on two cores:
 
     python examples/render_still_life.py --out examples/photograph.jpg
 
-(`--scale 0.4 --samples 16` for a preview). Script and picture are licensed as the project is: Apache-2.0.
+(`--scale 0.4 --samples 16` for a preview). Script and image have the license of the project, Apache-2.0.
 Lengths are in decimeters: x to the right, y into the picture, z up from the top of the table.
 """
 
@@ -52,7 +52,7 @@ EYE, TARGET, FOCUS, LENS, VIEW = (0.0, -12.0, 3.2), (0.0, 0.0, 1.45), 11.5, 0.11
 
 
 def add_bottle(mesh, center):
-    """A full bottle: glass and wine are one body that refracts and absorbs; a label; a capsule over the neck."""
+    """Add a full bottle: one refracting and absorbing body of glass and wine, a label, a capsule over the neck."""
     body = [(0.001, 0.0), (0.38, 0.0), (0.42, 0.04), (0.42, 0.1), (0.42, 1.9), (0.42, 2.0), (0.385, 2.13)]
     body += [(0.26, 2.24), (0.165, 2.34), (0.155, 2.5), (0.152, 2.99), (0.001, 2.99)]
     mesh.lathe(rounded(body, 3), center, GLASS)
@@ -62,7 +62,7 @@ def add_bottle(mesh, center):
 
 
 def add_plant(mesh, center, rng, leaves=74, size=0.8):
-    """A terracotta pot on its saucer, and leaves on stalks that bend under their weight."""
+    """Add a terracotta pot on its saucer, and leaves on stalks that bend under their weight."""
     center = np.array(center)
     saucer = [(0.001, 0.005), (0.85, 0.005), (0.85, 0.005), (0.98, 0.16), (0.93, 0.16), (0.82, 0.06), (0.001, 0.06)]
     pot = [(0.001, 0.061), (0.62, 0.061), (0.62, 0.061), (0.85, 1.2), (0.85, 1.2), (0.95, 1.21), (0.95, 1.22)]
@@ -92,12 +92,12 @@ def add_plant(mesh, center, rng, leaves=74, size=0.8):
         width = ((0.2 + 0.08 * rng.random()) * np.sin(pi * y**0.8) ** 0.75 * (1 - 0.25 * y))[..., None]
         height = (0.3 + 0.25 * rng.random() + 0.05 * np.sin(y * 22 + rng.random() * 6 + x * 2)) * x**2
         blade = spine[22:, None] + width * (side[22:, None] * x[..., None] + above[22:, None] * height[..., None])
-        shade = floor(rng.random() * 1000)  # a number of its own for every leaf
+        shade = floor(rng.random() * 1000)  # a random number per leaf
         mesh.grid(blade, LEAF, np.stack(np.broadcast_arrays(x * 0.49 + 0.5 + shade, y), -1))
 
 
 def draw_label(paper=(243, 235, 214), ink=(38, 30, 30), accent=(128, 28, 38)):
-    """The paper on the bottle: (512, 512, 3), linear light, from the bottom up."""
+    """Draw the label of the bottle: (512, 512, 3), linear light, from the bottom up."""
     image = Image.new("RGB", (512, 512), paper)
     draw = ImageDraw.Draw(image)
     draw.rectangle((14, 14, 497, 497), outline=accent, width=5)
@@ -112,7 +112,7 @@ def draw_label(paper=(243, 235, 214), ink=(38, 30, 30), accent=(128, 28, 38)):
 
 
 def build_scene():
-    """Boxes of a tree, its links, corners and edges of triangles, normals, texture coordinates, materials, label."""
+    """Build the tree of triangles, with the label of the bottle appended."""
     mesh = Mesh()
     mesh.grid(np.array([[(-9.5, -5.5, 0), (9.5, -5.5, 0)], [(-9.5, 5.2, 0), (9.5, 5.2, 0)]], float), WOOD)
     add_bottle(mesh, (-1.08, -0.4, 0.004))
@@ -122,7 +122,7 @@ def build_scene():
 
 @fast
 def passing(k, u, v, shadow, tree):
-    """What a triangle lets through: shadow rays pass glass, and lose some light."""
+    """Compute the transmittance of a triangle: shadow rays pass through glass and lose some light."""
     return GLASS_SHADE if shadow and tree[5][k] == GLASS else (0.0, 0.0, 0.0)
 
 
@@ -131,7 +131,7 @@ trace = tracer(passing)
 
 @fast
 def sky(y, z):
-    """What shines through the window at a place in its wall: nothing where the wall or a bar is."""
+    """Compute the light through the window at a position in its wall: none at the wall or a bar."""
     a, b = (y - WINDOW[0]) / (WINDOW[1] - WINDOW[0]), (z - WINDOW[2]) / (WINDOW[3] - WINDOW[2])
     if a < 0 or a > 1 or b < 0 or b > 1 or abs(a * 3 % 1 - 0.5) > 0.475 or abs(b * 2 % 1 - 0.5) > 0.475:
         return (0.0, 0.0, 0.0)
@@ -142,7 +142,7 @@ def sky(y, z):
 
 @fast
 def surface(material, p, u, v, label):
-    """Diffuse color, reflectance straight on, roughness, share let through, height of the bumps."""
+    """Return diffuse color, reflectance at normal incidence, roughness, transmitted fraction, bump height."""
     if material == WOOD:
         plank = floor((p[1] + 5.2) / 1.5)
         x, y = p[0] + 7.3 * plank, p[1] + 0.35 * noise(0.45 * p[0], 1.1 * p[1], plank)
@@ -182,7 +182,7 @@ def surface(material, p, u, v, label):
 
 @fast
 def direct(p, n, state, tree, stack):
-    """The light that comes to a place straight from the sky in the window and from the sun, over pi."""
+    """Compute the direct light at a position from the sky in the window and from the sun, over pi."""
     wide, tall, total = WINDOW[1] - WINDOW[0], WINDOW[3] - WINDOW[2], (0.0, 0.0, 0.0)
     y, z = WINDOW[0] + wide * random(state), WINDOW[2] + tall * random(state)
     pane = (ROOM[0][0] - p[0], y - p[1], z - p[2])
@@ -201,9 +201,9 @@ def direct(p, n, state, tree, stack):
 
 @fast
 def follow(o, d, state, tree, stack, guide):
-    """The light that comes along a ray; into `guide` go the color and the normal that it meets first."""
+    """Compute the light along a ray; `guide` receives color and normal of its first hit."""
     got, weight, back = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (-1.0, -1.0, -1.0)
-    scattered, chance = False, True  # chance: the window was not asked for yet, so that meeting it counts
+    scattered, chance = False, True  # chance: the window was not sampled yet, so hitting it counts
     for bounce in range(9):
         t, k, u, v, _ = trace(o, d, 1e9, False, tree, stack)
         material, m, g, a, b = WALL, max(k, 0), (0.0, 0.0, 0.0), 0.0, 0.0

@@ -1,15 +1,14 @@
-"""Render `street.jpg`: a street in a town that is nowhere, as seen from a car that keeps to the left.
+"""Render `street.jpg`: a street in an imaginary town, seen from a car that drives on the left.
 
-Terraces of brick and of render, parked cars and one that comes, trees, lamp posts, railings and people are cut from
-triangles and lit by a pale sky and a hazy sun. Twenty paths of light for every pixel, an edge-avoiding wavelet, the
-softness of a small lens, and grain make the picture. Nothing in the scene was downloaded: every shape and every texture
-is made below, from a fixed seed.
+Terraced houses, parked and oncoming cars, trees, lamp posts, railings and people consist of triangles, lit by a pale
+sky and a hazy sun. The image takes twenty light paths per pixel, an edge-avoiding wavelet, a small lens, and grain.
+Nothing in the scene was downloaded: every shape and every texture is generated below, from a fixed seed.
 
-Made from the root of the repository, in about a minute on two cores, with
+Run from the root of the repository; it takes about a minute on two cores:
 
     python examples/render_street.py --out examples/street.jpg
 
-(`--scale 0.5 --samples 4` for a preview). Script and picture are licensed as the project is: Apache-2.0.
+(`--scale 0.5 --samples 4` for a preview). Script and image have the license of the project, Apache-2.0.
 Lengths are in meters: x to the right from the middle of the road, y ahead, z up from the road.
 """
 
@@ -59,7 +58,7 @@ CLOTHES = ((0.05, 0.06, 0.1), (0.3, 0.05, 0.05), (0.03, 0.03, 0.035), (0.45, 0.4
 
 
 class Street(Mesh):
-    """Triangles whose texture coordinates are three: two on the sheet and a number of its own, or a place in a car."""
+    """Triangles with three texture coordinates: two on the sheet and a random number, or a position in a car."""
 
     seed = 0.0
 
@@ -71,7 +70,7 @@ class Street(Mesh):
         super().grid(points, material, uv)
 
     def sheet(self, a, b, c, d, material):
-        """A quadrangle: along the bottom from a to b, along the top from c to d."""
+        """Add a quadrangle: its bottom from a to b, its top from c to d."""
         self.grid([[a, b], [c, d]], material)
 
     def box(self, low, high, material):
@@ -83,7 +82,7 @@ class Street(Mesh):
         self.sheet((a, b, f), (d, b, f), (a, e, f), (d, e, f), material)
 
     def tube(self, spine, radii, material, sides=8):
-        """A round bar along a polyline."""
+        """Add a round bar along a polyline."""
         spine = np.asarray(spine, float)
         ahead = np.gradient(spine, axis=0)
         ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
@@ -101,7 +100,7 @@ class Street(Mesh):
 
 
 def add_house(mesh, place, start, width, rng):
-    """A terraced house; `place` takes what is along the front, into the house and up to where it is."""
+    """Add a terraced house; `place` maps coordinates along the front, into the house and up to the street's."""
     seed, storey = floor(rng.random() * 97) + 0.5, rng.uniform(2.75, 3.0)
     mesh.seed, storeys = seed, 2 + (rng.random() < 0.3)
     eaves, doors_first, slim = storey * storeys + 0.25, rng.random() < 0.5, rng.uniform(0.5, 0.62)
@@ -165,7 +164,7 @@ def add_terrace(mesh, place, start, end, rng):
 
 
 def add_tree(mesh, foot, height, rng, leaves=3, depth=4):
-    """A trunk that forks again and again; leaves are cut out of cards about its twigs."""
+    """Add a tree that branches repeatedly; leaves are cut out of cards around its twigs."""
     mesh.seed = rng.random()
 
     def grow(start, way, length, radius, level):
@@ -192,7 +191,7 @@ def add_tree(mesh, foot, height, rng, leaves=3, depth=4):
 
 
 def add_hedge(mesh, low, high, rng):
-    """Cards of leaves, thick as a wall."""
+    """Add a hedge of cards of leaves."""
     low, high = np.array(low), np.array(high)
     for _ in range(int(np.prod(high - low) * 26)):
         a, b = np.linalg.qr(rng.normal(0, 1, (3, 2)))[0].T * rng.uniform(0.16, 0.26)
@@ -201,7 +200,7 @@ def add_hedge(mesh, low, high, rng):
 
 
 def add_car(mesh, x, y, paint, towards=False, scale=(1.0, 1.0, 1.0)):
-    """A hatchback with its tail at y, or with its front where it comes towards us; `car` paints windows and lights."""
+    """Add a hatchback with its rear at y, or its front if it is oncoming; `car` colors windows and lights."""
     profile = [(0.0, 0.5), (0.05, 0.68), (0.3, 0.8), (1.05, 0.96), (1.2, 1.0), (1.95, 1.41), (2.3, 1.47), (3.1, 1.45)]
     profile += [(3.6, 1.34), (3.92, 0.98), (4.0, 0.9), (4.04, 0.5)]
     plan = [(0.0, 0.66), (0.12, 0.76), (0.45, 0.83), (1.2, 0.855), (3.0, 0.855), (3.7, 0.82), (3.95, 0.76), (4.04, 0.7)]
@@ -251,7 +250,7 @@ def add_car(mesh, x, y, paint, towards=False, scale=(1.0, 1.0, 1.0)):
 
 
 def add_lamp(mesh, x, y, reach, height=7.5):
-    """A lamp post whose arm reaches over the road."""
+    """Add a lamp post with an arm over the road."""
     mesh.seed = 0.5
     mesh.lathe([(0.11, 0.0), (0.11, 1.1), (0.08, 1.2), (0.06, height)], (x, y, 0.1), METAL, segments=12)
     arm = [(x, y, height), (x, y, height + 0.25), (x + 0.3 * reach, y, height + 0.45), (x + reach, y, height + 0.5)]
@@ -261,7 +260,7 @@ def add_lamp(mesh, x, y, reach, height=7.5):
 
 
 def add_sign(mesh, x, y, kind, height=2.5, radius=0.34):
-    """A gray pole with a round or a three-cornered sign."""
+    """Add a gray pole with a round or a triangular sign."""
     mesh.seed = 0.5
     mesh.lathe([(0.045, 0.0), (0.045, height + 0.3), (0.01, height + 0.31)], (x, y, 0.1), METAL, segments=10)
     turn, rings = np.linspace(0, 2 * pi, 37)[None], np.array([1.0, 0.0])[:, None]
@@ -273,7 +272,7 @@ def add_sign(mesh, x, y, kind, height=2.5, radius=0.34):
 
 
 def add_railing(mesh, x, start, end):
-    """An iron fence along the pavement, on a low wall."""
+    """Add an iron fence along the pavement, on a low wall."""
     mesh.seed = 20.5
     mesh.box((x - 0.12, start, 0.1), (x + 0.12, end, 0.42), WALL)
     mesh.box((x - 0.15, start, 0.42), (x + 0.15, end, 0.48), STONE)
@@ -287,7 +286,7 @@ def add_railing(mesh, x, start, end):
 
 
 def add_person(mesh, x, y, cloth, ground=0.12, stride=0.22, facing=1.0):
-    """Someone who walks along the pavement."""
+    """Add a pedestrian who walks along the pavement."""
     at = np.array([x, y, ground])
     mesh.seed = 2.5
     for side in (-1, 1):
@@ -308,7 +307,7 @@ def add_person(mesh, x, y, cloth, ground=0.12, stride=0.22, facing=1.0):
 
 
 def add_cyclist(mesh, x, y, cloth):
-    """Someone on a bicycle, seen from behind."""
+    """Add a bicyclist, seen from behind."""
     at, turn = np.array([x, y, 0.0]), np.linspace(0, 2 * pi, 29)
     mesh.seed = 2.5
     for middle in (0.0, 1.05):
@@ -342,7 +341,7 @@ def add_cyclist(mesh, x, y, cloth):
 
 
 def build_scene():
-    """Everything along the street."""
+    """Build everything along the street."""
     mesh, rng = Street(), np.random.default_rng(3)
     mesh.sheet((-400, -40, 0), (400, -40, 0), (-400, 900, 0), (400, 900, 0), GROUND)
     for edge, back in ((LEFT, -60.0), (RIGHT, 60.0)):
@@ -397,7 +396,7 @@ def coordinates(k, u, v, tree):
 
 @fast
 def passing(k, u, v, shadow, tree):
-    """Between the leaves of a card light goes on."""
+    """Compute the transmittance of a card of leaves: light passes between them."""
     if tree[5][k] != LEAF:
         return (0.0, 0.0, 0.0)
     s, t, seed = coordinates(k, u, v, tree)
@@ -417,7 +416,7 @@ trace = tracer(passing)
 
 @fast
 def sky(d, mirrored):
-    """A pale sky, white above the roofs, with thin clouds; mirrors show the sun behind its haze too."""
+    """Compute a pale sky, white above the roofs, with thin clouds; reflections also show the hazy sun."""
     z = max(0.0, d[2])
     x, y = d[0] / (z + 0.12), d[1] / (z + 0.12)
     veil = min(1.0, max(0.0, 2.4 * cloud(0.9 * x, 0.6 * y, 3.0) - 0.75)) * (1 - exp(-6 * z))
@@ -429,7 +428,7 @@ def sky(d, mirrored):
 
 @fast
 def stain(p, scale, seed):
-    """Dirt, in patches: about 1."""
+    """Compute patches of dirt, a factor of about 1."""
     return 0.72 + 0.56 * cloud(scale * p[0], scale * p[1] + seed, scale * p[2])
 
 
@@ -485,7 +484,7 @@ def paving(p):
 
 @fast
 def masonry(p, n, seed):
-    """Red or yellow brick, or render with paint on it."""
+    """Color a wall: red or yellow brick, or painted render."""
     along = p[1] if abs(n[0]) > 0.5 else p[0]
     kind = floor(seed) % 5
     dirt = stain(p, 0.7, seed) * (1 - 0.3 * exp(-p[2] / 0.35)) * (0.86 + 0.22 * noise(3.5 * along, 0.3 * p[2], seed))
@@ -510,7 +509,7 @@ def masonry(p, n, seed):
 
 @fast
 def window(s, t, seed):
-    """A sash: painted frame, glazing bars, behind the glass curtains or the dark of a room."""
+    """Color a sash window: painted frame, glazing bars, and behind the glass curtains or a dark room."""
     x, y = abs(s - 0.5), abs(t - 0.5)
     bars = floor(seed) % 3
     split = (x < 0.018 and bars > 0) or (bars == 2 and min(abs(t - 0.27), abs(t - 0.76)) < 0.01)
@@ -543,14 +542,14 @@ def door(s, t, seed):
 
 @fast
 def plate(x, z):
-    """Marks that look like letters from a distance."""
+    """Draw marks that resemble letters from a distance."""
     ink = floor(x * 29) % 2 == 0 or noise(x * 60, z * 60, 3.0) > 0.6
     return ink and abs(x) < 0.24 and abs(z) < 0.036
 
 
 @fast
 def car(q, n, paint):
-    """What a place in a car shows: paint, glass, lamps, grille, plate, seams."""
+    """Color a position on a car: paint, glass, lamps, grille, plate, seams."""
     x, y, z = abs(q[0]), q[1], q[2]
     c, gloss, rough = PAINTS[paint], 0.05, 0.04
     black, clear = (0.012, 0.012, 0.013), (0.014, 0.017, 0.018)
@@ -600,7 +599,7 @@ def car(q, n, paint):
 
 @fast
 def sign(s, t, kind):
-    """Round: a 20 between red; three-cornered: a warning."""
+    """Color a sign: round with a 20 in red, or triangular as a warning."""
     if kind < 1:
         r = s * s + t * t
         bars = min(abs(abs(t) - 0.34), abs(t), abs(s + 0.1) if t > 0 else abs(s + 0.4))
@@ -616,7 +615,7 @@ def sign(s, t, kind):
 
 @fast
 def surface(material, p, n, q):
-    """Diffuse color, reflectance straight on, roughness, share let through."""
+    """Return diffuse color, reflectance at normal incidence, roughness, transmitted fraction."""
     if material >= CAR:
         c, gloss, rough = car(q, n, material - CAR)
         s = 0.94 + 0.1 * noise(30 * q[0], 30 * q[1], 30 * q[2])
@@ -677,7 +676,7 @@ def surface(material, p, n, q):
 
 @fast
 def follow(o, d, state, tree, stack, guide):
-    """The light that comes along a ray; into `guide` go the color and the normal that it meets first."""
+    """Compute the light along a ray; `guide` receives color and normal of its first hit."""
     got, weight, back, scattered, mirrored = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (-1.0, -1.0, -1.0), 0, False
     for bounce in range(4):
         t, k, u, v, _ = trace(o, d, 1e4, False, tree, stack)
