@@ -22,7 +22,7 @@ def blobs(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
 
 
 @given(truth=MAPS, prediction=arrays(np.uint8, (13, 17), elements=st.integers(0, 2)), width=st.integers(1, 6))
-def test_a_band_is_what_lies_within_its_width(truth: np.ndarray, prediction: np.ndarray, width: int) -> None:
+def test_a_band_holds_the_pixels_within_its_width(truth: np.ndarray, prediction: np.ndarray, width: int) -> None:
     curve = TrimapCurve(3, max_width=6)
     curve.update(truth, prediction)
     edges = []
@@ -61,7 +61,7 @@ def test_errors_at_boundaries_show_in_narrow_bands() -> None:
 
 
 @given(labels=MAPS, width=st.integers(1, 5))
-def test_the_inner_boundary_is_what_erosion_takes_away(labels: np.ndarray, width: int) -> None:
+def test_the_inner_boundary_equals_erosion(labels: np.ndarray, width: int) -> None:
     """As `mask_to_boundary` of the authors of boundary IoU: eroded by a 3 x 3 square, zeros beyond the image."""
     within = _near_outline(labels.astype(np.int32), width)
     for label in np.unique(labels):
@@ -71,7 +71,7 @@ def test_the_inner_boundary_is_what_erosion_takes_away(labels: np.ndarray, width
         np.testing.assert_array_equal(within[mask == 1], (mask - eroded)[mask == 1] == 1)
 
 
-def test_boundary_iou_by_the_authors_way() -> None:
+def test_boundary_iou_equals_the_authors_definition() -> None:
     truth, prediction = blobs(0), np.roll(blobs(0), 4, 0)
     scores = BoundaryScores(3)
     scores.update(truth, prediction)
@@ -82,11 +82,11 @@ def test_boundary_iou_by_the_authors_way() -> None:
         return mask & ~cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=steps)[1:-1, 1:-1].astype(bool)
 
     for label in range(3):
-        true, found = boundary(truth == label), boundary(prediction == label)
-        assert scores.iou[label] == pytest.approx((true & found).sum() / (true | found).sum())
+        true, predicted = boundary(truth == label), boundary(prediction == label)
+        assert scores.iou[label] == pytest.approx((true & predicted).sum() / (true | predicted).sum())
 
 
-def test_perfect_is_one_and_void_is_nothing() -> None:
+def test_perfect_predictions_score_1_and_void_is_ignored() -> None:
     truth = blobs(1)
     truth[cv2.dilate((truth[:, 1:] != truth[:, :-1]).astype(np.uint8), np.ones((5, 5))).astype(bool).nonzero()] = 255
     scores = BoundaryScores(4)
@@ -96,7 +96,7 @@ def test_perfect_is_one_and_void_is_nothing() -> None:
     assert scores.miou == scores.mean_f_score == 1
 
 
-def test_boundary_f_counts_outlines_within_reach() -> None:
+def test_boundary_f_counts_outlines_within_the_tolerance() -> None:
     truth = np.zeros((100, 100), np.uint8)
     truth[:, 50:] = 1
     near, far = np.roll(truth, 2, 1), np.zeros_like(truth)

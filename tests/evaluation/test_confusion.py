@@ -16,17 +16,17 @@ from atrous.evaluation import ConfusionMatrix
 
 
 def loop(truth: np.ndarray, prediction: np.ndarray, classes: int) -> dict[str, float]:
-    """All figures by going over pixels and classes, in the words of their definitions."""
-    hits, true, found = [0] * classes, [0] * classes, [0] * classes
+    """Compute all metrics by loops over pixels and classes, straight from their definitions."""
+    hits, true, predicted = [0] * classes, [0] * classes, [0] * classes
     for t, p in zip(truth.ravel().tolist(), prediction.ravel().tolist(), strict=True):
         if t == 255:
             continue
         true[t] += 1
-        found[p] += 1
+        predicted[p] += 1
         hits[t] += t == p
     ious, accuracies, weighted = [], [], 0.0
     for k in range(classes):
-        union = true[k] + found[k] - hits[k]
+        union = true[k] + predicted[k] - hits[k]
         if union:
             ious.append(hits[k] / union)
             weighted += true[k] * hits[k] / union
@@ -43,7 +43,7 @@ def loop(truth: np.ndarray, prediction: np.ndarray, classes: int) -> dict[str, f
 
 
 @given(data=st.data(), classes=st.integers(1, 6), height=st.integers(1, 9), width=st.integers(1, 9))
-def test_figures_equal_a_loop(data: st.DataObject, classes: int, height: int, width: int) -> None:
+def test_metrics_equal_a_loop(data: st.DataObject, classes: int, height: int, width: int) -> None:
     labels = [*range(classes), 255]
     truth = data.draw(arrays(np.uint8, (height, width), elements=st.sampled_from(labels)))
     prediction = data.draw(arrays(np.uint8, (height, width), elements=st.integers(0, classes - 1)))
@@ -53,7 +53,7 @@ def test_figures_equal_a_loop(data: st.DataObject, classes: int, height: int, wi
         assert getattr(matrix, name) == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
-def test_absent_classes_are_left_out_and_invented_ones_count_0() -> None:
+def test_absent_classes_are_left_out_and_classes_only_predicted_count_0() -> None:
     matrix = ConfusionMatrix(4)
     matrix.update(np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1]))
     np.testing.assert_array_equal(matrix.iou, [0.5, 1, 0, np.nan])
@@ -61,7 +61,7 @@ def test_absent_classes_are_left_out_and_invented_ones_count_0() -> None:
     assert matrix.mean_accuracy == pytest.approx(0.75)
 
 
-def test_it_is_not_the_mean_over_images() -> None:
+def test_miou_is_not_the_mean_over_images() -> None:
     matrix = ConfusionMatrix(2)
     matrix.update(np.array([0] * 99 + [1]), np.array([0] * 100))
     matrix.update(np.array([1] * 100), np.array([1] * 100))
@@ -69,7 +69,7 @@ def test_it_is_not_the_mean_over_images() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.int64])
-def test_every_integer_type_and_tensors(dtype: type) -> None:
+def test_all_integer_types_and_tensors(dtype: type) -> None:
     random = np.random.default_rng(0)
     truth, prediction = random.integers(0, 5, (2, 30, 40)).astype(dtype)
     arrays_, tensors = ConfusionMatrix(5), ConfusionMatrix(5)
@@ -81,7 +81,7 @@ def test_every_integer_type_and_tensors(dtype: type) -> None:
     assert arrays_ == tensors
 
 
-def test_parts_add_up_after_travelling_between_processes() -> None:
+def test_pickled_parts_add_up() -> None:
     random = np.random.default_rng(0)
     truth, prediction = random.integers(0, 3, (2, 8, 50))
     whole = ConfusionMatrix(3)
@@ -96,7 +96,7 @@ def test_parts_add_up_after_travelling_between_processes() -> None:
         whole + ConfusionMatrix(4)
 
 
-def _count_a_share(rank: int, store: str, out: str) -> None:
+def _count_a_part(rank: int, store: str, out: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     matrix = ConfusionMatrix(2)
     matrix.update(np.array([rank] * (rank + 1)), np.array([rank] * (rank + 1)))
@@ -106,7 +106,7 @@ def _count_a_share(rank: int, store: str, out: str) -> None:
 
 
 def test_all_processes_of_a_group_have_the_sum(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_count_a_share, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2)
+    torch.multiprocessing.spawn(_count_a_part, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2)
     for rank in range(2):
         np.testing.assert_array_equal(np.load(tmp_path / f"out{rank}.npy"), [[1, 0], [0, 2]])
 
@@ -119,7 +119,7 @@ def test_counts_beyond_32_bits() -> None:
     assert math.isclose(matrix.pixel_accuracy, 1 - 1 / (2**40 + 2))
 
 
-def test_a_value_of_no_class_is_named_and_nothing_is_counted() -> None:
+def test_a_value_outside_the_classes_is_named_and_nothing_is_counted() -> None:
     matrix = ConfusionMatrix(3)
     with pytest.raises(AtrousError, match=r"a\.png: the truth holds 7, 9; classes 0 to 2, or 255 in the truth"):
         matrix.update(np.array([0, 7, 9, 255]), np.zeros(4, int), name="a.png")
@@ -149,7 +149,7 @@ def test_cityscapes_own_evaluator_agrees(shared_data: Path, tmp_path: Path) -> N
     perturbed[perturbed == 26] = 27
     noisy = np.random.default_rng(0).random(ids.shape) < 0.02
     perturbed[noisy] = np.random.default_rng(1).choice(LABEL_IDS, int(noisy.sum()))
-    perturbed[~np.isin(perturbed, LABEL_IDS)] = 7  # predictions are classes that are judged
+    perturbed[~np.isin(perturbed, LABEL_IDS)] = 7  # predictions are classes that are evaluated
 
     Image.fromarray(perturbed).save(tmp_path / "prediction.png")
     evaluator.args.evalLabels = [label.id for label in official if label.id >= 0]

@@ -26,8 +26,8 @@ from tests.inference.networks import ChannelNetwork, quadrants, rgb_card
 
 
 @dataclass
-class Pictures:
-    """Images whose truth the network finds, but for a stripe of one class that is called another."""
+class QuadrantImages:
+    """Images that the network segments correctly, except for a stripe with another true class."""
 
     count: int = 6
     classes = ("red", "green", "blue")
@@ -46,7 +46,7 @@ class Pictures:
             pass
 
         sample = Sample()
-        sample.image, sample.labels, sample.name = image, labels, f"picture {index}"
+        sample.image, sample.labels, sample.name = image, labels, f"image {index}"
         return sample
 
 
@@ -55,7 +55,7 @@ def segmenter() -> Segmenter:
     return Segmenter(ChannelNetwork(), rgb_card(), device="cpu")
 
 
-def counted(segmenter: Segmenter, data: Pictures) -> ConfusionMatrix:
+def counted(segmenter: Segmenter, data: QuadrantImages) -> ConfusionMatrix:
     matrix = ConfusionMatrix(3)
     for index in range(len(data)):
         matrix.update(data[index].labels, segmenter(data[index].image).labels)
@@ -63,10 +63,10 @@ def counted(segmenter: Segmenter, data: Pictures) -> ConfusionMatrix:
 
 
 def test_all_images_count_once(segmenter: Segmenter) -> None:
-    data, told = Pictures(), []
-    result = evaluate(segmenter, data, on_progress=lambda done, total: told.append((done, total)))
+    data, calls = QuadrantImages(), []
+    result = evaluate(segmenter, data, on_progress=lambda done, total: calls.append((done, total)))
     assert result.confusion == counted(segmenter, data)
-    assert told == [(n, 6) for n in range(1, 7)]
+    assert calls == [(n, 6) for n in range(1, 7)]
     assert result.worst(2) == [5, 4]
     assert 0 < result.network_seconds < result.seconds
     assert result.metrics()["mIoU"] == result.confusion.miou
@@ -75,22 +75,22 @@ def test_all_images_count_once(segmenter: Segmenter) -> None:
     }  # fmt: skip
 
 
-def test_an_interrupted_evaluation_goes_on(segmenter: Segmenter, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "kept.npz"
+def test_an_interrupted_evaluation_resumes(segmenter: Segmenter, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.npz"
 
     def stop(done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(segmenter, Pictures(), checkpoint=checkpoint, settings="a", on_progress=stop)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept.npz"]
-    told: list[int] = []
+        evaluate(segmenter, QuadrantImages(), checkpoint=checkpoint, settings="a", on_progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
+    calls: list[int] = []
     result = evaluate(
-        segmenter, Pictures(), checkpoint=checkpoint, settings="a", on_progress=lambda done, _: told.append(done)
+        segmenter, QuadrantImages(), checkpoint=checkpoint, settings="a", on_progress=lambda done, _: calls.append(done)
     )
-    whole = evaluate(segmenter, Pictures())
-    assert 3 <= len(told) < 6
+    whole = evaluate(segmenter, QuadrantImages())
+    assert 3 <= len(calls) < 6
     assert result.confusion == whole.confusion
     np.testing.assert_array_equal(result.trimap.counts, whole.trimap.counts)
     np.testing.assert_array_equal(result.boundary.counts, whole.boundary.counts)
@@ -100,34 +100,34 @@ def test_an_interrupted_evaluation_goes_on(segmenter: Segmenter, tmp_path: Path)
     assert other.confusion.counts.sum() == 0
     checkpoint.write_bytes(b"PK\x03\x04 no more")
     with pytest.raises(AtrousError, match="is damaged"):
-        evaluate(segmenter, Pictures(), checkpoint=checkpoint, settings="a")
+        evaluate(segmenter, QuadrantImages(), checkpoint=checkpoint, settings="a")
 
 
-def test_a_wrong_mask_is_named_and_what_was_done_is_kept(segmenter: Segmenter, tmp_path: Path) -> None:
-    class Wrong(Pictures):
+def test_an_invalid_mask_is_named_and_the_counts_are_saved(segmenter: Segmenter, tmp_path: Path) -> None:
+    class Wrong(QuadrantImages):
         def __getitem__(self, index: int):
             sample = super().__getitem__(index)
             if index == 4:
                 sample.labels[5, 5] = 9
             return sample
 
-    with pytest.raises(AtrousError, match=r"picture 4: the truth holds 9; classes 0 to 2, or 255"):
-        evaluate(segmenter, Wrong(), checkpoint=tmp_path / "kept.npz")
+    with pytest.raises(AtrousError, match=r"image 4: the truth holds 9; classes 0 to 2, or 255"):
+        evaluate(segmenter, Wrong(), checkpoint=tmp_path / "checkpoint.npz")
     done = EvaluationResult.empty(3)
-    assert done.restore(tmp_path / "kept.npz")
+    assert done.restore(tmp_path / "checkpoint.npz")
     assert {0, 1, 2, 3} <= set(done.image_scores) <= {0, 1, 2, 3, 5}
 
 
-def test_other_classes_are_refused(segmenter: Segmenter) -> None:
-    data = Pictures()
+def test_different_classes_are_refused(segmenter: Segmenter) -> None:
+    data = QuadrantImages()
     data.classes = ("road", "sky")
     with pytest.raises(AtrousError, match=r"predicts 3 classes .* the data set has 2"):
         evaluate(segmenter, data)
     with pytest.raises(AtrousError, match="holds no image"):
-        evaluate(segmenter, Pictures(0))
+        evaluate(segmenter, QuadrantImages(0))
 
 
-def test_the_crf_is_asked_for_by_its_preset(segmenter: Segmenter) -> None:
+def test_the_crf_is_selected_by_its_preset(segmenter: Segmenter) -> None:
     labels = predict_labels(segmenter, quadrants(30, 40), "v2")
     assert labels.shape == (30, 40)
     assert (labels == quadrants(30, 40).argmax(2)).mean() > 0.9
@@ -137,7 +137,7 @@ def test_the_crf_is_asked_for_by_its_preset(segmenter: Segmenter) -> None:
 
 def test_reports(segmenter: Segmenter, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib, of the train extra")
-    data = Pictures()
+    data = QuadrantImages()
     result = evaluate(segmenter, data)
     report = result_to_dict(result, data.classes, weights="w")
     write_json(report, tmp_path / "results.json")
@@ -152,12 +152,12 @@ def test_reports(segmenter: Segmenter, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "trimap.png", "confusion.png", "worst.png"}
 
 
-def test_undefined_figures_are_null_in_json() -> None:
+def test_undefined_metrics_are_null_in_json() -> None:
     assert json.loads(json.dumps(result_to_dict(EvaluationResult.empty(2), ["a", "b"])))["metrics"]["mIoU"] is None
     assert math.isnan(EvaluationResult.empty(2).confusion.miou)
 
 
-def test_figures_go_into_the_card_and_the_tensors_stay(shared_data: Path, tmp_path: Path) -> None:
+def test_metrics_are_added_to_the_card_and_tensors_stay(shared_data: Path, tmp_path: Path) -> None:
     model = load(shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite")
     path = save(model, tmp_path / "a.safetensors", half=True)
     before = load(path)
@@ -173,7 +173,7 @@ def test_figures_go_into_the_card_and_the_tensors_stay(shared_data: Path, tmp_pa
     assert all(torch.equal(value, after.state_dict()[key]) for key, value in before.state_dict().items())
 
 
-def test_on_real_images_it_is_the_independent_count(shared_data: Path) -> None:
+def test_counts_on_real_images_equal_an_independent_count(shared_data: Path) -> None:
     data = open_dataset(f"voc2012:{shared_data / 'voc2012'}?split=val").select(range(6))
     segmenter = Segmenter.load(shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite", device="cpu")
     result = evaluate(segmenter, data)

@@ -122,11 +122,11 @@ def test_tiles_with_test_time_augmentation() -> None:
 
 def test_progress_counts_every_window() -> None:
     tiled = Segmenter(SmallNetwork(True), letter_card(True), device="cpu", tile=65)
-    told: list[tuple[int, int]] = []
-    tiled.on_progress = lambda done, total: told.append((done, total))
+    calls: list[tuple[int, int]] = []
+    tiled.on_progress = lambda done, total: calls.append((done, total))
     tiled(noise(200, 200))
-    assert told == [(n, len(told)) for n in range(1, len(told) + 1)]
-    assert len(told) > 4
+    assert calls == [(n, len(calls)) for n in range(1, len(calls) + 1)]
+    assert len(calls) > 4
 
 
 def test_invalid_windows_are_refused() -> None:

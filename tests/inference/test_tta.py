@@ -24,14 +24,14 @@ class Convolution(SegmentationModel):
         self.num_classes = classes
         self.align_corners = align_corners
         self.conv = nn.Conv2d(3, classes, 3, 4, 1)
-        self.seen: list[tuple[int, int]] = []
+        self.sizes: list[tuple[int, int]] = []
 
     @property
     def output_stride(self) -> int:
         return 4
 
     def scores(self, image: Tensor) -> Tensor:
-        self.seen.append((image.shape[-2], image.shape[-1]))
+        self.sizes.append((image.shape[-2], image.shape[-1]))
         return self.conv(image)
 
 
@@ -47,17 +47,17 @@ def by_hand(model: Convolution, image: Tensor, options: TTAConfig) -> Tensor:
         return F.interpolate(x, size=size, mode="bilinear", align_corners=model.align_corners)
 
     size = image.shape[-2:]
-    looks = []
+    views = []
     for scale in options.scales:
         sides = [scaled_side(side, scale, align_corners=model.align_corners) for side in size]
         for mirrored in (False, True)[: 1 + options.flip]:
             sized = resize(image, sides)
             scores = model.conv(sized.flip(-1) if mirrored else sized)
             full = resize(scores, size)
-            looks.append(full.flip(-1) if mirrored else full)
+            views.append(full.flip(-1) if mirrored else full)
     if options.merge == "scores":
-        return torch.stack(looks).mean(0).softmax(1)
-    return torch.stack([look.softmax(1) for look in looks]).mean(0)
+        return torch.stack(views).mean(0).softmax(1)
+    return torch.stack([view.softmax(1) for view in views]).mean(0)
 
 
 @pytest.mark.parametrize("preset", ["none", "flip", "v3", "v3_plus", "cityscapes", "refinenet"])
@@ -153,12 +153,14 @@ def test_pspnet_divides_by_visits_and_resizes_probabilities(pixels: np.ndarray) 
     with torch.no_grad():
         for top in (0, 12):
             for left in (0, 22, 28):
-                seen = model.conv(image[None, :, top : top + 33, left : left + 33])
-                seen = F.interpolate(seen, size=(33, 33), mode="bilinear", align_corners=True).softmax(1)[0]
-                summed[:, top : top + 33, left : left + 33] += seen
+                probabilities = model.conv(image[None, :, top : top + 33, left : left + 33])
+                probabilities = F.interpolate(
+                    probabilities, size=(33, 33), mode="bilinear", align_corners=True
+                ).softmax(1)[0]
+                summed[:, top : top + 33, left : left + 33] += probabilities
                 visits[top : top + 33, left : left + 33] += 1
     np.testing.assert_allclose(result.probabilities, (summed / visits).numpy(), atol=1e-5)
-    assert set(model.seen) == {(33, 33)}
+    assert set(model.sizes) == {(33, 33)}
 
 
 def test_views_fused_on_the_grid_are_the_mean(pixels: np.ndarray) -> None:

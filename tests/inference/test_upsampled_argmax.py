@@ -41,9 +41,9 @@ def test_equals_interpolate_then_argmax(
     if smooth:
         scores = F.avg_pool2d(scores, 5, 1, 2) * 10
     expected, sure = reference(scores, size, align_corners)
-    found = upsampled_argmax(scores, size, align_corners=align_corners)
-    assert found.shape == size
-    np.testing.assert_array_equal(found[sure], expected[sure])
+    labels = upsampled_argmax(scores, size, align_corners=align_corners)
+    assert labels.shape == size
+    np.testing.assert_array_equal(labels[sure], expected[sure])
     banded = np.empty(size, np.uint8)
     _argmax_in_chunks(scores, *resize_taps(scores, size, align_corners=align_corners), banded)
     np.testing.assert_array_equal(banded[sure], expected[sure])
@@ -62,8 +62,8 @@ def test_rows_are_those_of_interpolate(height: int, width: int, size: tuple[int,
 def test_at_the_papers_sizes(side: int, target: int, align_corners: bool) -> None:
     scores = torch.randn(21, side, side)
     expected, sure = reference(scores, (target, target), align_corners)
-    found = upsampled_argmax(scores, (target, target), align_corners=align_corners)
-    np.testing.assert_array_equal(found[sure], expected[sure])
+    labels = upsampled_argmax(scores, (target, target), align_corners=align_corners)
+    np.testing.assert_array_equal(labels[sure], expected[sure])
 
 
 def test_ties_go_to_the_smaller_label() -> None:
@@ -72,7 +72,7 @@ def test_ties_go_to_the_smaller_label() -> None:
     assert (upsampled_argmax(scores, (16, 16), align_corners=False) == 1).all()
 
 
-def test_crop_and_a_given_place() -> None:
+def test_crop_and_out() -> None:
     scores = torch.randn(5, 9, 9)
     whole = upsampled_argmax(scores, (65, 65), align_corners=True)
     out = np.zeros((40, 50), np.uint8)
@@ -83,9 +83,9 @@ def test_crop_and_a_given_place() -> None:
 def test_more_than_256_classes() -> None:
     scores = torch.zeros(300, 3, 3)
     scores[299] = 1
-    found = upsampled_argmax(scores, (7, 7), align_corners=False)
-    assert found.dtype == np.uint16
-    assert (found == 299).all()
+    labels = upsampled_argmax(scores, (7, 7), align_corners=False)
+    assert labels.dtype == np.uint16
+    assert (labels == 299).all()
 
 
 def test_the_number_of_threads_stays_as_it_was_set() -> None:

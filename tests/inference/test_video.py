@@ -21,29 +21,29 @@ def clip(path: Path, frames: int = 6, size: tuple[int, int] = (48, 64)) -> Path:
     return path
 
 
-def test_the_overlay_has_the_frames_rate_and_size(tmp_path: Path) -> None:
+def test_the_overlay_has_the_frame_rate_and_size(tmp_path: Path) -> None:
     source = clip(tmp_path / "a.mp4")
-    told: list[tuple[int, int | None]] = []
+    calls: list[tuple[int, int | None]] = []
     timing = segment_video(
         Segmenter(ChannelNetwork(), rgb_card(), device="cpu"),
         source,
         tmp_path / "out" / "b.mp4",
-        on_progress=lambda done, total: told.append((done, total)),
+        on_progress=lambda done, total: calls.append((done, total)),
     )
     assert timing.frames == 6
-    assert told[-1] == (6, 6)
+    assert calls[-1] == (6, 6)
     assert set(timing.stages) == {"decode", "network", "labels", "draw"}
     assert min(timing.stages.values()) >= 0
     assert "6 frames" in str(timing)
-    made = VideoReader(tmp_path / "out" / "b.mp4")
-    assert made.fps == pytest.approx(10)
-    frames = list(made)
+    overlay = VideoReader(tmp_path / "out" / "b.mp4")
+    assert overlay.fps == pytest.approx(10)
+    frames = list(overlay)
     assert [frame.shape for frame in frames] == [(48, 64, 3)] * 6
     assert frames[0][24, 5].argmax() == 0  # the red part stays red
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.mp4"]
 
 
-def test_smoothing_keeps_a_share_of_the_past() -> None:
+def test_smoothing_averages_with_the_past() -> None:
     smoother = TemporalSmoother(0.75)
     first, second = torch.randn(2, 3, 4, 5)
 
@@ -56,19 +56,21 @@ def test_smoothing_keeps_a_share_of_the_past() -> None:
     torch.testing.assert_close(after.views[0], 0.75 * first.softmax(0) + 0.25 * second.softmax(0))
     torch.testing.assert_close(after.probabilities().sum(0), torch.ones(8, 10))
     larger = frame(torch.randn(3, 6, 6))
-    torch.testing.assert_close(smoother(larger).views[0], larger.views[0].softmax(0))  # another size begins anew
+    torch.testing.assert_close(
+        smoother(larger).views[0], larger.views[0].softmax(0)
+    )  # another size starts a new average
 
 
 def test_flicker_of_one_frame_is_smoothed_away() -> None:
     smoother = TemporalSmoother(0.7)
     steady = torch.tensor([2.0, 0.0])[:, None, None].expand(2, 4, 4)
     for view in (steady, steady, steady.flip(0)):
-        found = smoother(CoarsePrediction((view,), (8, 8), (8, 8), (8, 8), align_corners=False)).labels()
-    assert (found == 0).all()
+        labels = smoother(CoarsePrediction((view,), (8, 8), (8, 8), (8, 8), align_corners=False)).labels()
+    assert (labels == 0).all()
 
 
 @pytest.mark.parametrize("contents", [b"", b"this is no video"])
-def test_what_is_no_video_is_told(tmp_path: Path, contents: bytes) -> None:
+def test_invalid_videos_are_refused(tmp_path: Path, contents: bytes) -> None:
     (tmp_path / "a.mp4").write_bytes(contents)
     with pytest.raises(AtrousError, match=r"a\.mp4: it cannot be opened as a video"):
         VideoReader(tmp_path / "a.mp4")

@@ -3,5 +3,6 @@
 from atrous.imaging.io import read_image
 from atrous.inference.segmentation import Segmentation
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.tta import TTAConfig
 
-__all__ = ["Segmentation", "Segmenter", "read_image"]
+__all__ = ["Segmentation", "Segmenter", "TTAConfig", "read_image"]

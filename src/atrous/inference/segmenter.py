@@ -41,10 +41,10 @@ class Segmenter:
     """Segment images of any kind and size with a network: `segmenter(image)` returns a `Segmentation`.
 
     `card` describes classes and preprocessing (by default `model.card`). `tta` selects test-time augmentation, by the
-    name of a preset or as a `TTAConfig`; see `atrous.inference.tta`. With `tile`, images are segmented in windows of
-    this side, at their own scale instead of the card's; neighboring windows overlap by the fraction `overlap`. Without
-    `tile` an image is segmented as a whole, and in windows only if it would not fit into memory, with a warning in the
-    log.
+    name of a preset (`atrous.inference.tta.PRESETS`) or as a `TTAConfig`. With `tile`, images are segmented in windows
+    of this side, at their own scale instead of the card's; neighboring windows overlap by the fraction `overlap`.
+    Without `tile` an image is segmented as a whole, and in windows only if it would not fit into memory, with a warning
+    in the log.
 
     Attributes: `on_progress`, if set, is called for each window of a tiled image with the numbers of finished and of
     all windows; `network_seconds` is the time spent in forward passes so far.
