@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from atrous.errors import AtrousError
 
@@ -55,3 +57,14 @@ def check_writable(folder: Path) -> None:
         raise AtrousError(f"Cannot write to {folder}: {nearest} is a file. Choose another folder.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise AtrousError(f"Cannot write to {folder}: no permission. Choose another folder, or change its permissions.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file completely or not at all."""
+    with writing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file completely or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")

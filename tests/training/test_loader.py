@@ -11,9 +11,9 @@ import pytest
 from atrous import AtrousError
 from atrous.data import open_dataset
 from atrous.data.datasets import voc
-from atrous.data.loading import duplicate_hard_images
+from atrous.data.loading import duplicate_hard_images, join_datasets
 from atrous.training.config import DataConfig
-from atrous.training.loader import StepBatchSampler, join, open_training_data
+from atrous.training.loader import StepBatchSampler, open_training_data
 from tests.training.conftest import write_camvid, write_sbd, write_voc
 
 
@@ -45,7 +45,7 @@ def test_data_sets_join_by_their_classes(tmp_path: Path) -> None:
     assert len(both) == 4
     assert all(both.labels(index).shape == (60, 80) for index in range(4))
     with pytest.raises(AtrousError, match="their classes or ignore indices differ"):
-        join([open_dataset(pascal), open_dataset(f"camvid:{write_camvid(tmp_path / 'camvid')}")])
+        join_datasets([open_dataset(pascal), open_dataset(f"camvid:{write_camvid(tmp_path / 'camvid')}")])
 
 
 def test_a_batch_that_is_not_divisible() -> None:

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from atrous import AtrousError
+from atrous.training.initialize import normalization_warning
 from atrous.training.recipe import make_recipe, read_recipe
-from atrous.training.stage import normalization_warning
 
 BASE = {"name": "x", "model": "m", "data": {"train": "voc2012:data"}, "steps": 10}
 

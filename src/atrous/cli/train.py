@@ -191,7 +191,8 @@ def _print_plan(
 ) -> None:
     from rich.table import Table
 
-    from atrous.training.plan import make_plan, summarize, with_unit
+    from atrous.analysis.memory import bytes_text
+    from atrous.training.plan import make_plan, summarize
 
     plan = make_plan(recipe, stage, data, val, processes=int(os.environ.get("WORLD_SIZE", 1)))
     table = Table(show_header=False, box=None, title=f"{recipe.name}: {stage.name}", title_justify="left")
@@ -204,7 +205,7 @@ def _print_plan(
         "data": f"{data.name} {data.split}, {plan.images:,} images, {len(data.classes)} classes; {validation}",
         "steps": f"{plan.steps:,} of {stage.batch} images of {plan.crop[1]} x {plan.crop[0]}, {plan.epochs:.1f} epochs",
         **summarize(stage),
-        "memory": f"about {with_unit(plan.memory)} per process",
+        "memory": f"about {bytes_text(plan.memory)} per process",
     }
     for key, value in rows.items():
         table.add_row(key, value)

@@ -1,4 +1,4 @@
-"""From data sets to batches: augment samples, duplicate hard images, collate."""
+"""From data sets to batches: join data sets, augment samples, duplicate hard images, collate."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from atrous.data.dataset import Sample, SegmentationDataset
+from atrous.data.dataset import Item, LabelReader, Sample, SegmentationDataset
 from atrous.data.datasets.voc import HARD_CLASSES
 from atrous.data.transforms import Transform, as_transform
 from atrous.errors import AtrousError, did_you_mean
-from atrous.imaging.labels import describe_classes
+from atrous.imaging.labels import Labels, describe_classes
 
 
 class AugmentedDataset:
@@ -53,6 +53,38 @@ class AugmentedDataset:
         rng = np.random.default_rng((self.seed, epoch, index))
         image, labels = self.transform(sample.image, sample.labels, rng)
         return replace(sample, image=image, labels=labels)
+
+
+@dataclass(frozen=True)
+class _JoinedReader:
+    """Read each item with the reader of its own data set."""
+
+    owners: dict[Item, LabelReader]
+
+    def __call__(self, item: Item) -> Labels:
+        return self.owners[item](item)
+
+
+def join_datasets(datasets: Sequence[SegmentationDataset]) -> SegmentationDataset:
+    """Join data sets of the same classes into one.
+
+    Raises: `AtrousError` if the classes differ.
+    """
+    first, *others = datasets
+    if not others:
+        return first
+    for other in others:
+        if (other.classes, other.ignore_index) != (first.classes, first.ignore_index):
+            raise AtrousError(
+                f"{first.name} and {other.name} cannot be joined: their classes or ignore indices differ."
+            )
+    return replace(
+        first,
+        name="+".join(dataset.name for dataset in datasets),
+        items=tuple(item for dataset in datasets for item in dataset.items),
+        reader=_JoinedReader({item: dataset.reader for dataset in datasets for item in dataset.items}),
+        listing_errors=tuple(error for dataset in datasets for error in dataset.listing_errors),
+    )
 
 
 def duplicate_hard_images(

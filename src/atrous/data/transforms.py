@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -227,6 +227,19 @@ class Resize:
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
         return resize_pair(image, labels, self.height, self.width)
+
+
+TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
+    "scale": RandomScale,
+    "rotate": RandomRotation,
+    "crop": RandomCrop,
+    "flip": RandomFlip,
+    "blur": RandomBlur,
+    "color": ColorJitter,
+    "pad": Pad,
+    "resize": Resize,
+}
+"""Transforms by their names in recipes."""
 
 
 def resize_pair(image: Pixels, labels: Labels, height: int, width: int) -> Pair:

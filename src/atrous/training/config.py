@@ -11,18 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from atrous.card import Preprocessing
 from atrous.data.catalog import DatasetSpec, open_dataset
-from atrous.data.transforms import (
-    ColorJitter,
-    Compose,
-    Pad,
-    RandomBlur,
-    RandomCrop,
-    RandomFlip,
-    RandomRotation,
-    RandomScale,
-    Resize,
-    Transform,
-)
+from atrous.data.transforms import TRANSFORMS, Compose, Transform
 from atrous.errors import AtrousError, did_you_mean
 from atrous.schema import StrictModel
 from atrous.training.losses import LOSSES, Loss, WeightedSum
@@ -50,18 +39,6 @@ RENAMED_KEYS = {
     "warm_up": "warmup",
 }
 """Keys and names of version 0.1 with those that replaced them; some are still valid elsewhere in a recipe."""
-
-TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
-    "scale": RandomScale,
-    "rotate": RandomRotation,
-    "crop": RandomCrop,
-    "flip": RandomFlip,
-    "blur": RandomBlur,
-    "color": ColorJitter,
-    "pad": Pad,
-    "resize": Resize,
-}
-"""Transforms by their names in recipes."""
 
 T = TypeVar("T")
 

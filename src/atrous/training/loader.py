@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from atrous.data.catalog import open_dataset
-from atrous.data.dataset import Item, LabelReader, SegmentationDataset
-from atrous.data.loading import AugmentedDataset, Batch, collate, duplicate_hard_images
+from atrous.data.dataset import SegmentationDataset
+from atrous.data.loading import AugmentedDataset, Batch, collate, duplicate_hard_images, join_datasets
 from atrous.errors import AtrousError
-from atrous.imaging.labels import Labels
 from atrous.training.config import DataConfig, StageConfig
 
 Key = tuple[int, int]
 """An epoch and the index of a sample in it."""
-
-
-@dataclass(frozen=True)
-class Readers:
-    """Read each item with the reader of its own data set."""
-
-    owners: dict[Item, LabelReader]
-
-    def __call__(self, item: Item) -> Labels:
-        return self.owners[item](item)
-
-
-def join(datasets: Sequence[SegmentationDataset]) -> SegmentationDataset:
-    """Join data sets of the same classes into one.
-
-    Raises: `AtrousError` if the classes differ.
-    """
-    first, *others = datasets
-    if not others:
-        return first
-    for other in others:
-        if (other.classes, other.ignore_index) != (first.classes, first.ignore_index):
-            raise AtrousError(
-                f"{first.name} and {other.name} cannot be joined: their classes or ignore indices differ."
-            )
-    return replace(
-        first,
-        name="+".join(dataset.name for dataset in datasets),
-        items=tuple(item for dataset in datasets for item in dataset.items),
-        reader=Readers({item: dataset.reader for dataset in datasets for item in dataset.items}),
-        listing_errors=tuple(error for dataset in datasets for error in dataset.listing_errors),
-    )
 
 
 def open_training_data(config: DataConfig) -> SegmentationDataset:
@@ -58,7 +25,7 @@ def open_training_data(config: DataConfig) -> SegmentationDataset:
 
     Raises: `AtrousError` if there are no images.
     """
-    dataset = join([open_dataset(spec) for spec in config.train])
+    dataset = join_datasets([open_dataset(spec) for spec in config.train])
     if not dataset.items:
         raise AtrousError(f"{dataset.name}: the split '{dataset.split}' contains no images.")
     if not config.duplicate_classes:

@@ -6,7 +6,6 @@ Every file is readable at any time and never half-written.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import platform
 import subprocess
@@ -141,17 +140,6 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "changed": bool(changes)}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file completely or not at all."""
-    with writing(path) as temporary:
-        temporary.write_text(text, "utf-8")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file completely or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def draw_curves(path: Path, steps: Iterable[Mapping[str, str]], evaluations: Iterable[Mapping[str, str]]) -> None:

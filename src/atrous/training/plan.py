@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
 from atrous.analysis.counts import count_parameters
+from atrous.analysis.memory import saved_bytes
 from atrous.data.dataset import SegmentationDataset
 from atrous.training.config import StageConfig
 from atrous.training.recipe import Recipe
@@ -79,33 +79,6 @@ def crop_size(stage: StageConfig) -> tuple[int, int] | None:
             if name in ("crop", "resize") and {"height", "width"} <= arguments.keys():
                 size = int(arguments["height"]), int(arguments["width"])
     return size
-
-
-def saved_bytes(model: nn.Module, height: int, width: int) -> int:
-    """Measure the bytes that the forward pass of one image saves for the backward pass, without parameters.
-
-    The model is on the meta device, where nothing is computed.
-    """
-    storages: dict[int, int] = {}
-    parameters = {id(value) for value in model.parameters()}
-    alive: list[Tensor] = []
-
-    def save(tensor: Tensor) -> Tensor:
-        if id(tensor) not in parameters:
-            storage = tensor.untyped_storage()
-            storages[storage._cdata] = storage.nbytes()
-            alive.append(tensor)  # so that its address is not reused
-        return tensor
-
-    model.train()
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        model.training_outputs(torch.empty(1, 3, height, width, device="meta"))  # type: ignore[operator]
-    return sum(storages.values())
-
-
-def with_unit(bytes_: int) -> str:
-    """Format a number of bytes: `1.5 GB`."""
-    return f"{bytes_ / 1e9:.1f} GB" if bytes_ >= 1e9 else f"{bytes_ / 1e6:.0f} MB"
 
 
 def ordinal(number: int) -> str:

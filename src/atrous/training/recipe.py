@@ -93,8 +93,8 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
     own = set(Recipe.model_fields) - {"stages"}
     own |= {old for old, new in RENAMED_KEYS.items() if new in own}
     recipe, stages = expand_stages(tree, overrides, recipe_keys=own, where=where)
-    weights = str(stages[0].get("backbone_weights") or "")
-    stages = [_with_pretrained_normalization(stage, weights) for stage in stages]
+    backbone_weights = str(stages[0].get("backbone_weights") or "")
+    stages = [_with_pretrained_normalization(stage, backbone_weights) for stage in stages]
     try:
         return Recipe.model_validate({**recipe, "stages": stages})
     except ValidationError as error:
@@ -104,18 +104,25 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
         raise AtrousError(f"{where}: {key + ': ' if key else ''}{reason}.") from error
 
 
-def _with_pretrained_normalization(stage: dict[str, Any], weights: str) -> dict[str, Any]:
-    """Take mean and std from the pretrained weights of the backbone, such as "imagenet", unless the stage sets them."""
-    model, preprocessing = stage.get("model"), stage.get("preprocessing") or {}
-    if not isinstance(model, Mapping) or model.get("id") not in list_models() or not isinstance(preprocessing, Mapping):
-        return stage  # the validation that follows reports it
-    if not weights or Path(weights).suffix or {"mean", "std"} & preprocessing.keys():
-        return stage
+def pretrained_normalization(model: Mapping[str, Any], weights: str, channel_order: str) -> dict[str, Any]:
+    """Get mean and std of the pretrained weights of a backbone by their tag, such as "imagenet"; empty if unknown."""
+    if not weights or Path(weights).suffix or model.get("id") not in list_models():
+        return {}
     entry = pretrained_entry(model["id"], model.get("options") or {}, weights)
-    if entry is None:
+    order = -1 if channel_order == "BGR" else 1
+    return {} if entry is None else {"mean": entry.mean[::order], "std": entry.std[::order]}
+
+
+def _with_pretrained_normalization(stage: dict[str, Any], weights: str) -> dict[str, Any]:
+    model, preprocessing = stage.get("model"), stage.get("preprocessing") or {}
+    if (
+        not isinstance(model, Mapping)
+        or not isinstance(preprocessing, Mapping)
+        or {"mean", "std"} & preprocessing.keys()
+    ):
         return stage
-    order = -1 if preprocessing.get("channel_order") == "BGR" else 1
-    return {**stage, "preprocessing": {**preprocessing, "mean": entry.mean[::order], "std": entry.std[::order]}}
+    normalization = pretrained_normalization(model, weights, preprocessing.get("channel_order", "RGB"))
+    return {**stage, "preprocessing": {**preprocessing, **normalization}} if normalization else stage
 
 
 def _location(path: Sequence[str | int], names: Sequence[str]) -> list[str]:

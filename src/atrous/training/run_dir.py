@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from atrous.errors import AtrousError
-from atrous.files import check_writable, writing
-from atrous.training.logs import environment, write_json, write_text
+from atrous.files import check_writable, write_json, write_text, writing
+from atrous.training.logs import environment
 from atrous.training.recipe import Recipe, read_recipe
 
 CHECKPOINT = "checkpoint.pt"

@@ -20,20 +20,17 @@ from atrous.models import SegmentationModel, build_from_card
 from atrous.training.config import OptimizerConfig, StageConfig
 from atrous.training.ema import EMA, averaged_model
 from atrous.training.fsdp import load_optimizer_state
-from atrous.training.initialize import start_backbone, start_from, transfer
+from atrous.training.initialize import Weights, initialize_stage
 from atrous.training.loader import open_training_data
 from atrous.training.losses import Loss, check_loss
 from atrous.training.recipe import Recipe
 from atrous.training.run_dir import RECIPE
 from atrous.training.schedules import Schedule
-from atrous.weights.pretrained import pretrained_entry
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 OnMessage = Callable[[str], None]
-Weights = tuple[Card, dict[str, Tensor]]
-"""The weights that a stage ended with, and their card."""
 
 CARD_METRICS = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 """Metrics that are written into cards, and their names there."""
@@ -156,39 +153,6 @@ def set_up_stage(
             ema.load_state_dict(checkpoint["ema"])
         run.step, run.metrics, run.best_miou = checkpoint["step"], checkpoint["metrics"], checkpoint["best_miou"]
     return run
-
-
-def initialize_stage(model: SegmentationModel, recipe: Recipe, number: int, previous: Weights | None) -> list[str]:
-    """Initialize a fresh network from the previous stage, else from trained weights or a pretrained backbone.
-
-    Returns messages on the loaded weights.
-    """
-    stage = recipe.stages[number]
-    assert model.card is not None
-    if previous is not None:
-        card, tensors = previous
-        return [str(transfer(model, model.card, tensors, card, f"stage {recipe.stages[number - 1].name}"))]
-    if stage.weights:
-        return [str(start_from(model, model.card, stage.weights))]
-    if not stage.backbone_weights:
-        return []
-    report = start_backbone(model, stage.backbone_weights)
-    return [str(report), *filter(None, [normalization_warning(stage)])]
-
-
-def normalization_warning(stage: StageConfig) -> str:
-    """Warn of a mean and std that differ from those of the pretrained weights; empty if they agree."""
-    if not stage.backbone_weights or Path(stage.backbone_weights).suffix:
-        return ""
-    entry = pretrained_entry(stage.model.id, stage.model.options, stage.backbone_weights)
-    config = stage.preprocessing
-    order = -1 if config.channel_order == "BGR" else 1
-    if entry is None or (config.mean, config.std) == (entry.mean[::order], entry.std[::order]):
-        return ""
-    return (
-        f"preprocessing has mean {config.mean} and std {config.std}, but the {stage.backbone_weights} weights were "
-        f"trained with mean {entry.mean[::order]} and std {entry.std[::order]}: remove mean and std from the recipe."
-    )
 
 
 def build_model(recipe: Recipe, stage: StageConfig, data: SegmentationDataset) -> SegmentationModel:

@@ -22,12 +22,13 @@ from atrous.errors import AtrousError
 from atrous.training.ema import averaged_model
 from atrous.training.fabric import STRATEGIES, any_process, catch_interrupt, check_requirements, make_fabric, reduce
 from atrous.training.fsdp import gather_state, optimizer_state
+from atrous.training.initialize import Weights
 from atrous.training.loader import make_loader
 from atrous.training.logs import StageLog, compute_metrics, draw_samples
 from atrous.training.losses import training_loss
 from atrous.training.recipe import Recipe
 from atrous.training.run_dir import prepare_run_dir, write_checkpoint
-from atrous.training.stage import OnMessage, StageRun, Weights, normalize, set_learning_rate, set_up_stage
+from atrous.training.stage import OnMessage, StageRun, normalize, set_learning_rate, set_up_stage
 from atrous.training.validate import validate
 from atrous.weights import save
 

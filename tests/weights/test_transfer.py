@@ -1,0 +1,53 @@
+"""Transfer of weights to networks of other classes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from atrous import AtrousError
+from atrous.card import Card, Preprocessing
+from atrous.data.datasets import voc
+from atrous.models import build_from_card
+from atrous.weights.transfer import class_axes, transfer
+
+MODEL = "deeplab_v3_plus.mobilenet_v2"
+
+
+def card_of(classes: tuple[str, ...], model: str = MODEL) -> Card:
+    return Card(
+        model=model,
+        arguments={"width": 0.125},
+        classes=classes,
+        colors=voc.COLORS[: len(classes)],
+        preprocessing=Preprocessing(),
+    )
+
+
+def test_fine_tuning_copies_all_but_the_last_layer_and_rows_of_the_same_name() -> None:
+    old_card, new_card = card_of(("sky", "road", "car")), card_of(("car", "dog", "sky", "cat"))
+    source, target = build_from_card(old_card), build_from_card(new_card)
+    fresh = target.classifier.weight.detach().clone()
+    report = transfer(target, new_card, source.state_dict(), old_card, "a file")
+    assert torch.equal(target.classifier.weight[0], source.classifier.weight[2])
+    assert torch.equal(target.classifier.bias[2], source.classifier.bias[0])
+    assert torch.equal(target.classifier.weight[[1, 3]], fresh[[1, 3]])
+    for (name, value), other in zip(source.backbone.named_parameters(), target.backbone.parameters(), strict=True):
+        assert torch.equal(value, other), name
+    assert report.classes == ("car", "sky")
+    assert "last layer: rows of the classes of the same name: car, sky; new: dog, cat" in str(report)
+
+
+def test_layers_between_classes_are_copied_on_both_sides() -> None:
+    """GCN's boundary refinement goes from classes to classes."""
+    old_card, new_card = (card_of(names, "gcn.resnet50") for names in (("a", "b", "c"), ("c", "a")))
+    source, target = build_from_card(old_card), build_from_card(new_card)
+    transfer(target, new_card, source.state_dict(), old_card, "a file")
+    key = next(key for key, axes in class_axes(new_card).items() if axes == (0, 1) and key.endswith("weight"))
+    assert torch.equal(target.state_dict()[key][1, 0], source.state_dict()[key][0, 2])
+
+
+def test_networks_with_nothing_in_common() -> None:
+    new_card, old_card = card_of(("a", "b")), card_of(("a", "b"), "unet.padded")
+    with pytest.raises(AtrousError, match="no tensor in common"):
+        transfer(build_from_card(new_card), new_card, {"x": torch.zeros(1)}, old_card, "a file")
