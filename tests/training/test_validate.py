@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from atrous.data import open_dataset
-from atrous.training.stage import build_model, freeze
+from atrous.layers.freeze import freeze
+from atrous.training.stage import build_model
 from atrous.training.validate import validate
 from tests.training.conftest import small
 

@@ -134,6 +134,23 @@ def synchronize_batch_norm(model: M, synchronized: bool = True) -> M:
     return model
 
 
+def set_batch_norm(model: M, mode: str, momentum: float | None = None) -> M:
+    """Set the mode of every batch normalization, for all later calls of `train()`, and its momentum if one is given.
+
+    Modes: "train" (statistics of the batch), "sync" (of the batches of all processes), "frozen" (fixed statistics),
+    "frozen_affine" (fixed scale and shift as well).
+    """
+    if mode.startswith("frozen"):
+        freeze_batch_norm(model, affine=mode == "frozen_affine")
+    else:
+        unfreeze_batch_norm(model)
+    synchronize_batch_norm(model, mode == "sync")
+    for layer in model.modules():
+        if isinstance(layer, BatchNorm2d) and momentum is not None:
+            layer.momentum = momentum
+    return model
+
+
 def _set_frozen(model: M, frozen: bool, *, affine: bool) -> M:
     for layer in model.modules():
         if isinstance(layer, BatchNorm2d):

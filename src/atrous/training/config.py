@@ -13,8 +13,9 @@ from atrous.card import Preprocessing
 from atrous.data.catalog import DatasetSpec, open_dataset
 from atrous.data.transforms import TRANSFORMS, Compose, Transform
 from atrous.errors import AtrousError, did_you_mean
+from atrous.layers.losses import Loss, WeightedSum
 from atrous.schema import StrictModel
-from atrous.training.losses import LOSSES, Loss, WeightedSum
+from atrous.training.losses import LOSSES
 from atrous.training.schedules import SCHEDULES, Schedule, WarmUp
 
 RENAMED_KEYS = {

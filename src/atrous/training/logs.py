@@ -6,20 +6,13 @@ Every file is readable at any time and never half-written.
 from __future__ import annotations
 
 import csv
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import atrous
 from atrous.data.dataset import Sample, SegmentationDataset
 from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix
@@ -109,37 +102,6 @@ def compute_metrics(matrix: ConfusionMatrix, classes: Sequence[str]) -> dict[str
     return {name: float(getattr(matrix, name)) for name in METRICS} | {
         f"iou {name}": float(iou) for name, iou in zip(classes, matrix.iou, strict=True)
     }
-
-
-def environment() -> dict[str, Any]:
-    """Describe the versions, devices, command and git state of a training."""
-    return {
-        "atrous": atrous.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lightning_fabric": version("lightning-fabric"),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "processes": int(os.environ.get("WORLD_SIZE", 1)),
-        "command": sys.argv,
-        "git": _git_state(Path(__file__).parent),
-    }
-
-
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Get the commit of the code, and whether files were changed since; None outside a repository."""
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "changed": bool(changes)}
 
 
 def draw_curves(path: Path, steps: Iterable[Mapping[str, str]], evaluations: Iterable[Mapping[str, str]]) -> None:

@@ -10,9 +10,10 @@ import torch
 from atrous.analysis.counts import count_parameters
 from atrous.analysis.memory import saved_bytes
 from atrous.data.dataset import SegmentationDataset
+from atrous.layers.freeze import freeze
 from atrous.training.config import StageConfig
 from atrous.training.recipe import Recipe
-from atrous.training.stage import build_model, freeze
+from atrous.training.stage import build_model
 
 OPTIMIZER_COPIES = {"sgd": 1, "adam": 2, "adamw": 2}
 """Tensors of a parameter's size that an optimizer keeps."""

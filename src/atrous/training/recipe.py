@@ -115,11 +115,9 @@ def pretrained_normalization(model: Mapping[str, Any], weights: str, channel_ord
 
 def _with_pretrained_normalization(stage: dict[str, Any], weights: str) -> dict[str, Any]:
     model, preprocessing = stage.get("model"), stage.get("preprocessing") or {}
-    if (
-        not isinstance(model, Mapping)
-        or not isinstance(preprocessing, Mapping)
-        or {"mean", "std"} & preprocessing.keys()
-    ):
+    if not isinstance(model, Mapping) or not isinstance(preprocessing, Mapping):
+        return stage  # reported by the validation that follows
+    if {"mean", "std"} & preprocessing.keys():
         return stage
     normalization = pretrained_normalization(model, weights, preprocessing.get("channel_order", "RGB"))
     return {**stage, "preprocessing": {**preprocessing, **normalization}} if normalization else stage

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+import atrous
+from atrous.environment import describe_environment
 from atrous.errors import AtrousError
 from atrous.files import check_writable, write_json, write_text, writing
-from atrous.training.logs import environment
 from atrous.training.recipe import Recipe, read_recipe
 
 CHECKPOINT = "checkpoint.pt"
@@ -42,7 +43,7 @@ def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any
         write_text(path, recipe.to_yaml())
         starts = folder / "environment.json"
         earlier = json.loads(starts.read_text("utf-8")) if starts.is_file() else []
-        write_json(starts, [*earlier, environment()])
+        write_json(starts, [*earlier, {"atrous": atrous.__version__, **describe_environment()}])
     return read_checkpoint(folder) if resume else None
 
 

@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from atrous.card import Card, Measurement
 from atrous.data.catalog import open_dataset
 from atrous.data.dataset import SegmentationDataset
-from atrous.errors import AtrousError, did_you_mean
-from atrous.layers.norm import BatchNorm2d, freeze_batch_norm, synchronize_batch_norm, unfreeze_batch_norm
+from atrous.errors import AtrousError
+from atrous.layers.freeze import freeze
+from atrous.layers.losses import Loss
+from atrous.layers.norm import BatchNorm2d, set_batch_norm
 from atrous.models import SegmentationModel, build_from_card
-from atrous.training.config import OptimizerConfig, StageConfig
+from atrous.training.config import StageConfig
 from atrous.training.ema import EMA, averaged_model
 from atrous.training.fsdp import load_optimizer_state
 from atrous.training.initialize import Weights, initialize_stage
 from atrous.training.loader import open_training_data
-from atrous.training.losses import Loss, check_loss
+from atrous.training.losses import check_loss
 from atrous.training.recipe import Recipe
 from atrous.training.run_dir import RECIPE
 from atrous.training.schedules import Schedule
@@ -32,17 +34,8 @@ if TYPE_CHECKING:
 
 OnMessage = Callable[[str], None]
 
-CARD_METRICS = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
-"""Metrics that are written into cards, and their names there."""
-
 MIN_BATCH = 8
 """Images per batch normalization below which its statistics are too noisy: DeepLab v3, table 9."""
-
-OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerConfig], torch.optim.Optimizer]] = {
-    "sgd": lambda groups, c: torch.optim.SGD(groups, lr=c.lr, momentum=c.momentum, nesterov=c.nesterov),
-    "adam": lambda groups, c: torch.optim.Adam(groups, lr=c.lr, betas=(c.momentum, 0.999)),
-    "adamw": lambda groups, c: torch.optim.AdamW(groups, lr=c.lr, betas=(c.momentum, 0.999)),
-}
 
 
 @dataclass
@@ -76,24 +69,18 @@ class StageRun:
     @property
     def card(self) -> Card:
         """The card of the weights, with the metrics of the last evaluation."""
-        card = self.model.card
-        assert card is not None
+        assert self.model.card is not None
         if not self.metrics or self.val is None:
-            return card
-        data = f"{self.val.name} {self.val.split}"
-        if self.config.evaluate.max_images:
-            data += f", the first {self.config.evaluate.max_images} images"
+            return self.model.card
+        images = self.config.evaluate.max_images
+        data = f"{self.val.name} {self.val.split}" + (f", the first {images} images" if images else "")
+        command = f"atrous train {self.folder / RECIPE}"
         measured = tuple(
-            Measurement(
-                name=name,
-                value=round(100 * self.metrics[key], 2),
-                data=data,
-                command=f"atrous train {self.folder / RECIPE}",
-            )
-            for key, name in CARD_METRICS.items()
+            Measurement(name=name, value=round(100 * self.metrics[key], 2), data=data, command=command)
+            for key, name in (("miou", "mIoU"), ("pixel_accuracy", "pixel accuracy"))
             if not math.isnan(self.metrics[key])
         )
-        return card.model_copy(update={"measured": measured})
+        return self.model.card.model_copy(update={"measured": measured})
 
     def final_weights(self) -> Weights:
         """Copy the final weights, averaged if there is an average, for the next stage."""
@@ -158,12 +145,9 @@ def set_up_stage(
 def build_model(recipe: Recipe, stage: StageConfig, data: SegmentationDataset) -> SegmentationModel:
     """Build the network of a stage with fresh parameters, the same for the same seed, and its card."""
     torch.manual_seed(recipe.seed)
-    first = recipe.stages[0]
-    origin = ""
-    if first.weights:
-        origin = f", initialized from {first.weights}"
-    elif first.backbone_weights:
-        origin = f", backbone initialized from {first.backbone_weights.replace('imagenet', 'ImageNet')} weights"
+    weights, backbone_weights = recipe.stages[0].weights, recipe.stages[0].backbone_weights
+    origin = f", backbone initialized from {backbone_weights} weights" if backbone_weights else ""
+    origin = f", initialized from {weights}" if weights else origin.replace("imagenet", "ImageNet")
     card = Card(
         model=stage.model.id,
         arguments=stage.model.options,
@@ -182,25 +166,12 @@ def build_model(recipe: Recipe, stage: StageConfig, data: SegmentationDataset) -
 
 def prepare_model(model: SegmentationModel, stage: StageConfig) -> None:
     """Set batch normalization, frozen parts, memory format and 64-bit parameters as a stage configures them."""
-    set_batch_norm(model, stage)
+    set_batch_norm(model, stage.batch_norm, stage.batch_norm_momentum)
     freeze(model, stage.freeze)
     if stage.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if stage.precision == "64-true":
         model.double()
-
-
-def set_batch_norm(model: SegmentationModel, stage: StageConfig) -> None:
-    """Freeze or synchronize batch normalization, for all later calls of `train()`, and set its momentum."""
-    if stage.batch_norm.startswith("frozen"):
-        freeze_batch_norm(model, affine=stage.batch_norm == "frozen_affine")
-    else:
-        unfreeze_batch_norm(model)
-    synchronize_batch_norm(model, stage.batch_norm == "sync")
-    if stage.batch_norm_momentum is not None:
-        for layer in model.modules():
-            if isinstance(layer, BatchNorm2d):
-                layer.momentum = stage.batch_norm_momentum
 
 
 def batch_norm_warning(model: nn.Module, stage: StageConfig, processes: int) -> str:
@@ -216,44 +187,22 @@ def batch_norm_warning(model: nn.Module, stage: StageConfig, processes: int) -> 
     )
 
 
-def freeze(model: SegmentationModel, names: tuple[str, ...]) -> None:
-    """Exclude submodules or parameters from training, by name; the submodules run in evaluation mode.
-
-    Raises: `AtrousError` for a name that the network does not have.
-    """
-    parameters = dict(model.named_parameters())
-    for name in names:
-        frozen = [value for key, value in parameters.items() if key == name or key.startswith(f"{name}.")]
-        if not frozen:
-            known = {child for child, _ in model.named_children()}
-            raise AtrousError(f"freeze: the network has no submodule '{name}'.{did_you_mean(name, known)}")
-        for value in frozen:
-            value.requires_grad_(False)
-    for name, module in model.named_modules():
-        if name in names:
-            module.eval()
-
-
 def make_optimizer(model: SegmentationModel, stage: StageConfig) -> torch.optim.Optimizer:
-    """Make the optimizer of a stage, with the multipliers of the papers per group of parameters.
+    """Make the optimizer of a stage, with the learning-rate and weight-decay multipliers of the papers.
 
     Raises: `AtrousError` if all parameters are frozen.
     """
     config = stage.optimizer
-    groups = model.parameter_groups(
-        config.lr,
-        weight_decay=config.weight_decay,
-        head_lr_mult=config.head_lr_mult,
-        bias_lr_mult=config.bias_lr_mult,
-        decay_bias=config.decay_bias,
-        decay_norm=config.decay_norm,
-        decay_depthwise=config.decay_depthwise,
-    )
+    multipliers = config.model_dump(exclude={"name", "lr", "momentum", "nesterov"})
+    groups = model.parameter_groups(config.lr, **multipliers)
     if not groups:
         raise AtrousError(f"stage '{stage.name}': freeze {list(stage.freeze)} leaves no parameters to train.")
     for group in groups:
         group["initial_lr"] = group["lr"]
-    return OPTIMIZERS[config.name](groups, config)
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+    adam = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return adam(groups, lr=config.lr, betas=(config.momentum, 0.999))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ logger = logging.getLogger("atrous.training")
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a training, reported after every step."""
+    """Progress of a training, reported after every step; `miou` is that of the last evaluation."""
 
     stage: str
     step: int
@@ -45,7 +46,6 @@ class Progress:
     loss: float
     lr: float
     miou: float | None
-    """mIoU of the last evaluation."""
 
 
 OnProgress = Callable[[Progress], None]
@@ -109,13 +109,10 @@ def train_stage(run: StageRun, interrupted: Event, on_progress: OnProgress, on_m
     fabric, stages = run.fabric, [stage.name for stage in run.recipe.stages]
     loader = make_loader(run.data, run.config, run.steps, run.step, fabric.global_rank, fabric.world_size, run.seed)
     log = StageLog(run.folder, stages, run.number, run.step, run.data.classes) if fabric.is_global_zero else None
-    try:
+    with closing(log) if log else nullcontext():
         if run.step == 0:
             save_checkpoint(run)
         training_loop(run, iter(loader), log, interrupted, on_progress, on_message)
-    finally:
-        if log is not None:
-            log.close()
 
 
 def training_loop(
@@ -140,14 +137,8 @@ def training_loop(
             with fabric.no_backward_sync(network, enabled=micro_step + 1 < stage.accumulate):
                 with fabric.autocast():
                     outputs = network.training_outputs(normalize(batch.images, stage))
-                    loss = training_loss(
-                        outputs,
-                        batch.labels,
-                        run.loss,
-                        step=run.step,
-                        stride=stage.loss_stride,
-                        align_corners=run.model.align_corners,
-                    )
+                    corners = run.model.align_corners
+                    loss = training_loss(outputs, batch.labels, run.loss, run.step, stage.loss_stride, corners)
                 check_finite(loss, run, batch.names)
                 fabric.backward(loss / stage.accumulate)
             losses.append(loss.detach())
