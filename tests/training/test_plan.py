@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import pytest
-
-from atrous.training.plan import summarize
+from atrous.data import open_dataset
+from atrous.training.plan import make_plan, summarize
 from tests.training.conftest import small
 
-NTH = ("2nd", "3rd", "4th", "8th", "11th", "12th", "13th", "21st", "22nd", "23rd", "112th")
 
-
-@pytest.mark.parametrize("nth", NTH)
-def test_the_pixels_of_the_loss(nth: str) -> None:
-    recipe = small("camvid:nowhere", f"loss_stride={nth[:-2]}")
-    assert summarize(recipe.stages[0])["loss"] == f"cross_entropy, every {nth} pixel"
-
-
-def test_all_pixels_are_not_mentioned() -> None:
+def test_the_stride_of_the_loss() -> None:
+    assert summarize(small("camvid:nowhere", "loss_stride=8").stages[0])["loss"] == "cross_entropy, stride 8"
     assert summarize(small("camvid:nowhere").stages[0])["loss"] == "cross_entropy"
+
+
+def test_multipliers_of_the_learning_rate() -> None:
+    stage = small("camvid:nowhere", "optimizer={lr: 0.01, head_lr_mult: 10, bias_lr_mult: 2}").stages[0]
+    assert summarize(stage)["optimizer"] == "sgd, lr 0.01 poly, head x10, biases x2, weight decay 0.0001"
+
+
+def test_memory_grows_with_the_batch_but_not_with_the_stride_of_evaluation(street: str) -> None:
+    data = open_dataset(f"{street}?split=train")
+
+    def memory(*overrides: str) -> int:
+        recipe = small(street, *overrides)
+        return make_plan(recipe, recipe.stages[0], data, None).memory
+
+    assert memory("batch=4") < memory("batch=8")
+    assert memory("batch=8", "accumulate=2") == memory("batch=4")
+    assert memory("evaluate.output_stride=8") == memory()

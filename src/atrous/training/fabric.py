@@ -13,13 +13,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atrous.errors import AtrousError
+from atrous.training.fsdp import shard
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-    from torch.distributed.device_mesh import DeviceMesh
 
 STRATEGIES = ("ddp", "fsdp")
 FSDP_PRECISIONS = ("32-true", "bf16-mixed")
@@ -44,11 +44,9 @@ def make_fabric(precision: Any, accelerator: str, devices: int | str, strategy: 
     from lightning_fabric.strategies.ddp import DDPStrategy
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
-    from atrous.training.fsdp import shard
-
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    processes_here, processes = (int(os.environ.get(name, 0)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    nodes = processes // processes_here if processes_here else 1
+    local, processes = (int(os.environ.get(name, 0)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    nodes = processes // local if local else 1
     if accelerator == "auto" and not torch.cuda.is_available():
         accelerator = "cpu"
     if devices == "auto" and accelerator == "cpu":
@@ -60,28 +58,18 @@ def make_fabric(precision: Any, accelerator: str, devices: int | str, strategy: 
             raise AtrousError("fsdp shards a network over processes and needs at least 2: see --devices, or torchrun.")
         if precision not in FSDP_PRECISIONS:
             raise AtrousError(f"precision={precision} is not supported with fsdp: use {' or '.join(FSDP_PRECISIONS)}.")
-
-        def shard_over(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-            shard(model, mesh["data_parallel"])  # type: ignore[arg-type]
-            return model
-
-        chosen = ModelParallelStrategy(shard_over, data_parallel_size=world, tensor_parallel_size=1)
-    elif processes_here > 1 or nodes > 1 or devices not in (1, "auto", "1"):
+        chosen = ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1)
+    elif local > 1 or nodes > 1 or devices not in (1, "auto", "1"):
         chosen = DDPStrategy()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning_fabric")
             fabric = Fabric(
-                accelerator=accelerator,
-                devices=processes_here or devices,
-                num_nodes=nodes,
-                strategy=chosen,
-                precision=precision,
+                accelerator=accelerator, devices=local or devices, num_nodes=nodes, strategy=chosen, precision=precision
             )
     except (RuntimeError, TypeError, ValueError) as error:
-        raise AtrousError(
-            f"Cannot train on {devices} devices of kind '{accelerator}': {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise AtrousError(f"Cannot train on {devices} devices of kind '{accelerator}': {reason}") from error
     fabric.launch()
     return fabric
 

@@ -19,12 +19,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from atrous.models import SegmentationModel
 
 
-def shard(model: SegmentationModel, mesh: DeviceMesh) -> None:
-    """Shard a network over the processes of a mesh, the backbone and the rest as one unit each."""
+def shard(model: SegmentationModel, mesh: DeviceMesh) -> SegmentationModel:
+    """Shard a network over the processes of Fabric's mesh, the backbone and the rest as one unit each."""
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # channels last cannot be sharded
     for module in (model.backbone, model):
-        fully_shard(module, mesh=mesh)
+        fully_shard(module, mesh=mesh["data_parallel"])
     register_fsdp_forward_method(model, "training_outputs")
+    return model
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -1,12 +1,9 @@
-"""Files of the run folder: step and evaluation logs, curves, sample predictions, the environment.
-
-Every file is readable at any time and never half-written.
-"""
+"""Logs of a run: steps, evaluations, curves and sample predictions, in files that are readable at any time."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +58,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 class StageLog:
-    """Logs of a stage: log.csv, evaluations.csv and tensorboard, and curves.png drawn from them.
+    """Log a stage to log.csv, evaluations.csv and tensorboard.
 
     `stages` are the names of all stages, `number` is the index of this one, `start` the step it resumes from.
     """
@@ -69,7 +66,7 @@ class StageLog:
     def __init__(self, folder: Path, stages: Sequence[str], number: int, start: int, classes: Sequence[str]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder, self.stage = folder, stages[number]
+        self.stage = stages[number]
         evaluation_columns = ("stage", "step", *METRICS, *(f"iou {name}" for name in classes))
         self.steps = CsvLog(folder / "log.csv", STEP_COLUMNS, stages, (number, start))
         self.evaluations = CsvLog(folder / "evaluations.csv", evaluation_columns, stages, (number, start))
@@ -88,10 +85,6 @@ class StageLog:
         for name in METRICS:
             self.tensorboard.add_scalar(name, metrics[name], step)
 
-    def draw_curves(self) -> None:
-        """Draw the curves of all steps and evaluations so far."""
-        draw_curves(self.folder / "curves.png", read_rows(self.steps.path), read_rows(self.evaluations.path))
-
     def close(self) -> None:
         """Flush and close tensorboard."""
         self.tensorboard.close()
@@ -104,12 +97,12 @@ def compute_metrics(matrix: ConfusionMatrix, classes: Sequence[str]) -> dict[str
     }
 
 
-def draw_curves(path: Path, steps: Iterable[Mapping[str, str]], evaluations: Iterable[Mapping[str, str]]) -> None:
-    """Plot loss, learning rate and mIoU over the steps of all stages."""
+def draw_curves(folder: Path) -> None:
+    """Plot loss, learning rate and mIoU over the steps of all stages, from the logs in a run folder to curves.png."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = list(steps)
+    rows = read_rows(folder / "log.csv")
     position = {(row["stage"], row["step"]): number for number, row in enumerate(rows, start=1)}
     figure = Figure(figsize=(9, 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -121,13 +114,14 @@ def draw_curves(path: Path, steps: Iterable[Mapping[str, str]], evaluations: Ite
         smooth = np.convolve(losses, np.ones(window) / window, "valid")
         loss.plot(np.arange(window, len(losses) + 1), smooth, color="tab:blue")
     rate.plot(np.arange(1, len(rows) + 1), [float(row["lr"]) for row in rows], color="tab:orange")
+    evaluations = read_rows(folder / "evaluations.csv")
     points = [(position.get((row["stage"], row["step"]), 0), float(row["miou"])) for row in evaluations]
     quality.plot([x for x, _ in points], [100 * y for _, y in points], "o-", color="tab:green")
     quality.set_xlabel("step")
     for axis, label in zip(axes, ("loss", "learning rate", "mIoU, %"), strict=True):
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-    with writing(path) as temporary:
+    with writing(folder / "curves.png") as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 
@@ -136,9 +130,7 @@ def draw_samples(path: Path, samples: Sequence[Sample], predictions: Sequence[An
     pairs = []
     for sample, prediction in zip(samples, predictions, strict=True):
         labels = np.asarray(prediction).astype(sample.labels.dtype)
-        pairs += [
-            replace(sample, name=f"{sample.name}: ground truth"),
-            replace(sample, labels=labels, name="prediction"),
-        ]
+        truth = replace(sample, name=f"{sample.name}: ground truth")
+        pairs += [truth, replace(sample, labels=labels, name="prediction")]
     if pairs:
         save_image(contact_sheet(pairs, data.classes, data.colors), path)

@@ -39,12 +39,7 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe,
-    stage: StageConfig,
-    data: SegmentationDataset,
-    val: SegmentationDataset | None,
-    *,
-    processes: int = 1,
+    recipe: Recipe, stage: StageConfig, data: SegmentationDataset, val: SegmentationDataset | None, processes: int = 1
 ) -> Plan:
     """Build the network of a stage on the meta device, and trace one image through it."""
     with torch.device("meta"):
@@ -52,7 +47,8 @@ def make_plan(
     height, width = crop_size(stage) or data[0].labels.shape
     freeze(model, stage.freeze)
     if stage.evaluate.output_stride is not None:  # report an impossible stride now
-        model.set_output_stride(stage.evaluate.output_stride).set_output_stride(model.output_stride)
+        stride = model.output_stride
+        model.set_output_stride(stage.evaluate.output_stride).set_output_stride(stride)
     values = list(model.parameters())
     trainable = sum(value.numel() for value in values if value.requires_grad)
     micro_batch = max(1, stage.batch // (stage.accumulate * processes))
@@ -82,19 +78,13 @@ def crop_size(stage: StageConfig) -> tuple[int, int] | None:
     return size
 
 
-def ordinal(number: int) -> str:
-    """Format an ordinal number: `2nd`, `3rd`, `8th`."""
-    teens = number % 100 in (11, 12, 13)
-    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
-
-
 def summarize(stage: StageConfig) -> Mapping[str, str]:
     """Summarize the most important settings of a stage for printing."""
     optimizer = stage.optimizer
     rates = [f"{optimizer.lr:g} {next(iter(stage.schedule))}"]
     rates += [f"head x{optimizer.head_lr_mult:g}"] if optimizer.head_lr_mult != 1 else []
     rates += [f"biases x{optimizer.bias_lr_mult:g}"] if optimizer.bias_lr_mult != 1 else []
-    stride = f", every {ordinal(stage.loss_stride)} pixel" if stage.loss_stride > 1 else ""
+    stride = f", stride {stage.loss_stride}" if stage.loss_stride > 1 else ""
     return {
         "optimizer": f"{optimizer.name}, lr {', '.join(rates)}, weight decay {optimizer.weight_decay:g}",
         "loss": " + ".join(stage.loss) + stride,

@@ -19,7 +19,7 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.models import list_models
 from atrous.training.config import RENAMED_KEYS, RecipeModel, StageConfig
 from atrous.training.overrides import expand_stages, stage_name
-from atrous.weights.pretrained import pretrained_entry
+from atrous.weights.pretrained import pretrained_normalization
 
 FOLDER = Path(__file__).parents[3] / "recipes"
 
@@ -104,22 +104,15 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
         raise AtrousError(f"{where}: {key + ': ' if key else ''}{reason}.") from error
 
 
-def pretrained_normalization(model: Mapping[str, Any], weights: str, channel_order: str) -> dict[str, Any]:
-    """Get mean and std of the pretrained weights of a backbone by their tag, such as "imagenet"; empty if unknown."""
-    if not weights or Path(weights).suffix or model.get("id") not in list_models():
-        return {}
-    entry = pretrained_entry(model["id"], model.get("options") or {}, weights)
-    order = -1 if channel_order == "BGR" else 1
-    return {} if entry is None else {"mean": entry.mean[::order], "std": entry.std[::order]}
-
-
 def _with_pretrained_normalization(stage: dict[str, Any], weights: str) -> dict[str, Any]:
+    """Take mean and std from the pretrained weights unless the stage sets them; errors are left to the validation."""
     model, preprocessing = stage.get("model"), stage.get("preprocessing") or {}
-    if not isinstance(model, Mapping) or not isinstance(preprocessing, Mapping):
-        return stage  # reported by the validation that follows
-    if {"mean", "std"} & preprocessing.keys():
+    if not weights or not isinstance(model, Mapping) or not isinstance(preprocessing, Mapping):
         return stage
-    normalization = pretrained_normalization(model, weights, preprocessing.get("channel_order", "RGB"))
+    if model.get("id") not in list_models() or {"mean", "std"} & preprocessing.keys():
+        return stage
+    order = preprocessing.get("channel_order", "RGB")
+    normalization = pretrained_normalization(model["id"], model.get("options") or {}, weights, order)
     return {**stage, "preprocessing": {**preprocessing, **normalization}} if normalization else stage
 
 

@@ -25,7 +25,7 @@ from atrous.training.fabric import STRATEGIES, any_process, catch_interrupt, che
 from atrous.training.fsdp import gather_state, optimizer_state
 from atrous.training.initialize import Weights
 from atrous.training.loader import make_loader
-from atrous.training.logs import StageLog, compute_metrics, draw_samples
+from atrous.training.logs import StageLog, compute_metrics, draw_curves, draw_samples
 from atrous.training.losses import training_loss
 from atrous.training.recipe import Recipe
 from atrous.training.run_dir import prepare_run_dir, write_checkpoint
@@ -213,7 +213,7 @@ def evaluate(run: StageRun, log: StageLog | None, on_message: OnMessage) -> None
             run.best_miou = run.metrics["miou"]
             export(run, "best.safetensors")
     if log is not None:
-        log.draw_curves()
+        draw_curves(run.folder)
 
 
 def export(run: StageRun, *names: str) -> None:

