@@ -20,8 +20,8 @@ from pathlib import Path
 from atrous import Segmenter
 from atrous.data.catalog import open_dataset
 from atrous.evaluation import evaluate
+from atrous.files import read_csv
 from atrous.training import read_recipe, train
-from atrous.training.logs import read_rows
 
 BUDGET = (
     "warmup.steps=50",
@@ -104,8 +104,8 @@ def main() -> None:
         folder = folders[title]
         if not (folder / "last.safetensors").is_file():
             train(recipe, folder, resume=folder.is_dir(), on_message=print)
-        row = read_rows(folder / "evaluations.csv")[-1]
-        seconds = sum(float(step["seconds"]) for step in read_rows(folder / "log.csv")) / steps
+        row = read_csv(folder / "evaluations.csv")[-1]
+        seconds = sum(float(step["seconds"]) for step in read_csv(folder / "log.csv")) / steps
         print_row(title, float(row["miou"]), float(row["pixel_accuracy"]), f"{seconds:.2f} s per step")
     data = open_dataset(f"{arguments.data}?split=val")
     for title, (trained, stride) in table.other_strides.items():

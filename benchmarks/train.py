@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from atrous.files import read_csv
 from atrous.training import Progress, Recipe, train
 from atrous.training.config import DataConfig
 from atrous.training.loader import open_training_data
-from atrous.training.logs import read_rows
 from atrous.training.recipe import make_recipe
 from atrous.training.stage import build_model
 
@@ -48,7 +48,7 @@ def main() -> None:
     alternation = Alternation(bare_loop(recipe), arguments.block)
     with tempfile.TemporaryDirectory() as folder:
         train(recipe, Path(folder) / "run", devices=1, on_progress=alternation, on_message=print)
-        rows = read_rows(Path(folder) / "run" / "log.csv")[arguments.block : -1]
+        rows = read_csv(Path(folder) / "run" / "log.csv")[arguments.block : -1]
     data_seconds = statistics.mean(float(row["data_seconds"]) for row in rows)
     ours, bare = alternation.ours[1:], alternation.bare[1:]
     ratios = [one / other for one, other in zip(ours, bare, strict=True)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,39 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file completely or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+class CsvFile:
+    """A CSV file that is appended row by row and readable at any time.
+
+    An existing file is continued; of its rows, only those that `keep` accepts are kept.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], *, keep: Callable[[Mapping[str, str]], bool]) -> None:
+        self.path = path
+        self.columns = list(columns)
+        kept = [row for row in read_csv(path) if keep(row)]
+        with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows({key: row.get(key, "") for key in self.columns} for row in kept)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row.
+
+        Raises: `AtrousError` if the file cannot be written, such as on a full disk.
+        """
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        except OSError as error:
+            raise AtrousError(f"Cannot write {self.path}: {error.strerror or error}. Free some space.") from error
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read the complete rows of a CSV file, without an unfinished last one; none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if None not in row.values()]

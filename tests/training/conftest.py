@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from atrous.data.datasets import camvid, cityscapes, voc
+from atrous.files import read_csv
 from atrous.imaging.labels import save_labels
 from atrous.models import create_model
-from atrous.training.logs import read_rows
 from atrous.training.recipe import Recipe, make_recipe
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -224,7 +224,7 @@ def run_on_two_processes(path: Path, folder: Path, *more: str) -> None:
 
 def losses(folder: Path) -> list[tuple[str, str, str]]:
     """Stage, step and loss of every step of a run."""
-    return [(row["stage"], row["step"], row["loss"]) for row in read_rows(folder / "log.csv")]
+    return [(row["stage"], row["step"], row["loss"]) for row in read_csv(folder / "log.csv")]
 
 
 def press_ctrl_c(progress: Any) -> None:

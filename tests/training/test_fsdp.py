@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from tests.training.conftest import losses, press_ctrl_c, run_on_two_processes, 
 
 pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
 
+from atrous.files import read_csv
 from atrous.training import train
-from atrous.training.logs import read_rows
 from atrous.training.run_dir import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -33,7 +34,7 @@ def assert_same_training(ours: Path, theirs: Path, rel: float) -> None:
     assert both["optimizer"]["param_groups"] == one["optimizer"]["param_groups"]
     torch.testing.assert_close(both["optimizer"]["state"], one["optimizer"]["state"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(both["ema"], one["ema"], rtol=1e-5, atol=1e-6)
-    both, one = (read_rows(folder / "evaluations.csv")[-1] for folder in (ours, theirs))
+    both, one = (read_csv(folder / "evaluations.csv")[-1] for folder in (ours, theirs))
     assert float(both["pixel_accuracy"]) == pytest.approx(float(one["pixel_accuracy"]), abs=1e-3)
 
 
@@ -87,7 +88,7 @@ def test_optimizer_state_is_restored_exactly(name: str) -> None:
     step(model, optimizer)
     resumed = make_optimizer(other, stage)
     other.load_state_dict(model.state_dict())
-    state = optimizer_state(model, optimizer)
+    state = copy.deepcopy(optimizer_state(model, optimizer))
     assert set(state["state"]) == {key for key, _ in model.named_parameters()}
     load_optimizer_state(other, resumed, state)
     for each in ((model, optimizer), (other, resumed)):

@@ -12,7 +12,7 @@ import yaml
 
 from atrous import create_model, list_models, load
 from atrous.data.catalog import DatasetSpec
-from atrous.training.logs import read_rows
+from atrous.files import read_csv
 from atrous.training.recipe import FOLDER, Recipe, list_recipes, make_recipe, read_recipe
 
 EVERY_RECIPE = pytest.mark.parametrize("name", list_recipes())
@@ -42,7 +42,7 @@ def test_two_steps_of_each_stage(name: str, official: Callable[[str], str], tmp_
             pytest.skip(f"model not registered here: {stage.model.id}")
     recipe = _tiny(name, official, _backbone(name, tmp_path / "imagenet.pth"))
     result = train(recipe, tmp_path / "run")
-    rows = read_rows(result.folder / "log.csv")
+    rows = read_csv(result.folder / "log.csv")
     assert [(row["stage"], row["step"]) for row in rows] == [(s.name, str(n)) for s in recipe.stages for n in (1, 2)]
     assert all(math.isfinite(float(row["loss"])) for row in rows)
     model = load(result.last)

@@ -18,8 +18,8 @@ from tests.training.conftest import command, draw_pair, losses, press_ctrl_c, sm
 
 pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
 
+from atrous.files import read_csv
 from atrous.training import train
-from atrous.training.logs import read_rows
 from atrous.training.run_dir import CHECKPOINT, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -38,7 +38,7 @@ def test_files_of_a_run(street: str, tmp_path: Path) -> None:
         *(CHECKPOINT, "best.safetensors", "last.safetensors", "train.safetensors"),
     }
     assert len(list((result.folder / "samples").iterdir())) == 2
-    assert [row["step"] for row in read_rows(result.folder / "evaluations.csv")] == ["2", "4"]
+    assert [row["step"] for row in read_csv(result.folder / "evaluations.csv")] == ["2", "4"]
     (entry,) = json.loads((result.folder / "environment.json").read_text())
     assert {"torch", "lightning_fabric", "git", "command"} <= entry.keys()
     card = load(result.last).card
@@ -72,7 +72,7 @@ def test_a_killed_run_resumes_exactly(street: str, tmp_path: Path) -> None:
     uninterrupted = start(command(path, whole))
     process = start(command(path, folder))
     deadline = time.monotonic() + 240
-    while len(read_rows(folder / "log.csv")) < 6 and process.poll() is None and time.monotonic() < deadline:
+    while len(read_csv(folder / "log.csv")) < 6 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
     process.communicate()
@@ -89,7 +89,7 @@ def test_a_killed_run_resumes_exactly(street: str, tmp_path: Path) -> None:
     ours, theirs = (load(each / "last.safetensors") for each in (folder, whole))
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
     assert ours.card == theirs.card.model_copy(update={"measured": ours.card.measured})
-    assert read_rows(folder / "evaluations.csv") == read_rows(whole / "evaluations.csv")
+    assert read_csv(folder / "evaluations.csv") == read_csv(whole / "evaluations.csv")
 
 
 @pytest.mark.parametrize(

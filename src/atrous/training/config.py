@@ -116,15 +116,13 @@ class DataConfig(RecipeModel):
 
         def replaced(text: str) -> str:
             old = DatasetSpec.parse(text)
-            if old.name != new.name:
-                return text
-            return str(DatasetSpec(old.name, new.target, {**old.options, **new.options}))
+            same = old.name == new.name
+            return str(DatasetSpec(old.name, new.target, {**old.options, **new.options})) if same else text
 
-        if new.name in {DatasetSpec.parse(text).name for text in (*self.train, *filter(None, (self.val,)))}:
-            return self.model_copy(
-                update={"train": tuple(map(replaced, self.train)), "val": replaced(self.val) if self.val else ""}
-            )
-        return DataConfig.from_spec(spec)
+        if new.name not in {DatasetSpec.parse(text).name for text in (*self.train, *filter(None, (self.val,)))}:
+            return DataConfig.from_spec(spec)
+        val = replaced(self.val) if self.val else ""
+        return self.model_copy(update={"train": tuple(map(replaced, self.train)), "val": val})
 
 
 class OptimizerConfig(RecipeModel):
@@ -174,13 +172,13 @@ class EvaluationConfig(RecipeModel):
     """Number of images whose predictions are drawn beside the ground truth."""
 
 
-def _named_arguments(expected: str) -> BeforeValidator:
+def _named(expected: str) -> BeforeValidator:
     """Normalize `name` and `{name: arguments}` to the latter; report what was expected for anything else."""
 
     def normalize(value: Any) -> Any:
         named = {value: {}} if isinstance(value, str) else value
         if not isinstance(named, Mapping) or not all(isinstance(each or {}, Mapping) for each in named.values()):
-            raise ValueError(f"found {value!r}, expected {expected}")
+            raise ValueError(f"found {value!r}, expected a name, or {expected}")
         return {name: arguments or {} for name, arguments in named.items()}
 
     return BeforeValidator(normalize)
@@ -188,27 +186,16 @@ def _named_arguments(expected: str) -> BeforeValidator:
 
 def _require_list(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
-        raise ValueError(
-            f"found {value!r}, expected a list of names, or of names with their arguments, such as "
-            "transforms: [{crop: {height: 321, width: 321}}, flip]"
-        )
+        expected = "a list of names, or of names with their arguments, such as transforms: [{blur: {high: 1.0}}, flip]"
+        raise ValueError(f"found {value!r}, expected {expected}")
     return value
 
 
-NamedArguments = dict[str, dict[str, Any]]
+Named = dict[str, dict[str, Any]]
 """Names with their arguments: `cross_entropy: {label_smoothing: 0.1}`; a name alone has no arguments."""
-LossConfig = Annotated[
-    NamedArguments,
-    _named_arguments("a name, or names with their arguments, such as loss: {cross_entropy: {}, lovasz: {}}"),
-]
-ScheduleConfig = Annotated[
-    NamedArguments,
-    _named_arguments("a name, or a name with its arguments, such as schedule: {poly: {power: 0.9}}"),
-]
-TransformConfig = Annotated[
-    NamedArguments,
-    _named_arguments("a name, or a name with its arguments, such as crop: {height: 321, width: 321}"),
-]
+LossConfig = Annotated[Named, _named("names with their arguments, such as loss: {cross_entropy: {}, lovasz: {}}")]
+ScheduleConfig = Annotated[Named, _named("a name with its arguments, such as schedule: {poly: {power: 0.9}}")]
+TransformConfig = Annotated[Named, _named("a name with its arguments, such as crop: {height: 321, width: 321}")]
 
 
 class StageConfig(RecipeModel):
@@ -303,13 +290,8 @@ class StageConfig(RecipeModel):
         """Build the augmentation; padding is filled with the mean of the preprocessing."""
         mean = self.preprocessing.mean if self.preprocessing.channel_order == "RGB" else self.preprocessing.mean[::-1]
         defaults = {"ignore_index": ignore_index, "mean": tuple(map(round, mean))}
-        return Compose(
-            [
-                _build("transform", TRANSFORMS, name, arguments, **defaults)
-                for entry in self.transforms
-                for name, arguments in entry.items()
-            ]
-        )
+        entries = [item for entry in self.transforms for item in entry.items()]
+        return Compose([_build("transform", TRANSFORMS, name, arguments, **defaults) for name, arguments in entries])
 
 
 def _build(

@@ -103,6 +103,4 @@ def reduce(fabric: Fabric, value: Tensor, operation: str) -> float:
 
 def any_process(fabric: Fabric, event: threading.Event) -> bool:
     """Check whether an event is set in any process, so that all stop after the same step."""
-    if fabric.world_size == 1:
-        return event.is_set()
     return reduce(fabric, torch.tensor(float(event.is_set()), device=fabric.device), "sum") > 0

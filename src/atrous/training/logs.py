@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from atrous.data.dataset import Sample, SegmentationDataset
-from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix
-from atrous.files import writing
+from atrous.files import CsvFile, read_csv, writing
 from atrous.imaging.draw import contact_sheet
 from atrous.imaging.io import save_image
 
@@ -22,45 +20,11 @@ STEP_COLUMNS = ("stage", "step", "loss", "lr", "seconds", "data_seconds")
 METRICS = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
 
 
-class CsvLog:
-    """A CSV file of one row per stage and step; rows after the step that training resumes from are dropped."""
-
-    def __init__(self, path: Path, columns: Sequence[str], stages: Sequence[str], resumed: tuple[int, int]) -> None:
-        self.path = path
-        self.columns = list(columns)
-        kept = [row for row in read_rows(path) if (stages.index(row["stage"]), int(row["step"])) <= resumed]
-        with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows({key: row.get(key, "") for key in self.columns} for row in kept)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row.
-
-        Raises: `AtrousError` for a full disk.
-        """
-        try:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self.columns).writerow(row)
-        except OSError as error:
-            raise AtrousError(
-                f"Cannot write {self.path}: {error.strerror or error}. Free some space, then --resume."
-            ) from error
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the complete rows of a CSV file; none if the file does not exist."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if None not in row.values()]
-
-
 class StageLog:
     """Log a stage to log.csv, evaluations.csv and tensorboard.
 
-    `stages` are the names of all stages, `number` is the index of this one, `start` the step it resumes from.
+    `stages` are the names of all stages, `number` is the index of this one, `start` the step it resumes from;
+    rows of later steps are dropped.
     """
 
     def __init__(self, folder: Path, stages: Sequence[str], number: int, start: int, classes: Sequence[str]) -> None:
@@ -68,8 +32,12 @@ class StageLog:
 
         self.stage = stages[number]
         evaluation_columns = ("stage", "step", *METRICS, *(f"iou {name}" for name in classes))
-        self.steps = CsvLog(folder / "log.csv", STEP_COLUMNS, stages, (number, start))
-        self.evaluations = CsvLog(folder / "evaluations.csv", evaluation_columns, stages, (number, start))
+
+        def is_earlier(row: Mapping[str, str]) -> bool:
+            return (stages.index(row["stage"]), int(row["step"])) <= (number, start)
+
+        self.steps = CsvFile(folder / "log.csv", STEP_COLUMNS, keep=is_earlier)
+        self.evaluations = CsvFile(folder / "evaluations.csv", evaluation_columns, keep=is_earlier)
         self.tensorboard = SummaryWriter(str(folder / "tensorboard" / self.stage), purge_step=start + 1)
 
     def add_step(self, step: int, *, loss: float, lr: float, seconds: float, data_seconds: float) -> None:
@@ -102,7 +70,7 @@ def draw_curves(folder: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = read_rows(folder / "log.csv")
+    rows = read_csv(folder / "log.csv")
     position = {(row["stage"], row["step"]): number for number, row in enumerate(rows, start=1)}
     figure = Figure(figsize=(9, 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -114,7 +82,7 @@ def draw_curves(folder: Path) -> None:
         smooth = np.convolve(losses, np.ones(window) / window, "valid")
         loss.plot(np.arange(window, len(losses) + 1), smooth, color="tab:blue")
     rate.plot(np.arange(1, len(rows) + 1), [float(row["lr"]) for row in rows], color="tab:orange")
-    evaluations = read_rows(folder / "evaluations.csv")
+    evaluations = read_csv(folder / "evaluations.csv")
     points = [(position.get((row["stage"], row["step"]), 0), float(row["miou"])) for row in evaluations]
     quality.plot([x for x, _ in points], [100 * y for _, y in points], "o-", color="tab:green")
     quality.set_xlabel("step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -68,17 +69,10 @@ def _parse(text: str) -> Override:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise AtrousError(f"'{text}': the value is not valid YAML ({' '.join(str(error).split())}).") from error
-    if isinstance(parsed, str) and _is_number(parsed):  # YAML requires 1.0e-3 where everyone writes 1e-3
-        parsed = float(parsed)
+    if isinstance(parsed, str):
+        with suppress(ValueError):  # YAML requires 1.0e-3 where everyone writes 1e-3
+            parsed = float(parsed)
     return key.split("."), parsed if value else ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _set(tree: Tree, path: Sequence[str], value: Any) -> None:

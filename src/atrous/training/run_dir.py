@@ -1,4 +1,15 @@
-"""The run folder: created, or resumed from the checkpoint in it."""
+"""The run folder: created, or resumed from the checkpoint in it.
+
+recipe.yaml         the recipe in full
+environment.json    versions, devices, command and git state, one entry per start
+log.csv             every step: loss, learning rate, seconds, seconds spent waiting for images
+evaluations.csv     every evaluation: mIoU, accuracies, the IoU of each class
+tensorboard/        the same logs; curves.png the same as plots
+samples/            images with their ground truth beside the prediction
+checkpoint.pt       all that resuming needs
+best.safetensors    the weights of the stage's best evaluation, with their card
+last.safetensors    the newest weights; STAGE.safetensors: the final weights of each stage
+"""
 
 from __future__ import annotations
 
