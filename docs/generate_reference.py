@@ -79,8 +79,9 @@ def command_line() -> str:
 
 def recipe_keys() -> str:
     """Describe every key of a recipe, and the losses, schedules and transforms it can name."""
+    from atrous.data.transforms import TRANSFORMS
     from atrous.data.transforms import __name__ as transforms_module
-    from atrous.training.config import TRANSFORMS, StageConfig
+    from atrous.training.config import StageConfig
     from atrous.training.losses import LOSSES
     from atrous.training.recipe import Recipe
     from atrous.training.schedules import SCHEDULES
