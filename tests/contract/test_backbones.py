@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from atrous import AtrousError
 from atrous.backbones import BACKBONES, Backbone, create_backbone, list_backbones
-from atrous.layers.norm import NORMALIZATION
+from tests.contract.trained import imitate_training
 
 EVERY_BACKBONE = pytest.mark.parametrize("name", list_backbones())
 
 
-def randomized(name: str, **options) -> Backbone:
-    """Build a backbone in evaluation mode whose normalization and small scales are those of no fresh network."""
+def trained_like(name: str, **options) -> Backbone:
+    """Build a narrow backbone in evaluation mode that behaves like a trained one."""
     backbone = create_backbone(name, width=0.25, **options)
-    for layer in backbone.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.running_mean, std=0.1)
-            nn.init.uniform_(layer.running_var, 0.5, 2.0)
-        if isinstance(layer, NORMALIZATION):
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias, std=0.1)
-    for parameter in backbone.parameters():
-        if parameter.abs().max() < 1e-3:  # biases, and scales of residual branches that start near zero
-            nn.init.normal_(parameter, std=0.1)
+    imitate_training(backbone)
     return backbone.eval()
 
 
@@ -33,7 +23,7 @@ def randomized(name: str, **options) -> Backbone:
 @torch.no_grad()
 def test_dense_features_sampled_equal_the_strided_ones(name: str) -> None:
     """Atrous consistency: the definition of atrous convolution."""
-    backbone = randomized(name)
+    backbone = trained_like(name)
     image = torch.randn(2, 3, 161, 129)  # 32 k + 1
     strided = backbone(image)[-1]
     assert strided.std() > 1e-3
@@ -52,7 +42,7 @@ def test_dense_features_sampled_equal_the_strided_ones(name: str) -> None:
 @pytest.mark.parametrize("stride", [32, 16, 8])
 @torch.no_grad()
 def test_channels_and_strides_match_the_maps(name: str, stride: int) -> None:
-    backbone = randomized(name)
+    backbone = trained_like(name)
     backbone.set_output_stride(stride)
     maps = backbone(torch.randn(1, 3, 129, 97))
     assert [m.shape[1] for m in maps] == list(backbone.channels)
@@ -63,7 +53,7 @@ def test_channels_and_strides_match_the_maps(name: str, stride: int) -> None:
 @EVERY_BACKBONE
 @torch.no_grad()
 def test_every_stride_that_is_offered_works(name: str) -> None:
-    backbone = randomized(name)
+    backbone = trained_like(name)
     image = torch.randn(1, 3, 33, 33)
     for stride in backbone.possible_output_strides():
         backbone.set_output_stride(stride)
@@ -75,7 +65,7 @@ def test_every_stride_that_is_offered_works(name: str) -> None:
 @EVERY_BACKBONE
 def test_a_classifier_loads_into_a_classifier_and_into_a_backbone(name: str) -> None:
     """Batch statistics included; without a classifier its keys are passed over."""
-    classifier = randomized(name, num_classes=10)
+    classifier = trained_like(name, num_classes=10)
     again = create_backbone(name, num_classes=10, width=0.25).eval()
     again.load_state_dict(classifier.state_dict())
     features = create_backbone(name, width=0.25).eval()
@@ -94,7 +84,7 @@ def test_a_classifier_loads_into_a_classifier_and_into_a_backbone(name: str) -> 
 
 @EVERY_BACKBONE
 def test_trains_at_batch_1_and_every_parameter_gets_a_gradient(name: str) -> None:
-    backbone = randomized(name, in_channels=4, num_classes=3).train()
+    backbone = trained_like(name, in_channels=4, num_classes=3).train()
     (backbone.classify(torch.randn(1, 4, 70, 45)) ** 2).mean().backward()
     assert not [key for key, parameter in backbone.named_parameters() if parameter.grad is None]
 

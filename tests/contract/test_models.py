@@ -1,4 +1,4 @@
-"""Ring one: what every registered network promises, at a tiny width."""
+"""Contract of every registered network, at a small width."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from atrous import AtrousError, create_model, list_models
 from atrous.models import MODELS, SegmentationModel
+from tests.contract.trained import imitate_training
 
 WIDTH = 0.125
 EVERY_MODEL = pytest.mark.parametrize("name", list_models())
@@ -23,14 +23,7 @@ EVERY_MODEL = pytest.mark.parametrize("name", list_models())
 def _built(name: str) -> SegmentationModel:
     torch.manual_seed(0)
     model = create_model(name, width=WIDTH, num_classes=5)
-    for layer in model.modules():  # statistics and scales of a trained network, so that nothing cancels by chance
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.running_mean, std=0.1)
-            nn.init.uniform_(layer.running_var, 0.5, 2.0)
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias, std=0.1)
-        elif isinstance(layer, nn.Conv2d) and not layer.weight.any():
-            nn.init.normal_(layer.weight, std=0.1)
+    imitate_training(model)
     return model.eval()
 
 

@@ -160,22 +160,19 @@ class DeepLabV3Cascade(SegmentationModel):
 RELEASED_HEAD = {"atrous_rates": (), "multi_grid": None}
 """MobileNetV2 section 6.3: neither atrous rates nor multi-grid."""
 
-MODEL_BACKBONES: dict[str, dict[str, Any]] = {
-    "resnet50": {},
-    "resnet101": {},
-    "resnet152": {},
-    "resnet50_beta": {},
-    "resnet101_beta": {},
-    "mobilenet_v2": RELEASED_HEAD,
-    "mobilenet_v2_x0.5": RELEASED_HEAD,
-    "xception41": {"multi_grid": None},
-    "xception65": {"multi_grid": None},
-    "xception71": {"multi_grid": None},
-    "efficientnet_lite0": {"multi_grid": None},
+RESNETS = ("resnet50", "resnet101", "resnet152", "resnet50_beta", "resnet101_beta")
+MOBILENETS = ("mobilenet_v2", "mobilenet_v2_x0.5")
+OTHERS = ("xception41", "xception65", "xception71", "efficientnet_lite0")
+
+DEFAULTS: dict[str, Mapping[str, Any]] = {
+    **{name: {} for name in RESNETS},
+    **dict.fromkeys(MOBILENETS, RELEASED_HEAD),
+    **{name: {"multi_grid": None} for name in OTHERS},
 }
+"""Arguments whose defaults differ from the paper's, by backbone."""
 
 
-@register_family("deeplab_v3", MODEL_BACKBONES, PAPER, options_of=DeepLabV3)
+@register_family("deeplab_v3", DEFAULTS, PAPER, options_of=DeepLabV3)
 def deeplab_v3(backbone: Backbone, width: float, **options: Any) -> DeepLabV3:
     """Build DeepLab v3 on a backbone; `width` multiplies all numbers of channels."""
     return DeepLabV3(backbone, **{"channels": scaled(256, width), **options})

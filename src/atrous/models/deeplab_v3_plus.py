@@ -19,6 +19,7 @@ default.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
 from atrous.layers.resize import resize
 from atrous.models.base import register_family, scaled
-from atrous.models.deeplab_v3 import DeepLabV3, build_classifier
+from atrous.models.deeplab_v3 import MOBILENETS, OTHERS, RESNETS, DeepLabV3, build_classifier
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -126,24 +127,16 @@ class DeepLabV3Plus(DeepLabV3):
         return self.classifier(self.decoder(maps[0], x))
 
 
-SEPARABLE: dict[str, Any] = {"separable": True, "multi_grid": None}
+SEPARABLE = {"separable": True, "multi_grid": None}
 
-MODEL_BACKBONES: dict[str, dict[str, Any]] = {
-    "resnet50": {},
-    "resnet101": {},
-    "resnet152": {},
-    "resnet50_beta": {},
-    "resnet101_beta": {},
-    "mobilenet_v2": SEPARABLE,
-    "mobilenet_v2_x0.5": SEPARABLE,
-    "xception41": SEPARABLE,
-    "xception65": SEPARABLE,
-    "xception71": SEPARABLE,
-    "efficientnet_lite0": SEPARABLE,
+DEFAULTS: dict[str, Mapping[str, Any]] = {
+    **{name: {} for name in RESNETS},
+    **dict.fromkeys((*MOBILENETS, *OTHERS), SEPARABLE),
 }
+"""Arguments whose defaults differ from those of `DeepLabV3Plus`, by backbone."""
 
 
-@register_family("deeplab_v3_plus", MODEL_BACKBONES, PAPER, options_of=(DeepLabV3Plus, DeepLabV3))
+@register_family("deeplab_v3_plus", DEFAULTS, PAPER, options_of=(DeepLabV3Plus, DeepLabV3))
 def deeplab_v3_plus(backbone: Backbone, width: float, **options: Any) -> DeepLabV3Plus:
     """Build DeepLab v3+ on a backbone; `width` multiplies all numbers of channels."""
     widths = {"channels": scaled(256, width), "decoder_channels": scaled(256, width)}
