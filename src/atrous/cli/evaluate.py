@@ -101,6 +101,7 @@ def _run(segmenter: Segmenter, dataset: SegmentationDataset, settings: dict[str,
         console.print(f"resuming from {checkpoint}", style="dim")
     try:
         with progress_bar("evaluating") as on_progress:
+            on_progress(0, len(dataset))
             result = run_evaluation(
                 segmenter,
                 dataset,

@@ -191,6 +191,8 @@ def _segment_images(segmenter: Segmenter, jobs: list[ImageJob], out: Path, crf: 
     with progress_bar("segmenting", disable=single and segmenter.tile is None) as on_progress:
         if single:
             segmenter.on_progress = on_progress  # the windows of the image
+        else:
+            on_progress(0, len(jobs))
         try:
             with BackgroundWorker() as worker:
                 for done, (job, pixels) in enumerate(prefetch((job, _read(job.source)) for job in jobs), start=1):
