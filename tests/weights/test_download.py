@@ -123,4 +123,4 @@ def test_an_id_is_downloaded_once(server: Server, shared_data: Path, monkeypatch
     assert atrous.load(name).num_classes == 21
     assert atrous.load(name).num_classes == 21
     assert len(server.asked) == 1
-    assert store.describe(name).path == store.cache_folder() / "test.tflite"
+    assert store.describe_weights(name).path == store.cache_folder() / "test.tflite"
