@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -72,7 +73,7 @@ class Measurement(StrictModel):
 class Card(StrictModel):
     """The metadata that travel with weights: network, classes, preprocessing, origin, license, measured figures."""
 
-    renamed_keys = {"colours": "colors", "licence": "license"}  # noqa: RUF012 (a ClassVar of the base class)
+    renamed_keys: ClassVar[Mapping[str, str]] = {"colours": "colors", "licence": "license"}
 
     version: Literal[1] = 1
     """The version of this format."""

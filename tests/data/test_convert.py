@@ -23,7 +23,7 @@ class TestConvert:
             np.testing.assert_array_equal(ours.image, theirs.image)
             np.testing.assert_array_equal(ours.labels, theirs.labels)
 
-    def test_it_goes_on(self, own: Path, tmp_path: Path) -> None:
+    def test_an_interrupted_conversion_resumes(self, own: Path, tmp_path: Path) -> None:
         splits = open_splits(str(own))
         (own / "masks/5.png").rename(own / "5.png")
         with pytest.raises(ValueError, match=r"5\.png"):

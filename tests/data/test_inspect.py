@@ -107,5 +107,5 @@ def test_warnings(own: Path, write: Write) -> None:
     assert "stored as PNG palette, most masks as PNG gray" in warnings["storage"]
 
 
-def test_a_list_with_repeats_is_no_duplicate(own: Path) -> None:
+def test_repeated_items_are_not_duplicates(own: Path) -> None:
     assert not inspect_splits([open_dataset(own).select([0, 0, 1, 2])]).problems

@@ -21,7 +21,7 @@ def batches(data: AugmentedDataset, **options: object) -> list[torch.Tensor]:
     return [batch.images for batch in DataLoader(data, batch_size=2, collate_fn=collate, **options)]
 
 
-def test_the_same_with_and_without_workers(own: Path) -> None:
+def test_samples_do_not_depend_on_workers(own: Path) -> None:
     data = AugmentedDataset(open_dataset(own), TRANSFORM, seed=4)
     alone = batches(data)
     assert alone[0].shape == (2, 3, 16, 20)
@@ -31,7 +31,7 @@ def test_the_same_with_and_without_workers(own: Path) -> None:
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_epochs_reach_workers_that_live_on(own: Path, start: str) -> None:
+def test_set_epoch_reaches_persistent_workers(own: Path, start: str) -> None:
     data = AugmentedDataset(open_dataset(own), TRANSFORM)
     loader = DataLoader(
         data,
@@ -69,7 +69,7 @@ def test_seeds_and_indices_differ(own: Path) -> None:
     assert len(list(one)) == 2
 
 
-def test_hard_images_are_listed_again(own: Path) -> None:
+def test_hard_images_are_duplicated(own: Path) -> None:
     dataset = open_dataset(f"{own}?split=all")
     assert duplicate_hard_images(dataset, ["tree"]).names == (*dataset.names, "2", "5")
     assert duplicate_hard_images(dataset, ["tree"], times=3).names == (*dataset.names, "2", "5", "2", "5")

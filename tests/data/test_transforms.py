@@ -1,4 +1,4 @@
-"""Image and labels stay together, whatever is done to them."""
+"""Transforms keep image and labels aligned."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_pixel_keeps_its_label(name: str, labels: np.ndarray, seed: int) -
 
 @pytest.mark.parametrize("name", MOVING)
 @given(size=sizes, seed=seeds, dtype=st.sampled_from([np.uint8, np.uint16]))
-def test_only_labels_that_were_there_and_one_size(name: str, size: tuple[int, int], seed: int, dtype: type) -> None:
+def test_no_new_labels_and_equal_sizes(name: str, size: tuple[int, int], seed: int, dtype: type) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.choice(np.array([0, 5, 9, 255], dtype), size)
     image, after = MOVING[name](rng.integers(0, 255, (*size, 3), np.uint8), labels, rng)
@@ -71,7 +71,7 @@ def test_only_labels_that_were_there_and_one_size(name: str, size: tuple[int, in
 
 @pytest.mark.parametrize("name", ["scale", "rotation", "resize"])
 @given(seed=seeds)
-def test_image_and_labels_are_sampled_at_the_same_places(name: str, seed: int) -> None:
+def test_image_and_labels_are_sampled_at_the_same_positions(name: str, seed: int) -> None:
     """Ramps in the image and in the labels agree to half a step after any warp, so neither is shifted."""
     for axis, ramp in enumerate(np.indices((40, 40))):
         labels = (ramp * 6).astype(np.uint8)
@@ -84,7 +84,7 @@ def test_image_and_labels_are_sampled_at_the_same_places(name: str, seed: int) -
 
 
 @pytest.mark.parametrize("transform", [*MOVING.values(), RandomBlur(), ColorJitter()])
-def test_the_generator_is_all_its_randomness(transform: Callable) -> None:
+def test_the_generator_is_the_only_randomness(transform: Callable) -> None:
     rng = np.random.default_rng(0)
     image, labels = rng.integers(0, 255, (30, 30, 3), np.uint8), rng.integers(0, 3, (30, 30), np.uint8)
     before = image.copy(), labels.copy()
@@ -96,7 +96,7 @@ def test_the_generator_is_all_its_randomness(transform: Callable) -> None:
 
 
 @pytest.mark.parametrize("transform", [RandomBlur(probability=1.0), ColorJitter()])
-def test_labels_are_left_alone_where_only_colors_change(transform: Callable) -> None:
+def test_color_transforms_keep_the_labels(transform: Callable) -> None:
     rng = np.random.default_rng(1)
     image, labels = rng.integers(0, 255, (30, 31, 3), np.uint8), rng.integers(0, 3, (30, 31), np.uint8)
     changed, after = transform(image, labels, rng)
@@ -110,7 +110,7 @@ def test_no_jitter_is_no_change() -> None:
     np.testing.assert_array_equal(changed, image)
 
 
-def test_scales_are_those_asked_for() -> None:
+def test_scales_are_in_the_given_range() -> None:
     labels = np.zeros((100, 200), np.uint8)
     rng = np.random.default_rng(0)
     heights = [RandomScale(step=0.25)(np.dstack([labels] * 3), labels, rng)[1].shape[0] for _ in range(80)]
@@ -134,7 +134,7 @@ def test_class_aware_crops_find_the_rare_class() -> None:
     assert found[0.0] < 30
 
 
-def test_a_crop_of_nothing_but_ignored() -> None:
+def test_a_class_aware_crop_of_ignored_pixels() -> None:
     labels = np.full((50, 50), 255, np.uint8)
     _, after = RandomCrop(20, 20, class_aware=1.0)(np.dstack([labels] * 3), labels, np.random.default_rng(0))
     assert (after == 255).all()
@@ -170,7 +170,7 @@ def test_a_callable_of_albumentations_signature() -> None:
     assert any((each != once[1]).any() for each in other)
 
 
-def test_what_theirs_returns_is_checked() -> None:
+def test_invalid_results_of_albumentations_callables_are_refused() -> None:
     def floats(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
         return {"image": image / 255, "mask": mask}
 
@@ -193,6 +193,6 @@ def test_what_theirs_returns_is_checked() -> None:
         lambda: RandomRotation(probability=-1),
     ],
 )
-def test_settings_out_of_range(wrong: Callable) -> None:
+def test_arguments_out_of_range(wrong: Callable) -> None:
     with pytest.raises(AtrousError, match=r"expected|empty"):
         wrong()

@@ -1,4 +1,4 @@
-"""Every kind of picture people have, and what is only called one."""
+"""Images of every kind, and files that are not images despite their names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def gradient() -> np.ndarray:
     return np.dstack([x * 8, y * 10, 255 - x * 4 - y * 4]).astype(np.uint8)
 
 
-def test_rgb_as_it_is(gradient: np.ndarray, tmp_path: Path) -> None:
+def test_rgb_is_unchanged(gradient: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(gradient).save(tmp_path / "a.png")
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(gradient), gradient):
         np.testing.assert_array_equal(read_image(source), gradient)
@@ -55,7 +55,7 @@ def test_gray_palette_and_one_bit(gradient: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_transparency_lies_over_white(mode: str, tmp_path: Path) -> None:
+def test_transparency_is_blended_with_white(mode: str, tmp_path: Path) -> None:
     image = Image.new("RGBA", (4, 2), (10, 10, 10, 255))
     image.putpixel((0, 0), (10, 10, 10, 0))
     image.convert(mode).save(tmp_path / "a.png" if mode != "PA" else tmp_path / "a.tif") if mode != "PA" else None
@@ -121,13 +121,13 @@ def test_a_missing_file_gets_the_nearest_name(tmp_path: Path) -> None:
         read_image(tmp_path / "foto.jpg")
 
 
-def test_a_folder_is_no_image(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AtrousError, match="is a folder"):
         read_image(tmp_path)
 
 
 @pytest.mark.parametrize("contents", [b"", b"hello, I am a text", b"\xff\xd8\xff\xe0"])
-def test_a_text_by_the_name_of_an_image(tmp_path: Path, contents: bytes) -> None:
+def test_a_text_file_with_the_name_of_an_image(tmp_path: Path, contents: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(contents)
     with pytest.raises(AtrousError, match=r"a\.jpg"):
         read_image(tmp_path / "a.jpg")
@@ -143,7 +143,7 @@ def test_truncated_files(gradient: np.ndarray, tmp_path: Path, suffix: str) -> N
         read_image(path)
 
 
-def test_a_bomb_is_refused_before_decoding(tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_refused_before_decoding(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(bomb(100_000, 100_000))
     with pytest.raises(AtrousError, match="too large, over 179 megapixels, and is not decoded"):
         read_image(tmp_path / "bomb.png")

@@ -1,4 +1,4 @@
-"""One reader for masks of every kind, and nothing it was not told of."""
+"""Masks of every kind, read as labels; values without a class are errors."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_one_mask_stored_in_six_ways(image: Image.Image, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".tif", ".webp"])
-def test_other_formats_without_loss(tmp_path: Path, suffix: str) -> None:
+def test_other_lossless_formats(tmp_path: Path, suffix: str) -> None:
     image = Image.fromarray(LABELS) if suffix != ".webp" else Image.fromarray(np.dstack([LABELS] * 3))
     image.save(tmp_path / f"a{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
     np.testing.assert_array_equal(MaskReader(CLASSES).read(tmp_path / f"a{suffix}"), LABELS)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_few_bits_are_not_spread_over_8(tmp_path: Path, bits: int) -> None:
+def test_values_of_few_bits_are_not_scaled(tmp_path: Path, bits: int) -> None:
     labels = np.arange(24).reshape(4, 6).astype(np.uint8) % 2**bits
     palette_image(labels).save(tmp_path / "palette.png", bits=bits)
     cv2.imwrite(str(tmp_path / "gray.png"), labels * (255 // (2**bits - 1)))
@@ -111,7 +111,7 @@ def test_more_classes_than_a_byte_holds(tmp_path: Path) -> None:
     assert read.tolist() == labels.tolist()
 
 
-def test_a_value_of_no_class_names_file_value_and_classes(tmp_path: Path, write: Write) -> None:
+def test_a_value_without_a_class_names_file_value_and_classes(tmp_path: Path, write: Write) -> None:
     path = write(tmp_path / "a.png", np.array([[0, 1, 7, 7, 9]], np.uint8))
     with pytest.raises(AtrousError) as caught:
         MaskReader(CLASSES).read(path)
@@ -149,7 +149,7 @@ def test_hostile_masks(tmp_path: Path, write: Write, name: str, content: np.ndar
     assert str(path) in str(caught.value)
 
 
-def test_a_jpeg_by_the_name_of_a_png(tmp_path: Path) -> None:
+def test_a_jpeg_with_the_name_of_a_png(tmp_path: Path) -> None:
     Image.fromarray(LABELS).save(tmp_path / "a.png", format="JPEG")
     with pytest.raises(AtrousError, match="is a JPEG"):
         MaskReader(CLASSES).read(tmp_path / "a.png")
@@ -184,7 +184,7 @@ label_maps = arrays(np.uint8, sizes, elements=st.sampled_from([0, 1, 2, 255]))
 
 
 @given(labels=label_maps)
-def test_what_is_saved_is_read(labels: np.ndarray, tmp_path: Path) -> None:
+def test_saving_and_reading_are_inverse(labels: np.ndarray, tmp_path: Path) -> None:
     save_labels(labels, voc_color_map(3), tmp_path / "a.png")
     np.testing.assert_array_equal(MaskReader(CLASSES).read(tmp_path / "a.png"), labels)
 

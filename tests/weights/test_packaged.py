@@ -1,4 +1,4 @@
-"""Weights that come with the package: small, described, and right about streets, with the network unplugged."""
+"""The packaged weights: small files with complete cards and correct predictions, without a network connection."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_files_are_small_and_their_cards_complete(path: Path) -> None:
     assert not miou.published
 
 
-def test_a_street_is_seen_as_it_is() -> None:
+def test_classes_of_a_street() -> None:
     labels = Segmenter.load(DEFAULT_WEIGHTS)(STREET).labels
     height, width = labels.shape
     assert CLASSES[labels[height - 5, width // 2]] == "road"
@@ -57,7 +57,7 @@ def test_a_street_is_seen_as_it_is() -> None:
     assert {"sky", "building", "road", "pavement", "tree", "car"} <= found
 
 
-def test_frames_that_it_was_not_trained_on(shared_data: Path) -> None:
+def test_miou_on_validation_frames(shared_data: Path) -> None:
     """Every tenth of val; all of them are for `atrous evaluate`."""
     val = open_dataset(f"camvid:{shared_data / 'camvid'}?split=val")
     segmenter = Segmenter.load(DEFAULT_WEIGHTS)

@@ -15,7 +15,7 @@ from atrous.card import Card
 from atrous.weights import find_weights, read_card, save
 
 
-def test_what_is_saved_comes_back_with_its_card(model, card, image, tmp_path: Path) -> None:
+def test_saving_and_loading_keep_tensors_and_card(model, card, image, tmp_path: Path) -> None:
     path = save(model, tmp_path / "a.safetensors")
     loaded = atrous.load(path)
     assert loaded.card == card == read_card(path)
@@ -36,7 +36,7 @@ def test_half_precision_halves_the_file_and_loads_as_floats(model, image, tmp_pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
-def test_others_may_read_what_was_saved(model, tmp_path: Path) -> None:
+def test_saved_files_are_readable_by_others(model, tmp_path: Path) -> None:
     (plain := tmp_path / "plain").touch()
     assert save(model, tmp_path / "a.safetensors").stat().st_mode == plain.stat().st_mode
 
@@ -53,7 +53,7 @@ def test_the_name_must_be_a_safetensors_name(model, tmp_path: Path) -> None:
         save(model, tmp_path / "a.pth")
 
 
-def test_a_place_that_cannot_be_written_leaves_nothing(model, tmp_path: Path) -> None:
+def test_an_unwritable_folder_leaves_no_file(model, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(AtrousError, match="Cannot write"):
         save(model, tmp_path / "file" / "a.safetensors")
@@ -90,15 +90,13 @@ def _rewrite(path: Path, tensors: dict[str, torch.Tensor], card: dict) -> None:
         ("version", 2, "version"),
     ],
 )
-def test_a_card_that_cannot_be_used_says_what_is_wrong(
-    saved: Path, card: Card, entry: str, value, message: str
-) -> None:
+def test_an_invalid_card_names_the_entry(saved: Path, card: Card, entry: str, value, message: str) -> None:
     _rewrite(saved, load_file(saved), card.model_dump(mode="json") | {entry: value})
     with pytest.raises(AtrousError, match=message):
         atrous.load(saved)
 
 
-def test_safetensors_of_others_have_no_card(tmp_path: Path) -> None:
+def test_safetensors_without_a_card_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(AtrousError, match="no card"):
         atrous.load(tmp_path / "other.safetensors")

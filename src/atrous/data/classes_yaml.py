@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
@@ -41,7 +42,7 @@ RGB = Annotated[tuple[Byte, Byte, Byte], BeforeValidator(_parse_color)]
 class ClassConfig(StrictModel):
     """A class of `classes.yaml`; a name alone is enough."""
 
-    renamed_keys = {"colour": "color"}  # noqa: RUF012 (a ClassVar of the base class)
+    renamed_keys: ClassVar[Mapping[str, str]] = {"colour": "color"}
 
     name: str = Field(min_length=1)
     """The name of the class."""

@@ -1,4 +1,4 @@
-"""Own data: any names, any depth, three ways to split, and what is said when it does not fit."""
+"""Your own data: any names, any depth, three ways to split, and errors for files that do not fit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_lists(own: Path) -> None:
     assert set(np.unique(open_dataset(own)[2].labels)) == {1, 2, 255}
 
 
-def test_lists_are_found_without_being_named(own: Path, write: Write) -> None:
+def test_usual_lists_are_found(own: Path, write: Write) -> None:
     write(own / "classes.yaml", "classes: [background, road, tree]")
     assert open_dataset(own).splits == ("train", "val")
 
@@ -127,7 +127,7 @@ class TestCodings:
         )
         assert open_dataset(tmp_path)[0].labels.tolist() == [[1, 0, 255]]
 
-    def test_a_value_of_no_class_says_where_to_put_it(self, own: Path, write: Write) -> None:
+    def test_a_value_without_a_class_tells_the_remedy(self, own: Path, write: Write) -> None:
         write(own / "masks/1.png", masks_of(128))
         with pytest.raises(AtrousError, match=r"1\.png: value 128 .*Assign it to a class in classes\.yaml"):
             open_dataset(own)[1]
@@ -158,7 +158,7 @@ class TestInit:
             write_classes_yaml(own)
         assert path == own / "classes.yaml"
 
-    def test_a_fifth_is_drawn_to_be_judged_where_nothing_says_what_is(self, tmp_path: Path, write: Write) -> None:
+    def test_a_fifth_is_drawn_for_validation_unless_splits_exist(self, tmp_path: Path, write: Write) -> None:
         for number in range(10):
             write(tmp_path / f"images/{number}.jpg", photograph(number))
             write(tmp_path / f"masks/{number}.png", np.full((2, 3), number % 3, np.uint8))

@@ -58,7 +58,7 @@ class TestTrainaug:
         assert len(open_dataset(f"voc2012:{voc}?split=trainaug&aug={tmp_path / 'aug'}")) == 4
         assert not (voc / "SegmentationClassAug").exists()
 
-    def test_a_run_that_broke_off_goes_on(self, voc_and_sbd: tuple[Path, Path]) -> None:
+    def test_an_interrupted_run_resumes(self, voc_and_sbd: tuple[Path, Path]) -> None:
         voc, sbd = voc_and_sbd
         (sbd / "dataset/cls/d.mat").rename(sbd / "d.mat")
         with pytest.raises(AtrousError, match=r"d\.mat"):

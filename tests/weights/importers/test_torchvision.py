@@ -162,7 +162,7 @@ def test_without_auxiliary_head_and_with_other_classes(tmp_path: Path) -> None:
         (lambda s: [s.pop(k) for k in list(s) if "layer3.5" in k], "has 5 units"),
     ],
 )
-def test_what_does_not_belong_is_named(change, message: str, tmp_path: Path) -> None:
+def test_unknown_content_is_named(change, message: str, tmp_path: Path) -> None:
     state = torchvision_state(50)
     change(state)
     torch.save(state, tmp_path / "a.pth")
