@@ -1,4 +1,4 @@
-# Two commands for a fresh clone: `make demo` and `make test`. Each makes .venv, installs, and runs.
+# Each target creates .venv, installs into it, and runs. `make help` lists them.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,13 +10,13 @@ PHOTOGRAPH ?= examples/street.jpg
 .PHONY: help demo test test-slow lint docs reference clean
 
 help:
-	@echo "make demo       segment a photograph (made into $(OUT))"
+	@echo "make demo       segment a photograph into $(OUT)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take minutes"
-	@echo "make lint       formatting, style, types, the direction of imports"
+	@echo "make lint       check formatting, style, types and the direction of imports"
 	@echo "make docs       build the documentation into site/"
 	@echo "make reference  write docs/reference from the code, after a change of options or keys"
-	@echo "make clean      remove what these made"
+	@echo "make clean      remove all of the above"
 
 demo: $(VENV)/.installed
 	$(BIN)/atrous predict $(PHOTOGRAPH) -o $(OUT)
