@@ -58,9 +58,9 @@ def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any
     return read_checkpoint(folder) if resume else None
 
 
-def _difference(run: Recipe, given: Recipe) -> str:
+def _difference(run: Recipe, requested: Recipe) -> str:
     """Describe the first key in which two recipes differ; empty if they are equal."""
-    before, now = _leaves(run.model_dump(mode="json")), _leaves(given.model_dump(mode="json"))
+    before, now = _leaves(run.model_dump(mode="json")), _leaves(requested.model_dump(mode="json"))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             return f"{key}: {before.get(key)} in the run, {now.get(key)} now"
