@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import yaml
 from atrous import AtrousError
 from atrous.training.initialize import normalization_warning
 from atrous.training.recipe import make_recipe, read_recipe
+from tests.training.conftest import ENVIRONMENT
 
 BASE = {"name": "x", "model": "m", "data": {"train": "voc2012:data"}, "steps": 10}
 
@@ -77,3 +80,23 @@ def test_mean_and_std_of_the_recipe_come_first() -> None:
     random = make_recipe({**BASE, "model": LITE0["model"]}).stages[0]
     assert random.preprocessing.mean == (123.675, 116.28, 103.53)
     assert not normalization_warning(random)
+
+
+def test_recipes_are_read_without_the_extra(tmp_path: Path) -> None:
+    """Only training needs Lightning Fabric, tensorboard and matplotlib; `train` is the function, not its module."""
+    script = f"""
+import sys
+for name in ("lightning_fabric", "lightning", "tensorboard", "matplotlib"):
+    sys.modules[name] = None
+import atrous.training.train
+from atrous.training import list_recipes, read_recipe, train
+recipe = read_recipe(list_recipes()[0])
+try:
+    train(recipe, {str(tmp_path / "run")!r})
+except ValueError as error:
+    print(error)
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "Training requires lightning_fabric: pip install 'atrous[train]'."
