@@ -55,7 +55,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (powers / powers.sum(0)).astype(np.float32)
 
 
-def made_up_probabilities(classes: int, height: int, width: int) -> np.ndarray:
+def synthetic_probabilities(classes: int, height: int, width: int) -> np.ndarray:
     """Make smooth random probabilities in which every class is the arg-max somewhere."""
     noise = np.random.default_rng(0).normal(size=(classes, height // 16 + 2, width // 16 + 2)).astype(np.float32)
     return softmax(4 * np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_CUBIC) for plane in noise]))
@@ -87,9 +87,9 @@ def timed(function: Callable[[], Any]) -> float:
 
 
 def speed(image: np.ndarray, real: np.ndarray, prune: float, rounds: int) -> None:
-    made_up = made_up_probabilities(CLASSES, HEIGHT, WIDTH)
+    synthetic = synthetic_probabilities(CLASSES, HEIGHT, WIDTH)
     for name, probabilities, options in (
-        ("all classes, made-up output", made_up, {}),
+        ("all classes, synthetic output", synthetic, {}),
         ("all classes, network's output", real, {}),
         (f"pruned at {prune}, network's output", real, {"prune": prune}),
     ):
@@ -237,7 +237,7 @@ def scaling(data: Path, output: Path | None, largest: int) -> None:
         width, height = 256 * scale, 128 * scale
         if width > largest:
             break
-        image, probabilities = load_image(data, width, height), made_up_probabilities(19, height, width)
+        image, probabilities = load_image(data, width, height), synthetic_probabilities(19, height, width)
         sizes.append(width * height)
         mine.append(min(timed(partial(ours, image, probabilities)) for _ in range(2)))
         others.append(timed(partial(theirs, image, probabilities)))

@@ -116,11 +116,11 @@ def main() -> None:
     losses = train(network, data, arguments.alone, batch, size, groups, seed)
     loss, accuracy = held_out(network, *test)
     print(f"{arguments.alone} steps alone, then {arguments.steps}; {batch} crops of {size} x {size}, seed {seed}")
-    print(f"{'':24s}{'train loss':>11s}{'held out':>10s}{'pixels right':>14s}{'seconds':>9s}")
+    print(f"{'':24s}{'train loss':>11s}{'held out':>10s}{'pixel accuracy':>16s}{'seconds':>9s}")
 
     def report(name: str, losses: list[float], loss: float, accuracy: float, since: float) -> None:
         mean = np.mean(losses[-arguments.last :])
-        print(f"{name:24s}{mean:11.4f}{loss:10.4f}{accuracy:14.2%}{time.perf_counter() - since:9.0f}", flush=True)
+        print(f"{name:24s}{mean:11.4f}{loss:10.4f}{accuracy:16.2%}{time.perf_counter() - since:9.0f}", flush=True)
 
     report("the start", losses, loss, accuracy, clock)
     for name in ("without CRF", "CRF fixed", "CRF learned"):

@@ -5,7 +5,7 @@
 VOC_FOLDER as for `benchmarks/voc.py`. The parameters come from `atrous crf tune` on images of train. The network's
 probabilities are saved in CACHE as 16-bit floats, so that trying other parameters needs no other run of the network.
 
-The band is the trimap of `atrous evaluate`: pixels within 5 of a boundary or of void. One confusion matrix over all
+The band is the trimap of `atrous evaluate`: pixels within 5 pixels of a boundary or of void. One confusion matrix over all
 images, each for the whole image and for the band.
 """
 
@@ -56,7 +56,7 @@ def main() -> None:
     count = len(dataset.classes)
 
     whole = {when: ConfusionMatrix(count) for when in ("before", "after")}
-    bands = {when: TrimapCurve(count, widest=arguments.band) for when in whole}
+    bands = {when: TrimapCurve(count, max_width=arguments.band) for when in whole}
 
     def refined(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the ground truth of an image, and its labels before and after the CRF."""
