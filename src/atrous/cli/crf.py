@@ -192,7 +192,7 @@ def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> 
     missing = [index for index, file in enumerate(files) if not file.exists()]
     if missing:
         segmenter = Segmenter.load(weights)
-        with progress_bar("the network's probabilities") as advance:
+        with progress_bar("computing probabilities") as advance:
             for done, index in enumerate(missing):
                 probabilities = segmenter(dataset[index].image, probabilities=True).probabilities
                 assert probabilities is not None

@@ -31,7 +31,7 @@ MIN_PROBABILITY = 1e-5
 
 
 class Normalization(IntEnum):
-    """Where a kernel matrix K is divided by its row sums n = K 1; the numbers are pydensecrf's.
+    """Normalization of a kernel matrix K by its row sums n = K 1; the numbers are pydensecrf's.
 
     `NONE` leaves K as it is (pydensecrf computes a mean norm here but never applies it), `BEFORE` gives K(v / n),
     `AFTER` K(v) / n, `SYMMETRIC` K(v / sqrt n) / sqrt n.

@@ -137,7 +137,7 @@ class MeanFieldState:
 
     @property
     def marginals(self) -> Float32s:
-        """(panels, points, 8)."""
+        """The marginals, (panels, points, 8)."""
         return self._panels[0]
 
     def _messages(
