@@ -5,8 +5,8 @@
 VOC_FOLDER as for `benchmarks/voc.py`. The parameters come from `atrous crf tune` on images of train. The network's
 probabilities are saved in CACHE as 16-bit floats, so that trying other parameters needs no other run of the network.
 
-The band is the trimap of `atrous evaluate`: pixels within 5 pixels of a boundary or of void. One confusion matrix over all
-images, each for the whole image and for the band.
+The band is the trimap of `atrous evaluate`: pixels within 5 pixels of a boundary or of void. There is one confusion
+matrix over all images for whole images and one for the band.
 """
 
 from __future__ import annotations
