@@ -81,7 +81,7 @@ PARAMETERS = [
     ("gcn.resnet101", {"upsampling": "bilinear"}, 45_044_436),
     ("gcn.resnet152", {"upsampling": "bilinear"}, 60_688_084),
     ("gcn.resnet152", {"upsampling": "bilinear", "kernel_size": 7}, 59_369_620),
-    ("gcn.resnet50", {}, 26_052_308 + 5 * 4 * 4 * 21 * 21),  # and five deconvolutions, which the count leaves out
+    ("gcn.resnet50", {}, 26_052_308 + 5 * 4 * 4 * 21 * 21),  # and five deconvolutions, not included in the count
     ("fcn_32s.vgg16", {}, 136_152_917),
     ("fcn_16s.vgg16", {}, 134_815_994),
     ("fcn_8s.vgg16", {}, 134_489_759),  # published 134M, FCN table 1; 134.5M in tables on CamVid
@@ -100,14 +100,14 @@ PARAMETERS = [
     ("segnet.vgg16", {"num_classes": 12}, 29_449_932),
     ("segnet.vgg16", {}, 29_455_125),
     ("bayesian_segnet.vgg16", {}, 29_455_125),
-    ("segnet.basic", {"num_classes": 11}, 1_416_587),  # published 1.425M, which counts otherwise
+    ("segnet.basic", {"num_classes": 11}, 1_416_587),  # published 1.425M, counted differently
     ("unet.valid", {"in_channels": 1, "num_classes": 2}, 31_030_658),  # published 31.0M
     ("unet.padded", {"batch_norm": False}, 31_033_045),
     ("unet.padded", {"conv_bias": True}, 31_044_821),
     ("unet.padded", {}, 31_038_933),
     ("dilation8.vgg16", {}, 141_149_720),
     ("dilation8.vgg16", {"context": "basic", "num_classes": 11}, 134_313_443),
-    ("dilation10.vgg16", {"num_classes": 19}, 134_373_043),  # of which 4,864 are the fixed transposed convolution
+    ("dilation10.vgg16", {"num_classes": 19}, 134_373_043),  # including 4,864 of the fixed transposed convolution
     ("dilation7.vgg16", {"num_classes": 11}, 134_312_343),
     ("deeplab_v1.vgg16", {}, 20_505_429),  # published 20.5M, DeepLab v1 table 2
     ("deeplab_v1.vgg16", {"fov": "7x7"}, 134_346_581),  # published 134.3M, ibid.

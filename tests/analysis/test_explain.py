@@ -30,7 +30,7 @@ def test_fcn_has_a_receptive_field_of_404_pixels() -> None:
 
 
 def test_large_fov_has_a_field_of_view_of_224_pixels() -> None:
-    """DeepLab v1 table 1 counts how far fc6's outermost taps are apart, and the 32 pixels that one tap stood for."""
+    """DeepLab v1 table 1 counts the distance between the outermost taps of fc6 plus the 32 pixels of one tap."""
     layers = {layer.name: layer for layer in explain("deeplab_v1.vgg16", width=0.125).layers}
     before, fc6 = layers["backbone.pool5a"], layers["backbone.classifier.0"]
     assert fc6.receptive_field[0] - before.receptive_field[0] + 32 == 224

@@ -32,7 +32,7 @@ def test_zero_kernel_weights_leave_the_scores_unchanged() -> None:
 @torch.no_grad()
 def test_the_mean_cancels_and_the_std_is_undone() -> None:
     network = create_model("deeplab_v3.mobilenet_v2", width=0.125, num_classes=3).eval()
-    network.scores = lambda image: torch.linspace(-1, 1, 3 * 20 * 20).view(1, 3, 20, 20)  # whatever the image
+    network.scores = lambda image: torch.linspace(-1, 1, 3 * 20 * 20).view(1, 3, 20, 20)  # the same for any image
     pixels = torch.randint(0, 256, (1, 3, 20, 20)).float()
     plain = ModelWithCRF(network).eval()
     std = (58.0, 57.0, 56.0)

@@ -55,7 +55,7 @@ def test_rates_scale_with_the_output_stride_if_they_stay_integers() -> None:
 
 
 def test_the_caffe_resnet_dilates_every_3x3_of_a_stage_exactly() -> None:
-    """Its stride is on a 1x1 in front of them all, so the whole stage is what atrous consistency asks for."""
+    """The stride is on a 1x1 convolution before all of them, so atrous consistency requires the whole stage dilated."""
     model = create_model("deeplab_v2.resnet101", width=0.125)
     for stage, rate in ((model.backbone.layer3, 2), (model.backbone.layer4, 4)):
         assert {unit.conv2.dilation[0] for unit in stage} == {rate}
@@ -67,7 +67,7 @@ def test_the_caffe_resnet_dilates_every_3x3_of_a_stage_exactly() -> None:
 @pytest.mark.parametrize(
     ("name", "parts"), [("deeplab_v1.vgg16", 1), ("deeplab_v2.vgg16", 4), ("deeplab_v2.resnet101", 4)]
 )
-def test_only_the_classifiers_learn_faster(name: str, parts: int) -> None:
+def test_only_the_classifiers_have_a_higher_learning_rate(name: str, parts: int) -> None:
     model = create_model(name, width=0.125, num_classes=7)
     groups = model.parameter_groups(1.0, head_lr_mult=10, bias_lr_mult=2)
     fast = {group["lr"]: group["params"] for group in groups if group["name"] == "head"}

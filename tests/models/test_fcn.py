@@ -20,7 +20,7 @@ def scored(name: str, **options) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_the_first_logits_are_all_zero(name: str) -> None:
+def test_initial_logits_are_zero(name: str) -> None:
     assert not create_model(name, width=0.125)(torch.randn(1, 3, 40, 50)).any()
 
 

@@ -72,7 +72,7 @@ def test_a_large_kernel_is_one_dense_convolution_of_low_rank() -> None:
     torch.testing.assert_close(module(x)[inside], F.conv2d(x, kernel))
 
 
-def test_a_stack_reaches_as_far_without_nonlinearities() -> None:
+def test_a_stack_of_convolutions_has_no_nonlinearities() -> None:
     layers = stacked_convs(8, 3, 9, 5)
     assert [type(layer) for layer in layers] == [nn.Conv2d] * 4
     assert [tuple(layer.weight.shape[:2]) for layer in layers] == [(5, 8), (5, 5), (5, 5), (3, 5)]

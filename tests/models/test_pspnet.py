@@ -69,7 +69,7 @@ def test_pyramids_of_the_ablation(options: dict, channels: int) -> None:
     assert model(torch.empty(1, 3, 97, 65, device="meta")).shape == (1, 21, 97, 65)
 
 
-def test_the_auxiliary_loss_weighs_two_fifths_at_the_fourth_stage() -> None:
+def test_the_auxiliary_head_on_the_fourth_stage_has_loss_weight_0_4() -> None:
     model = create_model(NAME, width=0.125)
     assert [weight for _, weight in model.training_outputs(torch.randn(2, 3, 33, 33))] == [1.0, 0.4]
     with torch.device("meta"):

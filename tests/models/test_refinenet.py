@@ -74,7 +74,7 @@ def test_scaled_images_export_with_any_size() -> None:
 @torch.no_grad()
 def test_chained_pooling_adds_every_link() -> None:
     pooling = ChainedResidualPooling(2, stages=2)
-    for conv in pooling.convs:  # let through what is there
+    for conv in pooling.convs:  # identity convolutions
         nn.init.dirac_(conv.weight)
     x = torch.zeros(1, 2, 9, 9)
     x[0, 0, 4, 4], x[0, 1, 4, 4] = 1.0, -1.0
@@ -82,7 +82,7 @@ def test_chained_pooling_adds_every_link() -> None:
     assert y[0, 0, 4].tolist() == [1, 1, 2, 2, 3, 2, 2, 1, 1]  # itself, its 5x5 maximum, and the maximum of that
     assert (y[0, 1] == 0).all()  # a ReLU comes first
     pooling.order = "conv-pool"
-    assert torch.equal(pooling(x), y)  # with such convolutions the order is nothing
+    assert torch.equal(pooling(x), y)  # identity convolutions: the order makes no difference
 
 
 @torch.no_grad()
