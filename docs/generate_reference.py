@@ -194,7 +194,7 @@ def _commands(app: typer.Typer, path: str) -> Iterator[tuple[str, Callable[..., 
 def _help(text: str) -> str:
     """Turn a command's help into Markdown: its examples become one code block."""
     text = inspect.cleandoc(text).replace("\b", "")
-    description, _, examples = text.partition("Examples:")
+    description, _, examples = text.replace("Example:", "Examples:").partition("Examples:")
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
     return description.strip() + ("\n\n```bash\n" + "\n".join(lines) + "\n```" if lines else "")
 
@@ -372,7 +372,11 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], drop_empty: str =
         rows = [row[:column] + row[column + 1 :] for row in rows]
 
     def line(cells: tuple[str, ...]) -> str:
-        return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+        return (
+            "| "
+            + " | ".join(" ".join(cell.replace("\n- ", "<br>").split()).replace("|", "\\|") for cell in cells)
+            + " |"
+        )
 
     return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
 
