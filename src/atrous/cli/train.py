@@ -27,8 +27,8 @@ class Strategy(str, Enum):
     fsdp = "fsdp"
 
 
-MAX_FINDINGS = 5
-"""Findings of each kind that are printed; `atrous inspect` prints all."""
+MAX_PROBLEMS = 5
+"""Problems of each kind that are printed; `atrous inspect` prints all."""
 
 
 def train(
@@ -160,7 +160,7 @@ def _check_and_plan(console: Console, recipe: Recipe, *, check: bool) -> None:
 
 
 def _check_data(console: Console, datasets: list[SegmentationDataset]) -> None:
-    """Check every image and mask by the rules of `atrous inspect`, and print the findings.
+    """Check every image and mask by the rules of `atrous inspect`, and print the problems.
 
     Raises: `AtrousError` listing the first errors.
     """
@@ -168,13 +168,13 @@ def _check_data(console: Console, datasets: list[SegmentationDataset]) -> None:
 
     with progress_bar("checking labels") as on_progress:
         report = inspect_splits(datasets, on_progress=on_progress)
-    errors = [finding for finding in report.errors if finding.kind != "leak"]
+    errors = [problem for problem in report.errors if problem.kind != "leak"]
     if errors:
-        listed = "\n".join(f"  {finding.message}" for finding in errors[:MAX_FINDINGS])
-        more = f"\n  and {len(errors) - MAX_FINDINGS} more, see `atrous inspect`" if len(errors) > MAX_FINDINGS else ""
+        listed = "\n".join(f"  {problem.message}" for problem in errors[:MAX_PROBLEMS])
+        more = f"\n  and {len(errors) - MAX_PROBLEMS} more, see `atrous inspect`" if len(errors) > MAX_PROBLEMS else ""
         raise AtrousError(f"{len(errors)} errors in the data; nothing was trained:\n{listed}{more}")
-    leaks = [finding for finding in report.errors if finding.kind == "leak"]
-    notes = [finding.message for finding in report.warnings[:MAX_FINDINGS]]
+    leaks = [problem for problem in report.errors if problem.kind == "leak"]
+    notes = [problem.message for problem in report.warnings[:MAX_PROBLEMS]]
     if leaks:
         overlap = f"{len(leaks)} images are in both the training and the validation data, so the metrics are biased"
         notes.insert(0, f"{overlap}: {leaks[0].message}")

@@ -90,7 +90,7 @@ def _check_item(item: Item) -> Iterator[str]:
         return
     if item.mask.suffix in (".mat", ".json"):
         if not item.mask.is_file():
-            yield f"{item.mask}: no such file."
+            yield f"{item.mask}: no such file. Unpack the data set again, or remove the image from its list."
         return
     with open_image(item.mask) as mask:
         if mask.size != size:

@@ -38,7 +38,7 @@ def first_existing(root: Path, *candidates: str) -> Path:
 def _missing(root: Path, expected: Iterable[str]) -> str:
     if not root.is_dir():
         near = did_you_mean(root.name, [p.name for p in root.parent.glob("*")] if root.parent.is_dir() else [])
-        return f"{root}: no such folder.{near}"
+        return f"{root}: no such folder.{near or ' Check the path.'}"
     content = sorted(p.name + "/" * p.is_dir() for p in root.iterdir())
     listed = ", ".join(content[:8]) + (", ..." if len(content) > 8 else "")
     return (
@@ -69,7 +69,7 @@ def read_list(path: Path) -> list[str]:
     if not path.is_file():
         others = sorted(p.stem for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
         existing = f" Lists in this folder: {', '.join(others)}." if others else ""
-        raise AtrousError(f"{path}: no such list.{did_you_mean(path.stem, others)}{existing}")
+        raise AtrousError(f"{path}: no such list.{did_you_mean(path.stem, others)}{existing or ' Check the path.'}")
     try:
         lines = [line.split() for line in path.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:

@@ -71,7 +71,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     """
     if not path.exists():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
-        raise AtrousError(f"{path}: no such file.{near}")
+        raise AtrousError(f"{path}: no such file.{near or ' Check the path.'}")
     if path.is_dir():
         raise AtrousError(f"{path} is a folder; expected an image file: name one of the files in it.")
     try:

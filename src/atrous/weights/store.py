@@ -140,7 +140,7 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
         )
     if name not in _known() and (path.suffix in (SUFFIX, *importable()) or len(path.parts) > 1):
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
-        raise AtrousError(f"{path}: no such file.{near}")
+        raise AtrousError(f"{path}: no such file.{near or ' Check the path.'}")
     if name not in _known():
         raise AtrousError(
             f"There are no weights '{name}'.{did_you_mean(name, _known())} `atrous weights` lists all {len(_known())}; "

@@ -44,7 +44,7 @@ def folder(*, root: Path, split: str = "", classes: str = FILE) -> SegmentationD
     The default split is "train" if it exists, else all images. `classes` names another file than `classes.yaml`.
     """
     if not root.is_dir():
-        raise AtrousError(f"{root}: no such folder.")
+        raise AtrousError(f"{root}: no such folder. Check the path.")
     config = read_classes_yaml(root / classes)
     pairs, pair_errors = _pair_files(root, config)
     splits, split_errors = _splits(root, config, tuple(pairs))
