@@ -61,7 +61,7 @@ def make_plan(
         count_parameters(model),
         trainable,
         len(data),
-        0 if val is None else len(val),
+        0 if val is None else min(len(val), stage.evaluate.max_images or len(val)),
         stage.count_steps(len(data)),
         (height, width),
         4 * (sum(value.numel() for value in values) + copies * trainable) + activations,
