@@ -1,4 +1,4 @@
-"""Time from an image to its labels: every network in turn, several rounds, medians.
+"""Measure the time from an image to its labels: every network in turn, several rounds, medians.
 
     python benchmarks/speed.py [--quick] [--threads 2] [--rounds 15]
 

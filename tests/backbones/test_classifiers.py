@@ -65,8 +65,8 @@ def test_every_key_of_efficientnet_lite0_is_used(lite0: dict) -> None:
     """With a classifier all keys find their place; without one only the classifier's are passed over."""
     classifier = create_backbone("efficientnet_lite0", num_classes=1000)
     assert set(classifier.state_dict()) == set(lite0)
-    trunk = create_backbone("efficientnet_lite0")
-    assert set(lite0) - set(trunk.state_dict()) == {key for key in lite0 if key.startswith(trunk.classifier_keys)}
-    result = trunk.load_state_dict(lite0)
+    network = create_backbone("efficientnet_lite0")
+    assert set(lite0) - set(network.state_dict()) == {key for key in lite0 if key.startswith(network.classifier_keys)}
+    result = network.load_state_dict(lite0)
     assert not result.missing_keys
     assert not result.unexpected_keys
