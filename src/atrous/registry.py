@@ -178,7 +178,7 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def create(self, name: str, **arguments: Any) -> T:
-        """Build what is registered under a name.
+        """Build the network, backbone or data set registered under a name.
 
         Raises: `AtrousError` for an unknown name or argument, with the nearest known one.
         """

