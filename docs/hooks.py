@@ -29,6 +29,8 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
     """Point links to files of the repository at the page that shows them; unlink those that no page shows."""
+    if page.file.src_uri == "index.md":
+        markdown = markdown.replace("<!-- Results of the README -->", _results())
     source = ROOT_PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def rewrite(match: re.Match[str]) -> str:
@@ -44,6 +46,12 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
         return f"[{text}]({posixpath.relpath(shown, posixpath.dirname(page.file.src_uri) or '.')}{anchor})"
 
     return re.sub(r"(?<!!)\[(?P<text>[^\[\]]*)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)", rewrite, markdown)
+
+
+def _results() -> str:
+    """The table of results in the README, with links as from docs/."""
+    section = (ROOT / "README.md").read_text("utf-8").split("\n## Results\n")[1].split("\n## ")[0]
+    return f"## Results\n{section}".replace("](docs/", "](")
 
 
 def _page_of(path: str, anchor: str) -> tuple[str, str]:
