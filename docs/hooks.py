@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 ROOT_PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 """Pages of the site whose text is a file at the root of the repository."""
 FIELDS = "Shape|Source|Raises|Returns|Yields|Dimensions"
-"""What docstrings name at the beginning of a line."""
+"""Fields of docstrings, named at the beginning of a line."""
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
@@ -49,20 +49,20 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
 
 
 def _results() -> str:
-    """The table of results in the README, with links as from docs/."""
+    """Return the results of the README, with links relative to docs/."""
     section = (ROOT / "README.md").read_text("utf-8").split("\n## Results\n")[1].split("\n## ")[0]
     return f"## Results\n{section}".replace("](docs/", "](")
 
 
 def _page_of(path: str, anchor: str) -> tuple[str, str]:
-    """The page of the site that shows a file of the repository, and the place on it."""
+    """Find the page of the site that shows a file of the repository, and the anchor on it."""
     for page, source in ROOT_PAGES.items():
         if path == source:
             return page, anchor
     if path.startswith("docs/"):
         return path.removeprefix("docs/"), anchor
     if path == "README.md":
-        return "index.md", ""
+        return "index.md", anchor
     if path == "recipes" or path.startswith("recipes/"):
         name = Path(path).stem if path.endswith(".yaml") else ""
         return "reference/recipes.md", f"#{name}" if name else ""
