@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import atrous
 from atrous.analysis.counts import count_parameters
 from atrous.card import Card, Preprocessing
+from atrous.imaging.io import read_image, resize_image
 from atrous.models import create_model
+
+PHOTOGRAPH = Path(__file__).parents[1] / "examples" / "street.jpg"
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rounds = 3 if arguments.quick else arguments.rounds
     segmenters = [build(row) for row in ROWS]
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*row.size, 3), dtype=np.uint8) for row in ROWS]
+    images = [resize_image(read_image(PHOTOGRAPH), *row.size) for row in ROWS]
     costs = [multiply_adds(segmenter, image) for segmenter, image in zip(segmenters, images, strict=True)]
     times: list[list[float]] = [[] for _ in ROWS]
     for _ in range(rounds):
