@@ -67,7 +67,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file completely or not at all."""
+    """Write a JSON file completely or not at all.
+
+    Raises: `AtrousError` if the file cannot be written.
+    """
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from atrous import create_model
@@ -54,3 +55,26 @@ def test_the_command_writes_figures_pictures_and_the_card(run: Run, folder: Path
     assert str(round(measured["mIoU"].value, 2)) in result.out or f"{measured['mIoU'].value:.2f}" in result.out
     again = run("evaluate", "-w", weights, "--data", folder, "-o", tmp_path / "out", "--json", "--crf", "v2")
     assert json.loads(again.out)["crf"] == "v2"
+
+
+def test_predict_and_evaluate_give_the_same_labels_with_the_crf(run: Run, folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("deeplab_v3.mobilenet_v2", width=0.125, num_classes=2).eval()
+    with torch.no_grad():
+        model.classifier.weight *= 200  # so that both classes occur
+    model.card = Card(
+        model="deeplab_v3.mobilenet_v2",
+        arguments={"width": 0.125},
+        classes=("even", "odd"),
+        colors=((0, 0, 0), (255, 255, 255)),
+        preprocessing=Preprocessing(),
+    )
+    weights = save(model, tmp_path / "w.safetensors")
+    out = tmp_path / "out"
+    assert run("predict", folder / "images", "-w", weights, "-o", out, "--crf", "v2").code == 0
+    assert run("evaluate", "-w", weights, "--data", folder, "-o", out, "--crf", "v2").code == 0
+    confusion = np.zeros((2, 2), int)
+    for name in ("a", "b"):
+        truth = np.asarray(Image.open(folder / "masks" / f"{name}.png"))
+        np.add.at(confusion, (truth, np.asarray(Image.open(out / f"{name}.png"))), 1)
+    assert json.loads((out / "results.json").read_text())["confusion"] == confusion.tolist()

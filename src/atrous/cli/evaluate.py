@@ -126,10 +126,11 @@ def _report(
     """Write the results to a JSON file, and print them as JSON or as a table."""
     from rich.console import Console
 
-    from atrous.evaluation.report import result_to_dict, write_json
+    from atrous.evaluation.report import result_to_dict
+    from atrous.files import write_json
 
     report = result_to_dict(result, dataset.classes, **settings)
-    write_json(report, path)
+    write_json(path, report)
     if as_json:
         typer.echo(json.dumps(report))
         return
@@ -151,11 +152,9 @@ def _print_table(console: Console, result: EvaluationResult, classes: tuple[str,
     console.print(table)
     for name, value in result.metrics().items():
         console.print(f"{name:>24} [bold]{100 * value:.2f}[/]")
-    ratio = result.seconds / result.network_seconds if result.network_seconds else float("nan")
     console.print(
-        f"{len(result.image_scores)} images in {result.seconds:.1f} s, {ratio:.2f} times the "
-        f"{result.network_seconds:.1f} s of the network; '-' marks a class in neither truth nor prediction, which is "
-        "left out of means",
+        f"{len(result.image_scores)} images in {result.seconds:.1f} s, of which {result.network_seconds:.1f} s in the "
+        "network; '-' marks a class in neither truth nor prediction, which is left out of means",
         style="dim",
         highlight=False,
     )
@@ -176,14 +175,14 @@ def _write_plots(result: EvaluationResult, dataset: SegmentationDataset, out: Pa
 def _write_worst_images(
     segmenter: Segmenter, dataset: SegmentationDataset, result: EvaluationResult, crf: str | None, out: Path
 ) -> None:
-    from atrous.evaluation.evaluate import predict_labels
     from atrous.evaluation.report import draw_worst_images
+    from atrous.inference.refine import segment
 
     rows = []
     for index in result.worst():
         sample = dataset[index]
         prediction = result.worst_predictions.get(index)
         if prediction is None:  # counted before an interruption
-            prediction = predict_labels(segmenter, sample.image, crf)
+            prediction = segment(segmenter, sample.image, crf).labels
         rows.append((sample.image, sample.labels, prediction))
     draw_worst_images(rows, dataset.colors, dataset.ignore_index, out / "worst.png")

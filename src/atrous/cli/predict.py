@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from atrous.imaging.io import Pixels
     from atrous.inference import Segmentation, Segmenter
 
-CRF_MIN_PROBABILITY = 0.01
-"""Classes that are nowhere more probable than this are left out of the CRF."""
-
 DEFAULT_WEIGHTS = "deeplab_v3_plus.efficientnet_lite0.camvid"
 """Weights that come with the package, trained on street scenes."""
 
@@ -38,7 +35,9 @@ def predict(
     ],
     weights: Annotated[
         str,
-        typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file; by default a model of streets."),
+        typer.Option(
+            "--weights", "-w", help="An id (see `atrous weights`) or a file; the default is for street scenes."
+        ),
     ] = DEFAULT_WEIGHTS,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; created if necessary.")] = Path(
         "out"
@@ -146,12 +145,12 @@ def _expand(text: str) -> list[tuple[Path, Path]]:
     if path.is_dir():
         images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         if not images:
-            raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+            raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}): choose another one.")
         return [(image, image.relative_to(path)) for image in images]
     if not path.exists() and glob.has_magic(text):
         matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
         if not matches:
-            raise AtrousError(f"'{text}' matches no file.")
+            raise AtrousError(f"'{text}' matches no file: check the folder and the suffix, such as 'photos/*.jpg'.")
         return [(match, Path(match.name)) for match in matches if match.is_file()]
     return [(path, Path(path.name))]
 
@@ -175,6 +174,7 @@ def _segment_images(segmenter: Segmenter, jobs: list[ImageJob], out: Path, crf: 
     from rich.console import Console
 
     from atrous.inference.prefetch import BackgroundWorker, prefetch
+    from atrous.inference.refine import segment
 
     console = Console()
     failures: list[AtrousError] = []
@@ -200,7 +200,7 @@ def _segment_images(segmenter: Segmenter, jobs: list[ImageJob], out: Path, crf: 
                         failures.append(pixels)
                     else:
                         start = time.perf_counter()
-                        segmentation = segmenter(pixels) if crf is None else _refine(segmenter, pixels, crf)
+                        segmentation = segment(segmenter, pixels, crf)
                         worker.submit(write, job, segmentation, time.perf_counter() - start)
                     if not single:
                         on_progress(done, len(jobs))
@@ -224,17 +224,6 @@ def _read(source: Path) -> Pixels | AtrousError:
         return read_image(source)
     except AtrousError as error:
         return error
-
-
-def _refine(segmenter: Segmenter, pixels: Pixels, preset: str) -> Segmentation:
-    """Segment an image and refine its probabilities with the CRF."""
-    from dataclasses import replace
-
-    from atrous.crf import dense_crf
-
-    segmentation = segmenter(pixels, probabilities=True)
-    labels = dense_crf(pixels, segmentation.probabilities, preset, prune=CRF_MIN_PROBABILITY, output="labels")
-    return replace(segmentation, labels=labels.astype(segmentation.labels.dtype), probabilities=None)
 
 
 def _segment_video(segmenter: Segmenter, source: Path | int, target: Path, smooth: float, *, as_json: bool) -> None:

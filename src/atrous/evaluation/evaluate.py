@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from atrous.crf import dense_crf
 from atrous.errors import AtrousError
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
 from atrous.evaluation.confusion import ConfusionMatrix, nan_mean
 from atrous.files import writing
 from atrous.imaging.draw import LabeledImage
-from atrous.imaging.io import Pixels
 from atrous.imaging.labels import Labels
 from atrous.inference import Segmenter
 from atrous.inference.prefetch import BackgroundWorker, prefetch
+from atrous.inference.refine import segment
 from atrous.progress import OnProgress
 
 SAVE_INTERVAL = 30.0
@@ -191,7 +189,7 @@ def evaluate(
     try:
         with BackgroundWorker() as worker:
             for done, (index, sample) in enumerate(prefetch(samples()), len(data) - len(remaining) + 1):
-                worker.submit(count, index, sample, predict_labels(segmenter, sample.image, crf))
+                worker.submit(count, index, sample, segment(segmenter, sample.image, crf).labels)
                 if on_progress is not None:
                     on_progress(done, len(data))
     finally:
@@ -199,18 +197,6 @@ def evaluate(
             result.save(checkpoint)
     result.seconds = time.perf_counter() - start
     return result
-
-
-@torch.inference_mode()
-def predict_labels(segmenter: Segmenter, image: Pixels, crf: str | None = None) -> Labels:
-    """Predict the labels of an image, refined by the CRF of a preset if one is named.
-
-    Shape: (H, W, 3) uint8 -> (H, W).
-    """
-    if crf is None:
-        return segmenter(image).labels
-    probabilities = segmenter.probabilities(image).cpu().numpy()
-    return np.asarray(dense_crf(image, probabilities, crf, output="labels"))
 
 
 def check_classes(segmenter: Segmenter, data: LabeledDataset) -> None:

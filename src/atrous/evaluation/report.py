@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +24,12 @@ if TYPE_CHECKING:
 DEFINITIONS = {
     "mIoU": "mean over classes of one confusion matrix; a class in neither truth nor prediction is left out, a class "
     "only predicted counts 0",
-    "boundary IoU": "IoU of the pixels within 2 % of the diagonal of their class's outline",
-    "boundary F": "of outlines within 0.75 % of the diagonal of each other, counts summed over images",
-    "trimap": "mIoU and pixel accuracy of the pixels at most so many pixels from a boundary or void",
+    "boundary IoU": "mean over classes of the IoU of the pixels that are at most 2 % of the image's diagonal away from "
+    "the outline of their class",
+    "boundary F": "mean over classes of the F-score of outlines, which match at a distance of at most 0.75 % of the "
+    "image's diagonal; precision and recall come from counts summed over images",
+    "trimap": "mIoU and pixel accuracy of the pixels at a distance of at most 1, 2, ... pixels from a boundary or an "
+    "ignored pixel",
 }
 
 
@@ -50,15 +52,6 @@ def result_to_dict(result: EvaluationResult, classes: Sequence[str], **settings:
     if result.trimap is not None:
         report["trimap"] = {"miou": result.trimap.miou(), "pixel_accuracy": result.trimap.pixel_accuracy()}
     return _nan_to_none(report)
-
-
-def write_json(report: dict[str, Any], path: Path) -> None:
-    """Write a report to a JSON file.
-
-    Raises: `AtrousError` if the file cannot be written.
-    """
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def plot_trimap(result: EvaluationResult, path: Path) -> None:
