@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from atrous import __version__
+from atrous.cli.main import _add_default_preset
+from atrous.cli.options import TTA_PRESETS
+from atrous.inference import tta
 from tests.cli.conftest import Run
 
 
@@ -82,3 +85,36 @@ def test_bad_weights_are_one_line_and_code_2(
         assert message in result.err
         assert len(result.err.strip().splitlines()) == 1
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expanded"),
+    [
+        (["predict", "a.png", "--crf"], ["predict", "a.png", "--crf", "v2"]),
+        (["predict", "--crf", "a.png"], ["predict", "--crf", "v2", "a.png"]),
+        (["predict", "--crf", "photos"], ["predict", "--crf", "v2", "photos"]),
+        (["predict", "--crf", "photos/*.png"], ["predict", "--crf", "v2", "photos/*.png"]),
+        (["predict", "--crf", "-w", "w"], ["predict", "--crf", "v2", "-w", "w"]),
+        (["predict", "--crf", "v1", "a.png"], ["predict", "--crf", "v1", "a.png"]),
+        (["predict", "--crf", "V2", "a.png"], ["predict", "--crf", "V2", "a.png"]),
+        (["predict", "a.png", "--crf", "v2-resnet"], ["predict", "a.png", "--crf", "v2-resnet"]),
+    ],
+)
+def test_the_preset_of_the_crf_is_optional(
+    arguments: list[str], expanded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert _add_default_preset(arguments) == expanded
+
+
+def test_a_typo_in_the_preset_of_the_crf_gets_a_hint(run: Run, photographs: Path, tmp_path: Path) -> None:
+    result = run("predict", "--crf", "V2", photographs / "a.png", "-o", tmp_path / "out")
+    assert result.code == 2
+    assert "no CRF preset 'V2'" in result.err
+    assert "Did you mean 'v2'" in result.err
+
+
+def test_help_names_every_test_time_augmentation(run: Run) -> None:
+    assert tuple(tta.PRESETS) == TTA_PRESETS
+    assert all(name in run("predict", "--help").out for name in TTA_PRESETS)

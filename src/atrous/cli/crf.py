@@ -160,7 +160,7 @@ def _read_probabilities(path: Path) -> NDArray[np.floating]:
     import numpy as np
 
     if not path.is_file():
-        raise AtrousError(f"{path}: there is no such file.")
+        raise AtrousError(f"{path}: no such file; save the probabilities of a network with numpy.save.")
     try:
         maps = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -176,7 +176,10 @@ def _names_and_colors(count: int, card: Card | None) -> tuple[tuple[str, ...], t
     if card is None:
         return tuple(f"class {index}" for index in range(count)), voc_color_map(count)
     if len(card.classes) != count:
-        raise AtrousError(f"The probabilities have {count} classes, the weights {len(card.classes)}.")
+        raise AtrousError(
+            f"The probabilities have {count} classes, the weights {len(card.classes)}: pass with -w the weights "
+            "that computed the probabilities, or leave out -w."
+        )
     return card.classes, card.colors
 
 

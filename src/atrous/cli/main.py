@@ -6,8 +6,10 @@ answers at once; each command imports what it needs when it runs.
 
 from __future__ import annotations
 
+import re
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -76,11 +78,16 @@ def _atrous(
 
 
 def _add_default_preset(arguments: list[str]) -> list[str]:
-    """Expand `--crf` without a preset to `--crf v2`, because typer has no options with an optional value."""
+    """Expand `--crf` without a preset to `--crf v2`, because typer has no options with an optional value.
+
+    A word that is neither a preset nor an option nor a path is kept as a misspelled preset, for which the command
+    suggests a name.
+    """
     expanded = []
     for argument, following in pairwise([*arguments, ""]):
         expanded.append(argument)
-        if argument == "--crf" and following not in PRESETS:
+        is_word = re.fullmatch(r"\w[\w-]*", following) is not None
+        if argument == "--crf" and following not in PRESETS and (not is_word or Path(following).exists()):
             expanded.append("v2")
     return expanded
 

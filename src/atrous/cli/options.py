@@ -16,10 +16,12 @@ OutputStride = Annotated[
     int | None,
     typer.Option(help="Run the network at this output stride instead of its own: 8 is denser and slower than 16."),
 ]
-TTA = Annotated[
-    str,
-    typer.Option(help="Test-time augmentation of a paper: none, flip, v2, v3, v3_plus, cityscapes, refinenet, pspnet."),
-]
+TTA_PRESETS = (
+    "none", "flip", "v2", "v3", "v3_plus", "cityscapes", "refinenet", "pspnet", "pspnet_single", "pspnet_cityscapes",
+)  # fmt: skip
+"""The names of `atrous.inference.tta.PRESETS`, repeated here so that `atrous --help` does not load torch."""
+
+TTA = Annotated[str, typer.Option(help=f"Test-time augmentation of a paper: {', '.join(TTA_PRESETS)}.")]
 Tile = Annotated[
     int | None,
     typer.Option(help="Segment in overlapping windows of this side in pixels, at the image's own scale."),

@@ -47,7 +47,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps; auto takes the fastest available.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps; auto is the fastest one available.")] = "auto",
     devices: Annotated[int, typer.Option(min=0, help="Number of devices; 0 for all available.")] = 0,
     strategy: Annotated[
         Strategy, typer.Option(help="ddp: each process holds the whole network; fsdp: the network is sharded.")
@@ -128,7 +128,7 @@ def _default_recipe(model: str, data: list[str], overrides: list[str]) -> Recipe
             {"crop": {"height": 513, "width": 513}},
             "flip",
         ],
-        "optimizer": {"lr": 0.01},
+        "optimizer": {"lr": 0.01},  # PSPNet's, for any network; the default of `OptimizerConfig` is DeepLab v3's
     }
     if not any(word.startswith(("steps=", "epochs=")) for word in overrides):
         tree["epochs"] = 50
