@@ -95,6 +95,20 @@ def test_an_impossible_output_stride_is_named(name: str) -> None:
 
 
 @EVERY_MODEL
+@torch.no_grad()
+def test_a_refused_output_stride_changes_nothing(name: str) -> None:
+    model = tiny(name)
+    image = torch.randn(1, 3, 65, 49)
+    before = model(image), model.output_stride, [backbone.strides for backbone in model.backbones()]
+    for stride in (0, 3, 12, 1024):
+        with pytest.raises(AtrousError, match=f"output_stride {stride}: this network runs at"):
+            model.set_output_stride(stride)
+    assert model.output_stride == before[1]
+    assert [backbone.strides for backbone in model.backbones()] == before[2]
+    assert torch.equal(model(image), before[0])
+
+
+@EVERY_MODEL
 def test_saves_and_loads_exactly(name: str, tmp_path) -> None:
     model = tiny(name)
     save_file(model.state_dict(), tmp_path / "model.safetensors")

@@ -18,8 +18,12 @@ class TestASPP:
             assert [branch[0].padding[0] for branch in list(aspp.branches)[1:]] == rates
 
     def test_rates_that_do_not_divide_raise_an_error(self) -> None:
-        with pytest.raises(AtrousError, match="choose multiples of 2"):
-            ASPP(8, 4, rates=(6, 13)).set_output_stride(32)
+        aspp = ASPP(8, 4, rates=(6, 13, 15))
+        with pytest.raises(AtrousError, match=r"atrous_rates 13, 15 .* output stride 32: .* multiples of 2"):
+            aspp.set_output_stride(32)
+        assert [branch[0].dilation[0] for branch in list(aspp.branches)[1:]] == [6, 13, 15]
+        with pytest.raises(AtrousError, match=r"atrous_rates 13 .* output stride 3: .* multiples of 3"):
+            aspp.set_output_stride(3)
         with pytest.raises(AtrousError, match="1 or more"):
             ASPP(8, 4, rates=(0,))
 

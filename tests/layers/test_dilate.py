@@ -42,5 +42,19 @@ class TestDilate:
         set_output_stride(chain, 16)  # nothing is removed
         with pytest.raises(AtrousError, match=r"Conv2d\(1, 1, kernel_size=.*cannot become a dilation.*CeilConv2d"):
             set_output_stride(chain, 8)
+        with pytest.raises(AtrousError, match="cannot become a dilation"):
+            set_output_stride(chain, 4)
+        assert [c.stride[0] for c in self.chain()] == [c.stride[0] for c in chain[:-1]]  # a refusal changes nothing
         with pytest.raises(AtrousError, match="CeilMaxPool2d"):
             set_output_stride([nn.MaxPool2d(2)], 1)
+
+    @pytest.mark.parametrize(
+        ("layer", "message"),
+        [
+            (nn.Conv2d(1, 1, (3, 5)), r"Conv2d\(.*kernel_size \(3, 5\).*Use"),
+            (nn.Conv2d(1, 1, 3, padding="same"), r"Conv2d\(.*padding 'same'.*Use"),
+        ],
+    )
+    def test_layers_that_differ_between_the_axes_are_named(self, layer: nn.Conv2d, message: str) -> None:
+        with pytest.raises(AtrousError, match=message):
+            output_strides([layer])

@@ -87,10 +87,27 @@ def test_the_cascade_is_atrous_consistent(name: str) -> None:
     assert (backbone(image)[-1][..., ::8, ::8] - strided).abs().max() <= 1e-4 * strided.std()
 
 
+@pytest.mark.parametrize("name", ["deeplab_v3.resnet50", "deeplab_v3_plus.resnet50"])
+@torch.no_grad()
+def test_only_strides_at_which_all_rates_are_integers_are_possible(name: str) -> None:
+    model = create_model(name, width=0.125, atrous_rates=(5, 12)).eval()
+    assert model.possible_output_strides() == [2, 4, 8, 16]
+    image = torch.randn(1, 3, 65, 65)
+    logits = model(image)
+    with pytest.raises(AtrousError, match=r"atrous_rates 5 .* output stride 32: .* multiples of 2"):
+        model.set_output_stride(32)
+    assert model.output_stride == 16
+    assert torch.equal(model(image), logits)
+    for stride in (*model.possible_output_strides()[1:], 16):
+        model.set_output_stride(stride)
+        assert model.backbone.output_stride == stride
+    assert torch.equal(model(image), logits)
+
+
 def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match="takes 3 factors"):
         create_model("deeplab_v3.resnet50", width=0.125, multi_grid=(1, 2))
-    with pytest.raises(AtrousError, match="choose multiples of 2"):
+    with pytest.raises(AtrousError, match="multiples of 2"):
         create_model("deeplab_v3.resnet50", width=0.125, output_stride=32, atrous_rates=(5,))
     with pytest.raises(AtrousError, match=r"Did you mean 'deeplab_v3\.xception65'"):
         create_model("deeplab_v3.xeption65")

@@ -92,3 +92,12 @@ def test_invalid_arguments() -> None:
             create_model(NAME, width=0.125, **options)
     with pytest.raises(AtrousError, match="pool 'mean'"):
         create_model(NAME, width=0.125, pool="mean")
+
+
+@torch.no_grad()
+def test_a_refused_output_stride_leaves_the_pooling_windows() -> None:
+    model = create_model("pspnet.resnet50", width=0.125, pooling_crop=(473, 473)).eval()
+    windows = model.pyramid.windows()
+    with pytest.raises(AtrousError, match="output_stride 12: this network runs at"):
+        model.set_output_stride(12)
+    assert model.pyramid.windows() == windows

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from atrous.errors import AtrousError
-from atrous.layers.dilate import output_strides, set_output_stride
+from atrous.layers.dilate import check_output_stride, output_strides, set_output_stride
 from atrous.registry import Function, Paper, Registry
 
 
@@ -91,9 +91,7 @@ class Backbone(nn.Module):
 
         Raises: `AtrousError` for a stride at which the network cannot run.
         """
-        possible = self.possible_output_strides()
-        if output_stride not in possible:
-            raise AtrousError(f"output_stride {output_stride}: this network runs at {', '.join(map(str, possible))}.")
+        check_output_stride(output_stride, self.possible_output_strides())
         set_output_stride(self.blocks(), output_stride, whole_stage=self.whole_stage)
         self._output_stride = output_stride
 

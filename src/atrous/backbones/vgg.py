@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from atrous.backbones.base import Backbone, register_backbone, torchvision_imagenet
 from atrous.errors import AtrousError
 from atrous.layers.conv import init_convs
-from atrous.layers.dilate import built_geometry
+from atrous.layers.dilate import original_geometry
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pool import CeilMaxPool2d
 from atrous.registry import Paper
@@ -163,7 +163,7 @@ class VGG16(Backbone):
         possible = super().possible_output_strides()
         if self.classifier is None or not self.has_fc:
             return possible
-        fc6 = built_geometry(self.classifier.get_submodule("0"))  # type: ignore[arg-type]
+        fc6 = original_geometry(self.classifier.get_submodule("0"))  # type: ignore[arg-type]
         lopsided = fc6.padding > 0 and fc6.dilation * (fc6.kernel - 1) % 2  # an even kernel, centered between pixels
         return possible[:-1] if lopsided else possible
 

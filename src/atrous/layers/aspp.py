@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -84,16 +85,28 @@ class ASPP(nn.Module):
         self.project = ConvNormAct((len(self.branches) + image_pooling) * channels, channels)
         self.dropout = nn.Dropout(dropout)
 
+    def supports_output_stride(self, output_stride: int) -> bool:
+        """Check whether all scaled rates are integers."""
+        return not self._fractional_rates(output_stride)
+
+    def check_output_stride(self, output_stride: int) -> None:
+        """Check that all scaled rates are integers.
+
+        Raises: `AtrousError` with the rates that are not.
+        """
+        if rates := self._fractional_rates(output_stride):
+            divisor = output_stride // math.gcd(output_stride, NOMINAL_OUTPUT_STRIDE)
+            raise AtrousError(
+                f"atrous_rates {', '.join(map(str, rates))} (at output stride {NOMINAL_OUTPUT_STRIDE}) are not "
+                f"integers at output stride {output_stride}: use multiples of {divisor}, or another output stride."
+            )
+
     def set_output_stride(self, output_stride: int) -> None:
         """Scale the atrous rates to an output stride: doubled at 8, halved at 32; fields of view in the image stay.
 
-        Raises: `AtrousError` if a scaled rate is not an integer.
+        Raises: `AtrousError` if a scaled rate is not an integer; then nothing has changed.
         """
-        if any(rate * NOMINAL_OUTPUT_STRIDE % output_stride for rate in self.rates):
-            raise AtrousError(
-                f"atrous_rates {self.rates} hold at output stride {NOMINAL_OUTPUT_STRIDE}; scaled to output stride "
-                f"{output_stride} they are not integers: choose multiples of {output_stride // NOMINAL_OUTPUT_STRIDE}."
-            )
+        self.check_output_stride(output_stride)
         for rate, branch in zip(self.rates, list(self.branches)[1:], strict=True):
             for conv in branch.modules():
                 if isinstance(conv, nn.Conv2d) and max(conv.kernel_size) > 1:
@@ -101,6 +114,9 @@ class ASPP(nn.Module):
         if self.pooling is not None and self.pooling_crop is not None:
             height, width = ((side - 1) // output_stride + 1 for side in self.pooling_crop)
             self.pooling.window = height, width
+
+    def _fractional_rates(self, output_stride: int) -> list[int]:
+        return [rate for rate in self.rates if rate * NOMINAL_OUTPUT_STRIDE % output_stride]
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [branch(x) for branch in self.branches]

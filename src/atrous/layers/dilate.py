@@ -1,11 +1,17 @@
 """Atrous convolution: trade the last strides of a network for dilations, and back.
 
-A network with output stride 32 can run at 16 or 8 with the same weights: the last strides are set to 1, and every layer
-after a removed stride samples its input that many times more widely. Done exactly, the denser features contain the
-strided ones: at stride 8, every fourth pixel equals the features at stride 32 (atrous consistency). So the layer that
-loses its stride keeps its dilation, because its input is as dense as before; only the later layers are dilated. Caffe's
-DeepLab v2 and PSPNet dilate the whole stage, including its first convolution, which gives other features:
-`whole_stage=True`, for weights that were trained so.
+A network with output stride 32 can run at 16 or 8 with the same weights: the last strides are set to 1, and every later
+layer's dilation is multiplied by the removed stride. Done exactly, the denser features contain the strided ones: at
+stride 8, every fourth pixel equals the features at stride 32 (atrous consistency). So the layer that loses its stride
+keeps its own dilation, because its input is as dense as before; only later layers are dilated. In a network
+whose last two stages, of two 3x3 convolutions each, begin with a stride of 2:
+
+    output stride 32: strides 2, 1, 2, 1; dilations 1, 1, 1, 1
+    output stride 16: strides 2, 1, 1, 1; dilations 1, 1, 1, 2
+    output stride 8:  strides 1, 1, 1, 1; dilations 1, 2, 2, 4
+
+Caffe's DeepLab v2 and PSPNet also dilate the convolution that loses its stride, which computes different features:
+`whole_stage=True`, for weights that were trained this way.
 
 Source: DeepLab v1 section 3.1 (the "hole" algorithm), DeepLab v3 section 3 and figure 3.
 """
@@ -13,13 +19,13 @@ Source: DeepLab v1 section 3.1 (the "hole" algorithm), DeepLab v3 section 3 and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from torch import nn
 
 from atrous.errors import AtrousError
 
-Spatial: TypeAlias = "nn.Conv2d | nn.MaxPool2d"
+ConvOrPool: TypeAlias = "nn.Conv2d | nn.MaxPool2d"
 
 
 class Geometry(NamedTuple):
@@ -30,24 +36,37 @@ class Geometry(NamedTuple):
     padding: int
     kernel: int
 
+    def centered_padding(self, dilation: int) -> int:
+        """Compute the padding that centers the kernel at a dilation: half its extent, rounded down."""
+        return dilation * (self.kernel - 1) // 2
+
+    @property
+    def is_centered(self) -> bool:
+        """Whether the padding centers the kernel."""
+        return self.padding == self.centered_padding(self.dilation)
+
     @property
     def keeps_size(self) -> bool:
         """Whether the padding is symmetric and keeps the size of the map, divided by the stride."""
-        return self.kernel % 2 == 1 and self.padding == self.dilation * (self.kernel - 1) // 2
+        return self.kernel % 2 == 1 and self.is_centered
 
 
-def built_geometry(layer: Spatial) -> Geometry:
-    """The geometry with which a layer was built, before any change of stride; stored at the first call."""
-    known: Geometry | None = getattr(layer, "_built_geometry", None)
+def original_geometry(layer: ConvOrPool) -> Geometry:
+    """Read the geometry with which a layer was built.
+
+    It is stored on the layer at the first call. Every change of a stride or dilation here calls this function first, so
+    the stored geometry is the original one, provided that nothing else changes the layer before.
+    """
+    known: Geometry | None = getattr(layer, "_original_geometry", None)
     if known is None:
-        known = Geometry(*(square(value) for value in (layer.stride, layer.dilation, layer.padding, layer.kernel_size)))
-        layer._built_geometry = known  # type: ignore[assignment]
+        known = Geometry(*(single_value(layer, name) for name in ("stride", "dilation", "padding", "kernel_size")))
+        layer._original_geometry = known  # type: ignore[assignment]
     return known
 
 
 def block_stride(block: nn.Module) -> int:
-    """The factor by which a block reduces the resolution as built; main path and shortcut have the same stride."""
-    return max((built_geometry(layer).stride for layer in _spatial(block)), default=1)
+    """Compute the factor by which a block reduces the resolution as built; main path and shortcut have the same one."""
+    return max((original_geometry(layer).stride for layer in _convs_and_pools(block)), default=1)
 
 
 def output_strides(blocks: Iterable[nn.Module]) -> list[int]:
@@ -57,6 +76,15 @@ def output_strides(blocks: Iterable[nn.Module]) -> list[int]:
         if (stride := block_stride(block)) > 1:
             strides.append(strides[-1] * stride)
     return strides
+
+
+def check_output_stride(output_stride: int, possible: Sequence[int]) -> None:
+    """Check that an output stride is possible.
+
+    Raises: `AtrousError` if it is not, with the possible ones.
+    """
+    if output_stride not in possible:
+        raise AtrousError(f"output_stride {output_stride}: this network runs at {', '.join(map(str, possible))}.")
 
 
 def set_output_stride(blocks: Sequence[nn.Module], output_stride: int, *, whole_stage: bool = False) -> None:
@@ -71,11 +99,10 @@ def set_output_stride(blocks: Sequence[nn.Module], output_stride: int, *, whole_
     the end of the map itself (attribute `pads_end`: `CeilConv2d`, `CeilMaxPool2d`).
 
     Raises: `AtrousError` for a stride at which the chain cannot run, or a strided layer that would change the size of
-    the map, such as an unpadded 2x2 convolution.
+    the map, such as an unpadded 2x2 convolution; then no layer has changed.
     """
-    possible = output_strides(blocks)
-    if output_stride not in possible:
-        raise AtrousError(f"output_stride {output_stride}: this network runs at {', '.join(map(str, possible))}.")
+    check_output_stride(output_stride, output_strides(blocks))
+    changes: list[tuple[ConvOrPool, int, int]] = []
     stride = rate = 1
     for block in blocks:
         reduction = block_stride(block)
@@ -84,25 +111,27 @@ def set_output_stride(blocks: Sequence[nn.Module], output_stride: int, *, whole_
         if not remove:
             stride *= reduction
         after_stride = whole_stage and remove
-        for layer in _spatial(block):
-            built = built_geometry(layer)
-            if remove and built.stride > 1:
+        for layer in _convs_and_pools(block):
+            original = original_geometry(layer)
+            if remove and original.stride > 1:
                 _check_removable(layer)
-            dilation = built.dilation * getattr(block, "multi_grid", 1) * (next_rate if after_stride else rate)
-            dilates = built.kernel > 1 and getattr(layer, "dilates", True)
-            _set_geometry(layer, 1 if remove else built.stride, dilation if dilates else 1)
-            after_stride = after_stride or built.stride > 1
+            dilation = original.dilation * getattr(block, "multi_grid", 1) * (next_rate if after_stride else rate)
+            dilates = original.kernel > 1 and getattr(layer, "dilates", True)
+            changes.append((layer, 1 if remove else original.stride, dilation if dilates else 1))
+            after_stride = after_stride or original.stride > 1
         rate = next_rate
+    for layer, new_stride, new_dilation in changes:
+        _set_geometry(layer, new_stride, new_dilation)
 
 
 def set_dilation(layer: nn.Conv2d, dilation: int) -> None:
     """Set the dilation of a size-keeping convolution, and the padding that keeps the size."""
-    _set_geometry(layer, built_geometry(layer).stride, dilation)
+    _set_geometry(layer, original_geometry(layer).stride, dilation)
 
 
-def _check_removable(layer: Spatial) -> None:
-    built = built_geometry(layer)
-    if built.kernel > 1 and not built.keeps_size and not getattr(layer, "pads_end", False):
+def _check_removable(layer: ConvOrPool) -> None:
+    original = original_geometry(layer)
+    if original.kernel > 1 and not original.keeps_size and not getattr(layer, "pads_end", False):
         kind = "CeilConv2d" if isinstance(layer, nn.Conv2d) else "CeilMaxPool2d"
         raise AtrousError(
             f"{layer}: this stride cannot become a dilation, because without it the map would lose pixels at its end. "
@@ -110,25 +139,29 @@ def _check_removable(layer: Spatial) -> None:
         )
 
 
-def _set_geometry(layer: Spatial, stride: int, dilation: int) -> None:
-    built = built_geometry(layer)
+def _set_geometry(layer: ConvOrPool, stride: int, dilation: int) -> None:
+    original = original_geometry(layer)
     layer.stride = (stride, stride)
     layer.dilation = (dilation, dilation)
-    if built.padding and built.padding == built.dilation * (built.kernel - 1) // 2:  # keep the size of the map
-        layer.padding = (dilation * (built.kernel - 1) // 2,) * 2
+    if original.padding and original.is_centered:
+        layer.padding = (original.centered_padding(dilation),) * 2
 
 
-def _spatial(block: nn.Module) -> list[Spatial]:
+def _convs_and_pools(block: nn.Module) -> list[ConvOrPool]:
     return [layer for layer in block.modules() if isinstance(layer, (nn.Conv2d, nn.MaxPool2d))]
 
 
-def square(value: int | tuple[int, ...] | str) -> int:
-    """Reduce a kernel size, stride, dilation or padding to the one number that holds along both axes.
+def single_value(layer: ConvOrPool, name: Literal["stride", "dilation", "padding", "kernel_size"]) -> int:
+    """Read a layer's stride, dilation, padding or kernel size, which must be equal along both axes.
 
     Raises: `AtrousError` if it differs between the axes, or is a mode such as "same".
     """
+    value: int | tuple[int, ...] | str = getattr(layer, name)
     if isinstance(value, int):
         return value
     if isinstance(value, str) or len(set(value)) != 1:
-        raise AtrousError(f"Only square, explicitly padded layers can be dilated, not {value}.")
+        raise AtrousError(
+            f"{layer}: this layer cannot be dilated, because its {name} {value!r} is not one number for both axes. "
+            "Use a square kernel, with one number each as its stride, dilation and padding."
+        )
     return value[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atrous.layers.dilate import square
+from atrous.layers.dilate import single_value
 
 
 class CeilMaxPool2d(nn.MaxPool2d):
@@ -28,7 +28,8 @@ class CeilMaxPool2d(nn.MaxPool2d):
         self.pad_before = pad_before
 
     def forward(self, x: Tensor) -> Tensor:
-        size, stride, dilation = (square(v) for v in (self.kernel_size, self.stride, self.dilation))
+        size = single_value(self, "kernel_size")
+        stride, dilation = single_value(self, "stride"), single_value(self, "dilation")
         if stride > 1:
             return super().forward(x)
         beyond = dilation * (size - 1)  # wider than max_pool2d allows as its own padding

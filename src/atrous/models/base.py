@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atrous.backbones import Backbone, create_backbone
 from atrous.card import Card
 from atrous.errors import AtrousError
+from atrous.layers.dilate import check_output_stride
 from atrous.layers.norm import NORMALIZATION
 from atrous.layers.resize import resize
 from atrous.registry import Paper, Registry
@@ -64,11 +65,10 @@ class SegmentationModel(nn.Module):
 
         The atrous rates follow; the weights stay as they are. Returns the model itself.
 
-        Raises: `AtrousError` for a stride at which the network cannot run.
+        Raises: `AtrousError` for a stride at which the network cannot run; then nothing has changed.
         """
         possible = self.possible_output_strides()
-        if output_stride not in possible:
-            raise AtrousError(f"output_stride {output_stride}: this network runs at {', '.join(map(str, possible))}.")
+        check_output_stride(output_stride, possible)
         if len(possible) > 1:
             self.backbone.set_output_stride(output_stride)
         return self

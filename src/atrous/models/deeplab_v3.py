@@ -99,9 +99,15 @@ class DeepLabV3(SegmentationModel):
         self.classifier = build_classifier(channels, num_classes)
         self.set_output_stride(output_stride)
 
+    def possible_output_strides(self) -> list[int]:
+        return [stride for stride in super().possible_output_strides() if self.aspp.supports_output_stride(stride)]
+
     def set_output_stride(self, output_stride: int) -> SegmentationModel:
+        if output_stride in self.backbone.possible_output_strides():
+            self.aspp.check_output_stride(output_stride)  # its error names the rates
+        super().set_output_stride(output_stride)
         self.aspp.set_output_stride(output_stride)
-        return super().set_output_stride(output_stride)
+        return self
 
     def scores(self, image: Tensor) -> Tensor:
         return self._classify(self.backbone(image))

@@ -156,8 +156,9 @@ class PSPNet(SegmentationModel):
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> SegmentationModel:
+        super().set_output_stride(output_stride)
         self.pyramid.set_output_stride(output_stride)
-        return super().set_output_stride(output_stride)
+        return self
 
     def scores(self, image: Tensor) -> Tensor:
         return self.classifier(self.pyramid(self.backbone(image)[-1]))

@@ -221,10 +221,11 @@ class RefineNet(SegmentationModel):
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> SegmentationModel:
+        super().set_output_stride(output_stride)
         for backbone in self.further:
             assert isinstance(backbone, Backbone)
             backbone.set_output_stride(output_stride)
-        return super().set_output_stride(output_stride)
+        return self
 
     def head(self) -> list[nn.Module]:
         return [self.blocks, self.classifier]
