@@ -68,7 +68,8 @@ def command_line() -> str:
     parts = [
         "# Command line",
         NOTE,
-        "Every command prints the same with `--help`. A mistake is answered by one line with the fix and exit code 2.",
+        "Every command prints the same with `--help`. Invalid input ends with exit code 2 and a message that says what "
+        "to change.",
     ]
     for path, callback in _commands(app, "atrous"):
         parts += [f"## {path}", _help(inspect.getdoc(callback) or "")]
@@ -125,7 +126,7 @@ def recipes() -> str:
     parts = [
         "# Recipes",
         NOTE,
-        "The recipes that come with atrous, as their files have them. `atrous train NAME --data DATASET:FOLDER` runs "
+        "The files of the recipes that come with atrous. `atrous train NAME --data DATASET:FOLDER` runs "
         "one; every key is explained in [Recipe keys](recipe_keys.md).",
     ]
     texts = {name: (ROOT / "recipes" / f"{name}.yaml").read_text("utf-8") for name in list_recipes()}
