@@ -64,11 +64,11 @@ class Entry(Generic[T]):
     function: Callable[..., T]
     paper: Paper | None
     preset: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments that make it this entry; callers may override all but the positional ones."""
+    """Arguments fixed at registration, e.g. `backbone='resnet50'`; keyword-only ones can be overridden."""
     options_of: tuple[Callable[..., Any], ...] = ()
 
     def arguments(self) -> dict[str, Argument]:
-        """List the keyword arguments that `build` takes; the same name in an earlier function hides a later one."""
+        """List the keyword arguments that `build` takes; if several functions share a name, the first wins."""
         arguments: dict[str, Argument] = {}
         for function in reversed((self.function, *self.options_of)):
             arguments |= keyword_arguments(function)
@@ -113,7 +113,9 @@ def _is_instance(value: Any, annotation: Any) -> bool:
     if origin in (Union, UnionType):
         return any(_is_instance(value, member) for member in members)
     if origin is Literal:
-        return any(isinstance(value, type(member)) for member in members)  # which values, the function says better
+        return any(
+            isinstance(value, type(member)) for member in members
+        )  # the function itself checks the values and names the valid ones
     if origin in (list, tuple, Sequence):
         element = members[0] if members else Any
         return (
@@ -131,10 +133,14 @@ def _type_text(annotation: Any) -> str:
 
 
 class Registry(Generic[T]):
-    """Named functions or classes that build networks, backbones or data sets, with their keyword-only arguments."""
+    """Named functions or classes that build networks, backbones or data sets, with their keyword-only arguments.
 
-    def __init__(self, kind: str) -> None:
+    `kind` names the entries in error messages, `lister` the command or function that lists them.
+    """
+
+    def __init__(self, kind: str, lister: str = "") -> None:
         self.kind = kind
+        self.lister = lister
         self._entries: dict[str, Entry[T]] = {}
 
     def register(
@@ -171,9 +177,10 @@ class Registry(Generic[T]):
         Raises: `AtrousError` for an unknown name, with the nearest known ones.
         """
         if name not in self._entries:
+            hint = f" List them with `{self.lister}`." if self.lister else ""
             raise AtrousError(
                 f"There is no {self.kind} '{name}'.{did_you_mean(name, self._entries)} "
-                f"There are {len(self._entries)}, among them {', '.join(self.names()[:3])}."
+                f"There are {len(self._entries)}, such as {', '.join(self.names()[:3])}.{hint}"
             )
         return self._entries[name]
 

@@ -38,9 +38,11 @@ def test_the_mobilenet_head_has_no_rates_and_a_small_initial_classifier() -> Non
     assert (model.classifier.bias == 0).all()
 
 
-def test_the_auxiliary_head_has_half_the_loss_weight() -> None:
+def test_the_auxiliary_loss_has_half_the_weight_by_default() -> None:
     model = create_model("deeplab_v3.resnet50", width=0.125, auxiliary=True)
     assert [weight for _, weight in model.training_outputs(torch.randn(2, 3, 33, 33))] == [1.0, 0.5]
+    model = create_model("deeplab_v3.resnet50", width=0.125, auxiliary=True, auxiliary_weight=0.4)
+    assert [weight for _, weight in model.training_outputs(torch.randn(2, 3, 33, 33))] == [1.0, 0.4]
 
 
 def test_xception_applies_multi_grid_to_the_exit_flow() -> None:

@@ -140,7 +140,7 @@ def _drop_classifier(module: nn.Module, state_dict: dict[str, Any], prefix: str,
             del state_dict[key]
 
 
-BACKBONES: Registry[Backbone] = Registry("backbone")
+BACKBONES: Registry[Backbone] = Registry("backbone", "atrous.backbones.list_backbones()")
 _PRETRAINED: dict[str, dict[str, tuple[Pretrained, ...]]] = {}
 
 

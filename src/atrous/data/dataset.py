@@ -117,7 +117,7 @@ class SegmentationDataset:
         return replace(self, items=tuple(self.items[index] for index in indices))
 
 
-DATASETS: Registry[SegmentationDataset] = Registry("data set")
+DATASETS: Registry[SegmentationDataset] = Registry("data set", "atrous data list")
 
 
 def size_mismatch_message(item: Item, image: tuple[int, ...], mask: tuple[int, ...]) -> str:

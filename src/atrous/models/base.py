@@ -34,7 +34,7 @@ class SegmentationModel(nn.Module):
 
     @abstractmethod
     def scores(self, image: Tensor) -> Tensor:
-        """Compute the class scores before the last resize.
+        """Compute class logits before the last resize (low-resolution logits).
 
         Shape: (N, in_channels, H, W) -> (N, num_classes, h, w).
         """
@@ -44,7 +44,11 @@ class SegmentationModel(nn.Module):
 
     @property
     def output_is_resized_scores(self) -> bool:
-        """Whether `model(image)` equals `scores(image)`, resized according to `align_corners`."""
+        """Whether the model only resizes its low-resolution logits: `model(image)` is `scores(image)`, resized.
+
+        The resize is bilinear, to the size of the image, by `align_corners`; callers may then do it themselves.
+        False for models that process the logits further (a CRF) or resize them in another way.
+        """
         own, base = type(self), SegmentationModel
         return own.forward is base.forward and own._to_size_of is base._to_size_of
 
@@ -133,12 +137,36 @@ class SegmentationModel(nn.Module):
         return resize(scores, (height, width), align_corners=self.align_corners)
 
 
+class ModelWithAuxiliaryHead(SegmentationModel):
+    """Base class of networks with a second head, on the feature map before the last, for an auxiliary loss.
+
+    A subclass sets `auxiliary`, the second head or None, and `auxiliary_weight`, the weight of its loss.
+    """
+
+    auxiliary: nn.Module | None
+    auxiliary_weight: float
+
+    @abstractmethod
+    def _classify(self, maps: list[Tensor]) -> Tensor:
+        """Compute the scores from the backbone's feature maps, fine to coarse."""
+
+    def scores(self, image: Tensor) -> Tensor:
+        return self._classify(self.backbone(image))
+
+    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
+        if self.auxiliary is None:
+            return super().training_outputs(image)
+        maps = self.backbone(image)
+        outputs = ((self._classify(maps), 1.0), (self.auxiliary(maps[-2]), self.auxiliary_weight))
+        return [(self._to_size_of(image, scores), weight) for scores, weight in outputs]
+
+
 def scaled(channels: int, width: float) -> int:
     """Multiply a number of channels by the width multiplier; at least 4."""
     return max(4, round(channels * width))
 
 
-MODELS: Registry[SegmentationModel] = Registry("model")
+MODELS: Registry[SegmentationModel] = Registry("model", "atrous models")
 register_model = MODELS.register
 
 

@@ -31,7 +31,14 @@ from atrous.errors import AtrousError
 from atrous.layers.aspp import ASPP
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
-from atrous.models.base import SegmentationModel, build_backbone, register_family, register_model, scaled
+from atrous.models.base import (
+    ModelWithAuxiliaryHead,
+    SegmentationModel,
+    build_backbone,
+    register_family,
+    register_model,
+    scaled,
+)
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -50,10 +57,11 @@ def build_classifier(channels: int, num_classes: int) -> nn.Conv2d:
     return layer
 
 
-class DeepLabV3(SegmentationModel):
+class DeepLabV3(ModelWithAuxiliaryHead):
     """DeepLab v3 with ASPP: backbone, ASPP and classifier.
 
     The multi-grid (1, 2, 4) is the best of table 5. `atrous_rates` apply at output stride 16 and scale with the stride.
+    With `auxiliary`, an FCN head on the stage before the last adds a training loss of weight `auxiliary_weight`.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
     Raises: `AtrousError` for an output stride or rates the network does not support.
@@ -74,6 +82,7 @@ class DeepLabV3(SegmentationModel):
         dropout: float = 0.1,
         refine: bool = False,
         auxiliary: bool = False,
+        auxiliary_weight: float = 0.5,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
@@ -94,8 +103,10 @@ class DeepLabV3(SegmentationModel):
         )
         self.refine = ConvNormAct(channels, channels, 3) if refine else None
         self.auxiliary = FCNHead(backbone.channels[-2], num_classes) if auxiliary else None
-        for part in self.head():
-            init_convs(part)
+        self.auxiliary_weight = auxiliary_weight
+        for part in (self.aspp, self.refine, self.auxiliary):
+            if part is not None:
+                init_convs(part)
         self.classifier = build_classifier(channels, num_classes)
         self.set_output_stride(output_stride)
 
@@ -108,18 +119,6 @@ class DeepLabV3(SegmentationModel):
         super().set_output_stride(output_stride)
         self.aspp.set_output_stride(output_stride)
         return self
-
-    def scores(self, image: Tensor) -> Tensor:
-        return self._classify(self.backbone(image))
-
-    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
-        if self.auxiliary is None:
-            return super().training_outputs(image)
-        maps = self.backbone(image)
-        return [
-            (self._to_size_of(image, self._classify(maps)), 1.0),
-            (self._to_size_of(image, self.auxiliary(maps[-2])), 0.5),
-        ]
 
     def _encode(self, maps: list[Tensor]) -> Tensor:
         features = self.aspp(maps[-1])
@@ -155,7 +154,8 @@ class DeepLabV3Cascade(SegmentationModel):
         self.num_classes = num_classes
         self.align_corners = align_corners
         self.backbone = backbone
-        backbone.set_multi_grid(tuple(multi_grid) * (len(backbone.channels) - 3))
+        copies = len(backbone.channels) - 3  # the last stage and its copies; the first three stages have no multi-grid
+        backbone.set_multi_grid(tuple(multi_grid) * copies)
         self.classifier = build_classifier(backbone.channels[-1], num_classes)
         self.set_output_stride(output_stride)
 
@@ -163,17 +163,18 @@ class DeepLabV3Cascade(SegmentationModel):
         return self.classifier(self.backbone(image)[-1])
 
 
-RELEASED_HEAD = {"atrous_rates": (), "multi_grid": None}
-"""MobileNetV2 section 6.3: neither atrous rates nor multi-grid."""
+MOBILENET_DEFAULTS = {"atrous_rates": (), "multi_grid": None}
+"""MobileNetV2 section 6.3, as released: neither atrous rates nor multi-grid."""
 
 RESNETS = ("resnet50", "resnet101", "resnet152", "resnet50_beta", "resnet101_beta")
 MOBILENETS = ("mobilenet_v2", "mobilenet_v2_x0.5")
-OTHERS = ("xception41", "xception65", "xception71", "efficientnet_lite0")
+XCEPTIONS = ("xception41", "xception65", "xception71")
+EFFICIENTNETS = ("efficientnet_lite0",)
 
 DEFAULTS: dict[str, Mapping[str, Any]] = {
     **{name: {} for name in RESNETS},
-    **dict.fromkeys(MOBILENETS, RELEASED_HEAD),
-    **{name: {"multi_grid": None} for name in OTHERS},
+    **dict.fromkeys(MOBILENETS, MOBILENET_DEFAULTS),
+    **{name: {"multi_grid": None} for name in (*XCEPTIONS, *EFFICIENTNETS)},
 }
 """Arguments whose defaults differ from the paper's, by backbone."""
 

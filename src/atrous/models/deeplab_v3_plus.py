@@ -30,7 +30,7 @@ from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
 from atrous.layers.resize import resize
 from atrous.models.base import register_family, scaled
-from atrous.models.deeplab_v3 import MOBILENETS, OTHERS, RESNETS, DeepLabV3, build_classifier
+from atrous.models.deeplab_v3 import EFFICIENTNETS, MOBILENETS, RESNETS, XCEPTIONS, DeepLabV3, build_classifier
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -131,7 +131,7 @@ SEPARABLE = {"separable": True, "multi_grid": None}
 
 DEFAULTS: dict[str, Mapping[str, Any]] = {
     **{name: {} for name in RESNETS},
-    **dict.fromkeys((*MOBILENETS, *OTHERS), SEPARABLE),
+    **dict.fromkeys((*MOBILENETS, *XCEPTIONS, *EFFICIENTNETS), SEPARABLE),
 }
 """Arguments whose defaults differ from those of `DeepLabV3Plus`, by backbone."""
 

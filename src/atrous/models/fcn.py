@@ -32,7 +32,13 @@ from atrous.layers.conv import init_convs
 from atrous.layers.heads import FCNHead
 from atrous.layers.pad import crop
 from atrous.layers.resize import BilinearDeconv
-from atrous.models.base import SegmentationModel, build_backbone, register_family, register_model
+from atrous.models.base import (
+    ModelWithAuxiliaryHead,
+    SegmentationModel,
+    build_backbone,
+    register_family,
+    register_model,
+)
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -151,8 +157,10 @@ class FCN(SegmentationModel):
         return crop(self.upscore[-1](self.scores(image)), image.shape[2:], top=offset, left=offset)
 
 
-class DilatedFCN(SegmentationModel):
+class DilatedFCN(ModelWithAuxiliaryHead):
     """A dilated backbone with an FCN head, and a second FCN head on the stage before for an auxiliary loss.
+
+    `auxiliary_weight` is the weight of the auxiliary loss.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
     Source: torchvision's `fcn_resnet50` and `fcn_resnet101`.
@@ -165,26 +173,21 @@ class DilatedFCN(SegmentationModel):
         num_classes: int = 21,
         output_stride: int = 8,
         auxiliary: bool = True,
+        auxiliary_weight: float = 0.5,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.backbone = backbone
         self.classifier = FCNHead(backbone.channels[-1], num_classes, dropout=dropout)
+        self.auxiliary_weight = auxiliary_weight
         self.auxiliary = FCNHead(backbone.channels[-2], num_classes, dropout=dropout) if auxiliary else None
         for part in self.head():
             init_convs(part)
         self.set_output_stride(output_stride)
 
-    def scores(self, image: Tensor) -> Tensor:
-        return self.classifier(self.backbone(image)[-1])
-
-    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
-        if self.auxiliary is None:
-            return super().training_outputs(image)
-        maps = self.backbone(image)
-        outputs = ((self.classifier(maps[-1]), 1.0), (self.auxiliary(maps[-2]), 0.5))
-        return [(self._to_size_of(image, scores), weight) for scores, weight in outputs]
+    def _classify(self, maps: list[Tensor]) -> Tensor:
+        return self.classifier(maps[-1])
 
 
 @register_model("fcn_32s.vgg16", PAPER, options_of=FCN, finest=32)

@@ -29,7 +29,7 @@ from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
 from atrous.layers.resize import resize
-from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
+from atrous.models.base import ModelWithAuxiliaryHead, SegmentationModel, build_backbone, register_model, scaled
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -111,7 +111,7 @@ class PyramidPooling(nn.Module):
         return pool(x, size, size, ceil_mode=True)
 
 
-class PSPNet(SegmentationModel):
+class PSPNet(ModelWithAuxiliaryHead):
     """PSPNet: backbone, pyramid pooling, a 3x3 convolution and a 1x1 classifier.
 
     `bins`, `pool` and `reduce` are the ablations of table 1, `auxiliary_weight` that of table 2.
@@ -160,17 +160,8 @@ class PSPNet(SegmentationModel):
         self.pyramid.set_output_stride(output_stride)
         return self
 
-    def scores(self, image: Tensor) -> Tensor:
-        return self.classifier(self.pyramid(self.backbone(image)[-1]))
-
-    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
-        if self.auxiliary is None:
-            return super().training_outputs(image)
-        *_, early, last = self.backbone(image)
-        return [
-            (self._to_size_of(image, self.classifier(self.pyramid(last))), 1.0),
-            (self._to_size_of(image, self.auxiliary(early)), self.auxiliary_weight),
-        ]
+    def _classify(self, maps: list[Tensor]) -> Tensor:
+        return self.classifier(self.pyramid(maps[-1]))
 
 
 @register_model("pspnet.resnet50", PAPER, options_of=PSPNet, backbone="resnet50")
