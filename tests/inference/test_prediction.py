@@ -8,23 +8,23 @@ import torch.nn.functional as F
 from atrous.inference.prediction import CoarsePrediction
 
 
-@pytest.mark.parametrize("average", ["scores", "softmax", "probabilities"])
+@pytest.mark.parametrize("merge", ["mean_logits", "mean_softmax", "mean_probabilities"])
 @pytest.mark.parametrize("image_size", [(21, 30), (40, 55)])
-def test_views_are_resized_cropped_and_averaged(average: str, image_size: tuple[int, int]) -> None:
+def test_views_are_resized_cropped_and_averaged(merge: str, image_size: tuple[int, int]) -> None:
     views = torch.randn(2, 4, 6, 8)
-    if average == "probabilities":
+    if merge == "mean_probabilities":
         views = views.softmax(1)
 
     def resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
     resized = resize(views, (24, 32))[..., :21, :30]
-    expected = (resized.softmax(1) if average == "softmax" else resized).mean(0)
+    expected = (resized.softmax(1) if merge == "mean_softmax" else resized).mean(0)
     expected = expected if image_size == (21, 30) else resize(expected[None], image_size)[0]
-    prediction = CoarsePrediction(tuple(views), (24, 32), (21, 30), image_size, align_corners=True, average=average)
-    probabilities = expected.softmax(0) if average == "scores" else expected
+    prediction = CoarsePrediction(tuple(views), (24, 32), (21, 30), image_size, align_corners=True, merge=merge)
+    probabilities = expected.softmax(0) if merge == "mean_logits" else expected
     torch.testing.assert_close(prediction.probabilities(), probabilities, rtol=1e-4, atol=1e-5)
-    logits = expected if average == "scores" else expected.log()
+    logits = expected if merge == "mean_logits" else expected.log()
     torch.testing.assert_close(prediction.logits(), logits, rtol=1e-4, atol=1e-5)
     best = probabilities.topk(2, 0).values
     clear = (best[0] - best[1] > 1e-4).numpy()

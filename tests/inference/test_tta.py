@@ -55,7 +55,7 @@ def by_hand(model: Convolution, image: Tensor, options: TTAConfig) -> Tensor:
             scores = model.conv(sized.flip(-1) if mirrored else sized)
             full = resize(scores, size)
             views.append(full.flip(-1) if mirrored else full)
-    if options.merge == "scores":
+    if options.merge == "mean_logits":
         return torch.stack(views).mean(0).softmax(1)
     return torch.stack([view.softmax(1) for view in views]).mean(0)
 

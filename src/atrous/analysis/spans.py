@@ -72,13 +72,16 @@ def union(spans: Sequence[Span]) -> Span:
 
 
 def sliding_window(span: Span, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Span:
-    """Apply a convolution or pooling with `out` output pixels."""
+    """Compute the receptive fields after a convolution or pooling with `out` output pixels."""
     starts = np.arange(out) * stride - padding
     return union([span.select(starts + tap * dilation) for tap in range(kernel)]).with_stride(span.stride * stride)
 
 
 def transposed_conv(span: Span, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Span:
-    """Apply a transposed convolution: an output pixel depends on the input pixels whose kernels cover it."""
+    """Compute the receptive fields after a transposed convolution.
+
+    An output pixel depends on the input pixels whose kernels cover it.
+    """
     pixels = np.arange(out) + padding
     taps = []
     for tap in range(kernel):
@@ -88,7 +91,7 @@ def transposed_conv(span: Span, out: int, kernel: int, stride: int, padding: int
 
 
 def adaptive_pool(span: Span, bins: int) -> Span:
-    """Apply adaptive pooling with `bins` bins."""
+    """Compute the receptive fields after adaptive pooling with `bins` bins."""
     edges = [(i * len(span) // bins, -(-(i + 1) * len(span) // bins)) for i in range(bins)]
     first = np.array([span.first[a:b].min() for a, b in edges])
     last = np.array([span.last[a:b].max() for a, b in edges])
@@ -96,7 +99,10 @@ def adaptive_pool(span: Span, bins: int) -> Span:
 
 
 def bilinear_resize(span: Span, out: int, align_corners: bool) -> Span:
-    """Apply bilinear resizing to `out` pixels: each depends on two neighbors, or on one where it is hit exactly."""
+    """Compute the receptive fields after bilinear resizing to `out` pixels.
+
+    Each pixel depends on two neighbors, or on one where its position is exactly that of a pixel.
+    """
     size, pixels = len(span), np.arange(out)
     if align_corners:
         position, unit = pixels * (size - 1), max(out - 1, 1)

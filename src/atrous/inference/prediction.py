@@ -24,12 +24,12 @@ class CoarsePrediction:
     """The class scores of one image at the network's resolution: one map for each view (scale, mirror image).
 
     Every view is resized to `input_size`, the network's input at scale 1, and the views are averaged. The upper left
-    `content_size` of the input holds the image, the rest is padding; this part is resized to `image_size`. Where the
-    two are equal, that is wherever the card keeps or pads images, there is a single resize, and labels are found
-    without making the resized map.
+    `content_size` of the input holds the image, the rest is padding; this part is resized to `image_size`. If the image
+    was not resized (`content_size` equals `image_size`: the card keeps or pads images), one interpolation suffices:
+    labels are computed from the coarse scores, without the map of all scores at the size of the image.
 
-    `average` names what is averaged over the views: the resized `"scores"`; the `"softmax"` of each view's resized
-    scores; or `"probabilities"`, if the views are probabilities already.
+    `merge` is the average over the views, as in `TTAConfig`: `"mean_logits"`, the mean of the resized scores;
+    `"mean_softmax"`, the mean of their softmax; or `"mean_probabilities"` for views that are probabilities already.
 
     Shape: `views` (K, h, w) each, on one device.
     """
@@ -39,7 +39,7 @@ class CoarsePrediction:
     content_size: Size
     image_size: Size
     align_corners: bool
-    average: Literal["scores", "softmax", "probabilities"] = "scores"
+    merge: Literal["mean_logits", "mean_softmax", "mean_probabilities"] = "mean_logits"
 
     @property
     def num_classes(self) -> int:
@@ -68,7 +68,7 @@ class CoarsePrediction:
         Shape: -> (K, H, W) float32, on the views' device.
         """
         averaged = self._resize_to_image()
-        return averaged.float().softmax(0) if self.average == "scores" else averaged.float()
+        return averaged.float().softmax(0) if self.merge == "mean_logits" else averaged.float()
 
     def logits(self) -> Tensor:
         """Compute logits whose softmax is `probabilities()`: the scores, or logarithms of averaged probabilities.
@@ -76,7 +76,7 @@ class CoarsePrediction:
         Shape: -> (K, H, W), on the views' device.
         """
         averaged = self._resize_to_image()
-        return averaged if self.average == "scores" else averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log()
+        return averaged if self.merge == "mean_logits" else averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log()
 
     def _resize_to_image(self) -> Tensor:
         averaged = self._average_views()
@@ -92,7 +92,7 @@ class CoarsePrediction:
         return averaged
 
     def _averaged_rows(self) -> Iterator[tuple[slice, Tensor]]:
-        """The averaged map in chunks of rows, which bounds the memory for the resized views."""
+        """Compute the averaged map in chunks of rows, which bounds the memory for the resized views."""
         taps = [
             resize_taps(view, self.input_size, align_corners=self.align_corners, crop=self.content_size)
             for view in self.views
@@ -106,4 +106,4 @@ class CoarsePrediction:
 
     def _resized_view(self, view: Tensor, rows: Taps, columns: Taps) -> Tensor:
         resized = interpolate_rows(view, rows, columns)
-        return resized.softmax(0) if self.average == "softmax" else resized
+        return resized.softmax(0) if self.merge == "mean_softmax" else resized

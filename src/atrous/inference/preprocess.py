@@ -1,4 +1,4 @@
-"""Preprocessing: resize, normalize and pad an image as the card of the weights says."""
+"""Preprocessing: resize, normalize and pad an image according to `atrous.card.Preprocessing`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def preprocessed_size(image_size: tuple[int, int], preprocessing: Preprocessing)
 def _content_and_input_size(
     image_size: tuple[int, int], preprocessing: Preprocessing
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The size that an image is resized to, and the size that the resized image is padded to."""
+    """Compute the size that an image is resized to, and the size that the resized image is padded to."""
     size, grid = preprocessing.size, preprocessing.grid
     if size is None:
         return image_size, _round_to_grid(image_size, grid, math.ceil)

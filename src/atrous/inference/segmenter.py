@@ -98,7 +98,7 @@ class Segmenter:
     def __call__(self, image: ImageLike, *, probabilities: bool = False) -> Segmentation:
         """Segment an image: a path, PIL image, array or tensor; see `read_image` for their shapes.
 
-        `probabilities=True` keeps the softmax over classes as well.
+        `probabilities=True` keeps the softmax over classes as well: labels and probabilities come from one pass.
 
         Raises: `AtrousError` for an image that cannot be read.
         """
@@ -122,6 +122,8 @@ class Segmenter:
     @torch.inference_mode()
     def probabilities(self, image: ImageLike) -> Tensor:
         """Compute the softmax over classes at the size of the image: a path, PIL image, array or tensor.
+
+        It stays a tensor on the device; `segmenter(image, probabilities=True)` gives labels and a NumPy array.
 
         Shape: see `read_image` -> (K, H, W) float32.
         Raises: `AtrousError` for an image that cannot be read.
@@ -172,7 +174,9 @@ class Segmenter:
         return Segmentation(pixels, prediction.labels(out), self.card.classes, self.card.colors)
 
     def _run_network(self, image: Tensor) -> Tensor:
-        """Compute coarse scores, or logits if the network does more to its scores than to resize them; count the time.
+        """Return low-resolution logits, or full-size logits if the model post-processes them.
+
+        The time is added to `network_seconds`.
 
         Shape: (N, 3, H, W) -> (N, K, h, w).
         """
@@ -189,7 +193,7 @@ class Segmenter:
         inputs = [preprocess(pixels, self.card.preprocessing) for pixels in images]
         batch = torch.stack([tensor for tensor, _ in inputs]).to(self.device)
         views = run_views(self._run_network, batch, self.tta, align_corners=self.model.align_corners)
-        softmax_first = len(views) > 1 and self.tta.merge == "probabilities"
+        softmax_first = len(views) > 1 and self.tta.merge == "mean_softmax"
         return [
             CoarsePrediction(
                 tuple(view[index] for view in views),
@@ -197,7 +201,7 @@ class Segmenter:
                 content_size=content_size,
                 image_size=(pixels.shape[0], pixels.shape[1]),
                 align_corners=self.model.align_corners,
-                average="softmax" if softmax_first else "scores",
+                merge="mean_softmax" if softmax_first else "mean_logits",
             )
             for index, (pixels, (_, content_size)) in enumerate(zip(images, inputs, strict=True))
         ]
@@ -212,7 +216,7 @@ class Segmenter:
             align_corners=self.model.align_corners,
             device=self.device,
         )
-        return CoarsePrediction(tuple(views), size, size, size, align_corners=False, average="probabilities")
+        return CoarsePrediction(tuple(views), size, size, size, align_corners=False, merge="mean_probabilities")
 
     def _predict_tiled(self, pixels: Pixels, tile: int) -> TiledPrediction:
         align_corners = self.model.align_corners

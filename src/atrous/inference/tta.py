@@ -26,9 +26,9 @@ class TTAConfig:
 
     A view is the network's input at one of `scales`, mirrored from left to right as well with `flip`. `merge` is one of
 
-    - `"probabilities"`: the mean of the softmax of each view's scores, resized to the network's input;
-    - `"scores"`: the mean of the resized scores;
-    - `"max"`: the largest score, on the grid of the first view's scores.
+    - `"mean_softmax"`: the mean of the softmax of each view's scores, resized to the network's input;
+    - `"mean_logits"`: the mean of the resized scores;
+    - `"max_logits"`: the largest score, on the grid of the first view's scores.
 
     `crop` selects the protocol of PSPNet instead: the longer side of the image becomes `long_side` times each scale,
     windows of `crop` pixels are moved by two thirds of their size, and each pixel's probability is the mean over the
@@ -39,7 +39,7 @@ class TTAConfig:
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    merge: Literal["probabilities", "scores", "max"] = "probabilities"
+    merge: Literal["mean_softmax", "mean_logits", "max_logits"] = "mean_softmax"
     crop: int | None = None
     long_side: int | None = None
     source: str = ""
@@ -61,11 +61,11 @@ _SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 PRESETS = {
     "none": TTAConfig(source="scale 1 alone: FCN, SegNet, U-Net, Dilated, DeepLab v1"),
     "flip": TTAConfig(flip=True, source="scale 1 and its mirror image"),
-    "v2": TTAConfig((1.0, 0.75, 0.5), merge="max", source="DeepLab v2, section 4.1.2 (MSC)"),
+    "v2": TTAConfig((1.0, 0.75, 0.5), merge="max_logits", source="DeepLab v2, section 4.1.2 (MSC)"),
     "v3": TTAConfig(_SIX, flip=True, source="DeepLab v3, section 4.1"),
     "v3_plus": TTAConfig(_SIX, flip=True, source="DeepLab v3+, section 4"),
     "cityscapes": TTAConfig((0.75, 1.0, 1.25), flip=True, source="TensorFlow DeepLab's model zoo, Cityscapes"),
-    "refinenet": TTAConfig((0.4, 0.6, 0.8, 1.0, 1.2), merge="scores", source="RefineNet, section 4"),
+    "refinenet": TTAConfig((0.4, 0.6, 0.8, 1.0, 1.2), merge="mean_logits", source="RefineNet, section 4"),
     "pspnet": TTAConfig(_SIX, flip=True, crop=473, long_side=512, source="PSPNet, released test code, VOC and ADE20K"),
     "pspnet_single": TTAConfig(flip=True, crop=473, long_side=512, source="PSPNet, released test code, one scale"),
     "pspnet_cityscapes": TTAConfig(
@@ -99,7 +99,7 @@ def scaled_side(side: int, scale: float, *, align_corners: bool) -> int:
 def run_views(network: ScoreFunction, image: Tensor, config: TTAConfig, *, align_corners: bool) -> list[Tensor]:
     """Run the network on every view of an image; the scores of mirrored views are mirrored back.
 
-    Where `config.merge` is `"max"`, the list holds one map: the maximum over the views.
+    Where `config.merge` is `"max_logits"`, the list holds one map: the maximum over the views.
 
     Shape: (N, 3, H, W) -> each (N, K, h, w).
     """
@@ -113,7 +113,7 @@ def run_views(network: ScoreFunction, image: Tensor, config: TTAConfig, *, align
         views.append(network(resized))
         if config.flip:
             views.append(network(resized.flip(-1)).flip(-1))
-    if config.merge != "max":
+    if config.merge != "max_logits":
         return views
     grid = views[0].shape[-2], views[0].shape[-1]
     return [torch.stack([resize(view, grid, align_corners=align_corners) for view in views]).amax(0)]
@@ -133,7 +133,7 @@ def run_views_fused(network: ScoreFunction, image: Tensor, config: TTAConfig, *,
     base = config.scales.index(1.0) * (1 + config.flip) if 1.0 in config.scales else 0
     grid = views[base].shape[-2], views[base].shape[-1]
     resized = torch.stack([resize(view, grid, align_corners=align_corners) for view in views])
-    if config.merge == "scores":
+    if config.merge == "mean_logits":
         return resized.mean(0)
     return resized.softmax(2).mean(0).clamp_min(torch.finfo(resized.dtype).tiny).log()
 

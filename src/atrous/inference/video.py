@@ -69,12 +69,12 @@ class TemporalSmoother:
         if self.momentum == 0:
             return prediction
         views = prediction.views
-        if prediction.average != "probabilities":
+        if prediction.merge != "mean_probabilities":
             views = tuple(view.float().softmax(0) for view in views)
         if [view.shape for view in views] == [view.shape for view in self._average]:
             views = tuple(torch.lerp(new, old, self.momentum) for new, old in zip(views, self._average, strict=True))
         self._average = views
-        return replace(prediction, views=views, average="probabilities")
+        return replace(prediction, views=views, merge="mean_probabilities")
 
 
 class VideoReader:

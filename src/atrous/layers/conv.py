@@ -59,7 +59,7 @@ def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
 
 
 class CeilConv2d(Conv2d):
-    """A convolution whose windows start at their own pixel, padded with zeros at the bottom and on the right.
+    """A convolution with ceil-mode output size: it pads only at the bottom and on the right, with zeros.
 
     Without a remainder (a kernel equal to the stride and a size that it divides) nothing is padded: then it equals
     `torch.nn.Conv2d` without padding, such as ConvNeXt's 2x2 convolutions of stride 2. Other sizes are rounded up,

@@ -17,7 +17,9 @@ NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` with the same keys and numbers, and three differences.
+    """A drop-in `BatchNorm2d` that can be frozen or synchronized and accepts one value per channel.
+
+    Keys and numbers are those of `torch.nn.BatchNorm2d`, with three differences.
 
     In training, a map with one value per channel (image pooling at batch 1, a tiny image at a coarse stride) has no
     variance: torch raises an error, here it is normalized by the running statistics, which do not change.
