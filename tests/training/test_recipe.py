@@ -10,9 +10,12 @@ import pytest
 import yaml
 
 from atrous import AtrousError
+from atrous.card import Card, Preprocessing
+from atrous.models import build_from_card
 from atrous.training.initialize import normalization_warning
 from atrous.training.recipe import make_recipe, read_recipe
-from tests.training.conftest import ENVIRONMENT
+from atrous.weights import save
+from tests.training.conftest import ENVIRONMENT, MODEL
 
 BASE = {"name": "x", "model": "m", "data": {"train": "voc2012:data"}, "steps": 10}
 
@@ -80,6 +83,43 @@ def test_mean_and_std_of_the_recipe_come_first() -> None:
     random = make_recipe({**BASE, "model": LITE0["model"]}).stages[0]
     assert random.preprocessing.mean == (123.675, 116.28, 103.53)
     assert not normalization_warning(random)
+
+
+def save_bgr_weights(path: Path) -> Path:
+    """Weights of the network of `small`, whose card has a normalization of its own."""
+    normalization = Preprocessing(mean=(1, 2, 3), std=(4, 5, 6), channel_order="BGR")
+    card = Card(
+        model=MODEL, arguments={"width": 0.125}, classes=("a", "b"), colors=((0, 0, 0), (9, 9, 9)),
+        preprocessing=normalization,
+    )  # fmt: skip
+    return save(build_from_card(card), path, card=card)
+
+
+def test_trained_weights_bring_their_mean_std_and_channel_order(tmp_path: Path) -> None:
+    trained = save_bgr_weights(tmp_path / "trained.safetensors")
+    stages = [{"name": "one"}, {"name": "two"}]
+    recipe = make_recipe(
+        {**BASE, **LITE0, "preprocessing": {"grid": 16}, "stages": stages}, [f"stages.one.weights={trained}"]
+    )
+    for stage in recipe.stages:
+        assert stage.preprocessing == Preprocessing(mean=(1, 2, 3), std=(4, 5, 6), channel_order="BGR", grid=16)
+    assert not normalization_warning(recipe.stages[0])
+    text = recipe.to_yaml()
+    trained.unlink()
+    assert make_recipe(yaml.safe_load(text)) == recipe  # a recipe written out in full needs no card
+    with pytest.raises(AtrousError, match=r"trained\.safetensors"):
+        make_recipe({**BASE, **LITE0, "weights": str(trained)})
+
+
+def test_a_normalization_that_differs_from_the_trained_weights(tmp_path: Path) -> None:
+    weights = str(save_bgr_weights(tmp_path / "trained.safetensors"))
+    mean = make_recipe({**BASE, "model": MODEL, "weights": weights, "preprocessing": {"mean": [7, 8, 9]}}).stages[0]
+    assert mean.preprocessing == Preprocessing(mean=(7, 8, 9), std=(4, 5, 6), channel_order="BGR")
+    assert normalization_warning(mean).endswith("trained with mean (1.0, 2.0, 3.0): remove mean from the recipe.")
+    order = {"channel_order": "RGB"}
+    rgb = make_recipe({**BASE, "model": MODEL, "weights": weights, "preprocessing": order}).stages[0]
+    assert rgb.preprocessing == Preprocessing(mean=(3, 2, 1), std=(6, 5, 4), channel_order="RGB")
+    assert "has channel_order RGB, but" in normalization_warning(rgb)
 
 
 def test_recipes_are_read_without_the_extra(tmp_path: Path) -> None:

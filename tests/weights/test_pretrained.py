@@ -11,7 +11,7 @@ from atrous import AtrousError, create_model, list_models
 from atrous.backbones import create_backbone
 from atrous.weights.pretrained import (
     find_pretrained,
-    load_backbone,
+    load_pretrained_backbone,
     pretrained_entry,
     pretrained_normalization,
 )
@@ -115,9 +115,9 @@ def test_a_file_for_another_backbone_is_refused(tmp_path: Path) -> None:
     model = create_model("deeplab_v3_plus.mobilenet_v2", width=0.125, num_classes=11)
     torch.save(create_model("unet.padded", width=0.125).state_dict(), tmp_path / "unet.pth")
     with pytest.raises(AtrousError, match="not the weights of MobileNetV2"):
-        load_backbone(model, str(tmp_path / "unet.pth"))
+        load_pretrained_backbone(model, str(tmp_path / "unet.pth"))
     with pytest.raises(AtrousError, match="no such file"):
-        load_backbone(model, "nowhere.pth")
+        load_pretrained_backbone(model, "nowhere.pth")
 
 
 def test_the_normalization_of_pretrained_weights() -> None:

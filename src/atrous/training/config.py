@@ -206,7 +206,8 @@ class StageConfig(RecipeModel):
     model: ModelConfig
     """The network: an id, or `{id: ..., options: {...}}`."""
     weights: str = ""
-    """Trained segmentation weights to initialize the first stage from, an id or a file; later stages continue."""
+    """Trained segmentation weights to initialize the first stage from, an id or a file; later stages continue. Mean,
+    std and channel order are those of these weights unless `preprocessing` sets them."""
     backbone_weights: str = ""
     """ImageNet weights of the first stage's backbone: "imagenet" for the registered file, or a file. With "imagenet",
     mean and std are those of these weights unless `preprocessing` sets them."""

@@ -9,14 +9,14 @@ from atrous.models import SegmentationModel
 from atrous.training.config import StageConfig
 from atrous.training.recipe import Recipe
 from atrous.weights import load
-from atrous.weights.pretrained import load_backbone, pretrained_normalization
+from atrous.weights.pretrained import load_pretrained_backbone, pretrained_normalization, trained_normalization
 from atrous.weights.transfer import transfer
 
-Weights = tuple[Card, dict[str, Tensor]]
-"""The weights that a stage ended with, and their card."""
+CardAndState = tuple[Card, dict[str, Tensor]]
+"""The card and the state dict of the weights that a stage ended with."""
 
 
-def initialize_stage(model: SegmentationModel, recipe: Recipe, number: int, previous: Weights | None) -> list[str]:
+def initialize_stage(model: SegmentationModel, recipe: Recipe, number: int, previous: CardAndState | None) -> list[str]:
     """Initialize a fresh network from the previous stage, else from trained weights or a pretrained backbone.
 
     Returns messages on the loaded weights.
@@ -29,22 +29,28 @@ def initialize_stage(model: SegmentationModel, recipe: Recipe, number: int, prev
     if stage.weights:
         trained = load(stage.weights)
         assert trained.card is not None
-        return [str(transfer(model, model.card, trained.state_dict(), trained.card, stage.weights))]
-    if not stage.backbone_weights:
+        report = transfer(model, model.card, trained.state_dict(), trained.card, stage.weights)
+    elif stage.backbone_weights:
+        report = load_pretrained_backbone(model, stage.backbone_weights)
+    else:
         return []
-    report = load_backbone(model, stage.backbone_weights)
     return [str(report), *filter(None, [normalization_warning(stage)])]
 
 
 def normalization_warning(stage: StageConfig) -> str:
-    """Warn of a mean and std that differ from those of the pretrained weights; empty if they agree."""
-    config, weights = stage.preprocessing, stage.backbone_weights
-    if not weights:
+    """Return a warning about a normalization that differs from that of the initial weights, or an empty string."""
+    config, weights = stage.preprocessing, stage.weights or stage.backbone_weights
+    if stage.weights:
+        expected = trained_normalization(weights, config.channel_order)
+    elif stage.backbone_weights:
+        expected = pretrained_normalization(stage.model.id, stage.model.options, weights, config.channel_order)
+    else:
         return ""
-    expected = pretrained_normalization(stage.model.id, stage.model.options, weights, config.channel_order)
-    if not expected or (config.mean, config.std) == (expected["mean"], expected["std"]):
+    differing = [key for key, value in expected.items() if getattr(config, key) != value]
+    if not differing:
         return ""
     return (
-        f"preprocessing has mean {config.mean} and std {config.std}, but the {weights} weights were trained with mean "
-        f"{expected['mean']} and std {expected['std']}: remove mean and std from the recipe."
+        f"preprocessing has {' and '.join(f'{key} {getattr(config, key)}' for key in differing)}, but the {weights} "
+        f"weights were trained with {' and '.join(f'{key} {expected[key]}' for key in differing)}: remove "
+        f"{' and '.join(differing)} from the recipe."
     )

@@ -19,7 +19,7 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.models import list_models
 from atrous.training.config import RENAMED_KEYS, RecipeModel, StageConfig
 from atrous.training.overrides import expand_stages, stage_name
-from atrous.weights.pretrained import pretrained_normalization
+from atrous.weights.pretrained import pretrained_normalization, trained_normalization
 
 FOLDER = Path(__file__).parents[3] / "recipes"
 
@@ -93,8 +93,8 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
     own = set(Recipe.model_fields) - {"stages"}
     own |= {old for old, new in RENAMED_KEYS.items() if new in own}
     recipe, stages = expand_stages(tree, overrides, recipe_keys=own, where=where)
-    backbone_weights = str(stages[0].get("backbone_weights") or "")
-    stages = [_with_pretrained_normalization(stage, backbone_weights) for stage in stages]
+    weights, backbone_weights = (str(stages[0].get(key) or "") for key in ("weights", "backbone_weights"))
+    stages = [_with_normalization(stage, weights, backbone_weights) for stage in stages]
     try:
         return Recipe.model_validate({**recipe, "stages": stages})
     except ValidationError as error:
@@ -104,16 +104,19 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
         raise AtrousError(f"{where}: {key + ': ' if key else ''}{reason}.") from error
 
 
-def _with_pretrained_normalization(stage: dict[str, Any], weights: str) -> dict[str, Any]:
-    """Take mean and std from the pretrained weights unless the stage sets them; errors are left to the validation."""
+def _with_normalization(stage: dict[str, Any], weights: str, backbone_weights: str) -> dict[str, Any]:
+    """Normalize as the initial weights need it unless the stage sets it; invalid keys are left to the validation."""
     model, preprocessing = stage.get("model"), stage.get("preprocessing") or {}
-    if not weights or not isinstance(model, Mapping) or not isinstance(preprocessing, Mapping):
+    if not isinstance(model, Mapping) or not isinstance(preprocessing, Mapping):
         return stage
-    if model.get("id") not in list_models() or {"mean", "std"} & preprocessing.keys():
-        return stage
-    order = preprocessing.get("channel_order", "RGB")
-    normalization = pretrained_normalization(model["id"], model.get("options") or {}, weights, order)
-    return {**stage, "preprocessing": {**preprocessing, **normalization}} if normalization else stage
+    normalization: Mapping[str, Any] = {}
+    if weights:
+        if not {"mean", "std", "channel_order"} <= preprocessing.keys():  # a recipe in full needs no card
+            normalization = trained_normalization(weights, preprocessing.get("channel_order"))
+    elif backbone_weights and model.get("id") in list_models() and not {"mean", "std"} & preprocessing.keys():
+        order = preprocessing.get("channel_order", "RGB")
+        normalization = pretrained_normalization(model["id"], model.get("options") or {}, backbone_weights, order)
+    return {**stage, "preprocessing": {**normalization, **preprocessing}} if normalization else stage
 
 
 def _location(path: Sequence[str | int], names: Sequence[str]) -> list[str]:

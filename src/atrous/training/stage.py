@@ -22,7 +22,7 @@ from atrous.models import SegmentationModel, build_from_card
 from atrous.training.config import StageConfig
 from atrous.training.ema import EMA, averaged_model
 from atrous.training.fsdp import load_optimizer_state
-from atrous.training.initialize import Weights, initialize_stage
+from atrous.training.initialize import CardAndState, initialize_stage
 from atrous.training.loader import open_training_data
 from atrous.training.losses import check_loss
 from atrous.training.recipe import Recipe
@@ -82,7 +82,7 @@ class StageRun:
         )
         return self.model.card.model_copy(update={"measured": measured})
 
-    def final_weights(self) -> Weights:
+    def final_weights(self) -> CardAndState:
         """Copy the final weights, averaged if there is an average, for the next stage."""
         with averaged_model(self.model, self.ema) as model:
             return self.card, {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
@@ -92,7 +92,7 @@ def set_up_stage(
     recipe: Recipe,
     number: int,
     folder: Path,
-    previous: Weights | None,
+    previous: CardAndState | None,
     checkpoint: dict[str, Any] | None,
     launch: Callable[[str], Fabric],
     on_message: OnMessage,
@@ -175,7 +175,7 @@ def prepare_model(model: SegmentationModel, stage: StageConfig) -> None:
 
 
 def batch_norm_warning(model: nn.Module, stage: StageConfig, processes: int) -> str:
-    """Warn of batch normalization over too few images; empty if there is nothing to warn of."""
+    """Return a warning about batch normalization over too few images, or an empty string."""
     trained = any(isinstance(layer, BatchNorm2d) and not layer.frozen for layer in model.modules())
     images = stage.batch // stage.accumulate // (1 if stage.batch_norm == "sync" else processes)
     if not trained or images >= MIN_BATCH:

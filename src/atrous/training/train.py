@@ -23,7 +23,7 @@ from atrous.errors import AtrousError
 from atrous.training.ema import averaged_model
 from atrous.training.fabric import STRATEGIES, any_process, catch_interrupt, check_requirements, make_fabric, reduce
 from atrous.training.fsdp import gather_state, optimizer_state
-from atrous.training.initialize import Weights
+from atrous.training.initialize import CardAndState
 from atrous.training.loader import make_loader
 from atrous.training.logs import StageLog, compute_metrics, draw_curves, draw_samples
 from atrous.training.losses import training_loss
@@ -88,7 +88,7 @@ def train(
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
     launch = partial(make_fabric, accelerator=accelerator, devices=devices, strategy=strategy)
     metrics: dict[str, dict[str, float]] = {}
-    previous: Weights | None = None
+    previous: CardAndState | None = None
     with catch_interrupt() as interrupted:
         for number, stage in enumerate(recipe.stages):
             if checkpoint is not None and number < checkpoint["stage"]:

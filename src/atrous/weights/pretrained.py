@@ -15,7 +15,7 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.models import SegmentationModel, create_model
 from atrous.weights.download import check_sha256
 from atrous.weights.importers.torchvision import read_state_dict
-from atrous.weights.store import SUFFIX, fetch, find_file
+from atrous.weights.store import SUFFIX, fetch, find_file, read_card
 from atrous.weights.transfer import LoadReport
 
 
@@ -44,6 +44,18 @@ def pretrained_normalization(
     entry = None if Path(tag).suffix else pretrained_entry(model_id, options, tag)
     order = -1 if channel_order == "BGR" else 1
     return {} if entry is None else {"mean": entry.mean[::order], "std": entry.std[::order]}
+
+
+def trained_normalization(weights: str, channel_order: str | None = None) -> dict[str, Any]:
+    """Read mean, std and channel order from the card of trained weights, an id or a file.
+
+    Mean and std are returned in the order `channel_order` if it is given, so that they suit a network fed that way.
+
+    Raises: `AtrousError` for unknown or unreadable weights.
+    """
+    config = read_card(weights).preprocessing
+    order = 1 if channel_order in (None, config.channel_order) else -1
+    return {"mean": config.mean[::order], "std": config.std[::order], "channel_order": config.channel_order}
 
 
 def find_pretrained(network: Backbone | SegmentationModel, tag: str = "imagenet") -> Path:
@@ -78,7 +90,7 @@ def _packaged(entry: Pretrained) -> Path:
     return Path(spec.origin).parent / entry.file
 
 
-def load_backbone(model: SegmentationModel, weights: str) -> LoadReport:
+def load_pretrained_backbone(model: SegmentationModel, weights: str) -> LoadReport:
     """Load a classifier into the backbone of a model (into each of them, if there are several).
 
     `weights` is a file, or the tag of pretrained weights registered with the backbone, such as "imagenet".
