@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from atrous.files import read_csv
-from atrous.training import Progress, Recipe, train
+from atrous.training import Recipe, TrainProgress, train
 from atrous.training.config import DataConfig
 from atrous.training.loader import open_training_data
 from atrous.training.recipe import make_recipe
@@ -113,7 +113,7 @@ class Alternation:
         self.bare: list[float] = []
         self.start = clock()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: TrainProgress) -> None:
         if progress.step % self.block or progress.step == progress.steps:
             return
         now = clock()

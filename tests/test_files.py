@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,32 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         fail()
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"Cannot write .*a\.json: No space left on device\. Free disk space"),
+        (
+            errno.EACCES,
+            r"Cannot write .*a\.json: Permission denied\. Choose another folder, or check its permissions\.",
+        ),
+    ],
+)
+def test_the_reason_of_a_failed_write_decides_the_advice(tmp_path: Path, number: int, message: str) -> None:
+    with pytest.raises(AtrousError, match=message), writing(tmp_path / "a.json"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_synced_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("fsync"), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    with writing(tmp_path / "a.bin", sync=True) as temporary:
+        temporary.write_bytes(b"content")
+    assert calls == ["fsync", "replace"]
+    assert (tmp_path / "a.bin").read_bytes() == b"content"
 
 
 def test_a_csv_file_continues_with_the_rows_that_are_kept(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import tempfile
@@ -15,13 +16,14 @@ from atrous.errors import AtrousError
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Write a file atomically: yield a temporary path, which is renamed to `path` after the block, or removed on error.
 
         with writing(Path("out/labels.png")) as temporary:
             image.save(temporary)
 
-    Missing folders are created. The temporary name keeps the suffix, by which many writers choose their format.
+    Missing folders are created. The temporary name keeps the suffix, by which many writers choose their format. `sync`
+    waits until the content is on the disk, so that not even a power failure leaves less than a complete file.
 
     Raises: `AtrousError` if the file is not writable or the disk is full.
     """
@@ -33,14 +35,24 @@ def writing(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # last, because some writers replace the file
+        if sync:
+            # Without it the new name may reach the disk before the content: a power failure would leave an empty file
+            # where a complete one was. The folder needs none: it holds the old file or the new one.
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise AtrousError(
-            f"Cannot write {path}: {error.strerror or error}. Choose another folder, or free disk space."
-        ) from error
+        raise write_error(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: OSError) -> AtrousError:
+    """Describe a failed write: its reason, and what to do about it."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "Free disk space, then try again" if full else "Choose another folder, or check its permissions"
+    return AtrousError(f"Cannot write {path}: {error.strerror or error}. {remedy}.")
 
 
 def _umask() -> int:
@@ -98,7 +110,7 @@ class CsvFile:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
         except OSError as error:
-            raise AtrousError(f"Cannot write {self.path}: {error.strerror or error}. Free some space.") from error
+            raise write_error(self.path, error) from error
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -31,7 +31,7 @@ class TestDataset:
     def test_images_without_labels(self, tmp_path: Path, write: Write) -> None:
         dataset = _of(Item("a", write(tmp_path / "a.jpg", photograph(0)), None))
         assert (dataset[0].labels == 255).all()
-        assert dataset[0].label_path is None
+        assert dataset[0].mask_path is None
         with pytest.raises(AtrousError, match="has no labels"):
             dataset.labels(0)
 

@@ -19,7 +19,7 @@ from atrous.training import train
 
 
 def test_fsdp_needs_two_processes_and_a_supported_precision(street: str, tmp_path: Path) -> None:
-    with pytest.raises(AtrousError, match="fsdp shards a network over processes and needs at least 2"):
+    with pytest.raises(AtrousError, match="fsdp shards a network over processes and needs at least 2: use --devices 2"):
         train(small(street), tmp_path / "run", strategy="fsdp", devices=1)
     with pytest.raises(AtrousError, match="precision=64-true is not supported with fsdp"):
         train(small(street, "precision=64-true"), tmp_path / "other", strategy="fsdp", devices=2)

@@ -20,9 +20,9 @@ def test_sources_in_order(street: str, tmp_path: Path) -> None:
     assert trained.card is not None
     torch.nn.init.ones_(trained.classifier.weight)
     file = save(trained, tmp_path / "trained.safetensors")
-    torch.save(trained.backbone.state_dict(), tmp_path / "backbone.pth")
+    torch.save(trained.backbone.state_dict(), tmp_path / "imagenet_backbone.pth")
     stages = [{"name": "one"}, {"name": "two"}]
-    recipe = small(street, f"weights={file}", f"backbone_weights={tmp_path / 'backbone.pth'}", stages=stages)
+    recipe = small(street, f"weights={file}", f"backbone_weights={tmp_path / 'imagenet_backbone.pth'}", stages=stages)
 
     first = build_model(recipe, recipe.stages[0], data)
     (message,) = initialize_stage(first, recipe, 0, None)
@@ -35,8 +35,10 @@ def test_sources_in_order(street: str, tmp_path: Path) -> None:
     assert message.endswith("tensors from stage one.")
     assert second.classifier.weight.eq(0).all()
 
-    backbone = small(street, f"backbone_weights={tmp_path / 'backbone.pth'}")
+    backbone = small(street, f"backbone_weights={tmp_path / 'imagenet_backbone.pth'}")
     third = build_model(backbone, backbone.stages[0], data)
     (message,) = initialize_stage(third, backbone, 0, None)
     assert "newly initialized: " in message
+    assert third.card is not None
+    assert third.card.source.endswith(f"{tmp_path / 'imagenet_backbone.pth'} weights")
     assert initialize_stage(trained, plain, 0, None) == []

@@ -25,7 +25,7 @@ def test_a_full_disk(street: str, tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))
-        with pytest.raises(AtrousError, match=r"Cannot write .*checkpoint.pt"):
+        with pytest.raises(AtrousError, match=r"Cannot write .*checkpoint.pt: .* Free disk space"):
             train(small(street), tmp_path / "run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -39,5 +39,12 @@ def test_a_damaged_checkpoint(street: str, tmp_path: Path) -> None:
     train(recipe, tmp_path / "run")
     path = tmp_path / "run" / CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(AtrousError, match="the checkpoint is damaged"):
+    with pytest.raises(
+        AtrousError, match=r"the checkpoint is damaged .* another --out, .* weights=.*best\.safetensors\."
+    ):
         train(recipe, tmp_path / "run", resume=True)
+
+
+def test_a_folder_without_a_run_is_not_resumed(street: str, tmp_path: Path) -> None:
+    with pytest.raises(AtrousError, match=r"no run to resume: recipe\.yaml is missing; leave out --resume"):
+        train(small(street), tmp_path / "empty", resume=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from atrous.data.dataset import SegmentationDataset
-    from atrous.training import Progress, Recipe, TrainResult
+    from atrous.training import Recipe, TrainProgress, TrainResult
     from atrous.training.config import StageConfig
 
 
@@ -219,7 +219,7 @@ def _train(console: Console, recipe: Recipe, folder: Path, options: dict[str, An
     with make_progress(field="figures", console=console, disable=quiet, speed_estimate_period=300) as bar:
         tasks: dict[str, Any] = {}
 
-        def show(progress: Progress) -> None:
+        def show(progress: TrainProgress) -> None:
             if progress.stage not in tasks:
                 tasks[progress.stage] = bar.add_task(progress.stage, total=progress.steps, figures="")
             miou = "" if progress.miou is None else f", mIoU {100 * progress.miou:.2f}"

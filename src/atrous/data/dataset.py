@@ -28,14 +28,14 @@ class Item:
 class Sample:
     """An image with its labels, and the files they were read from.
 
-    Shape: `image` (H, W, 3) uint8 RGB; `labels` (H, W) uint8 or uint16, all ignore index where `label_path` is None.
+    Shape: `image` (H, W, 3) uint8 RGB; `labels` (H, W) uint8 or uint16, all ignore index where `mask_path` is None.
     """
 
     image: Pixels
     labels: Labels
     name: str
     image_path: Path
-    label_path: Path | None
+    mask_path: Path | None
 
 
 LabelReader: TypeAlias = Callable[[Item], Labels]
@@ -61,7 +61,7 @@ class SegmentationDataset:
     """Reads the labels of an item."""
     ignore_index: int = 255
     splits: tuple[str, ...] = ()
-    """The existing splits that share no image."""
+    """Names of the mutually disjoint splits found on disk."""
     listing_errors: tuple[str, ...] = ()
     """Errors found while listing the files, such as images without a mask, which are not among the items."""
 

@@ -40,7 +40,8 @@ class Problem:
     """A problem of a data set: an error that a training would meet, or a warning."""
 
     kind: str
-    """A word for programs: listing, image, mask, size, leak (errors); all ignored, duplicate, absent class, storage."""
+    """Machine-readable kind: listing, image, mask, size, leak (errors), all ignored, duplicate, absent class,
+    storage (warnings)."""
     message: str
     severity: Literal["error", "warning"] = "error"
 

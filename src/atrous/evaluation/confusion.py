@@ -52,7 +52,10 @@ class ConfusionMatrix:
         Raises: `AtrousError` for maps of different sizes, or a value outside the classes; `name` is in the message.
         """
         if tuple(truth.shape) != tuple(prediction.shape):
-            raise AtrousError(f"{name}: the truth is {_shape(truth)}, the prediction {_shape(prediction)}.")
+            raise AtrousError(
+                f"{name}: the truth is {_shape(truth)}, the prediction {_shape(prediction)}. "
+                "Resize the prediction (nearest neighbor) to the truth first."
+            )
         if isinstance(truth, Tensor) and truth.device.type != "cpu":
             self._count_on_device(truth, torch.as_tensor(prediction, device=truth.device), name)
             return

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from atrous.training.recipe import Recipe, list_recipes, read_recipe
-from atrous.training.train import Progress, TrainResult, train
+from atrous.training.train import TrainProgress, TrainResult, train
 
-__all__ = ["Progress", "Recipe", "TrainResult", "list_recipes", "read_recipe", "train"]
+__all__ = ["Recipe", "TrainProgress", "TrainResult", "list_recipes", "read_recipe", "train"]

@@ -55,7 +55,10 @@ def make_fabric(precision: Any, accelerator: str, devices: int | str, strategy: 
     if strategy == "fsdp":
         world = processes or (torch.cuda.device_count() if devices == "auto" else int(devices))
         if world < 2:
-            raise AtrousError("fsdp shards a network over processes and needs at least 2: see --devices, or torchrun.")
+            raise AtrousError(
+                "fsdp shards a network over processes and needs at least 2: use --devices 2 or more, or start "
+                "with torchrun --nproc-per-node 2."
+            )
         if precision not in FSDP_PRECISIONS:
             raise AtrousError(f"precision={precision} is not supported with fsdp: use {' or '.join(FSDP_PRECISIONS)}.")
         chosen = ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1)

@@ -9,7 +9,7 @@ from atrous.models import SegmentationModel
 from atrous.training.config import StageConfig
 from atrous.training.recipe import Recipe
 from atrous.weights import load
-from atrous.weights.pretrained import load_pretrained_backbone, pretrained_normalization, trained_normalization
+from atrous.weights.pretrained import initial_normalization, load_pretrained_backbone
 from atrous.weights.transfer import transfer
 
 CardAndState = tuple[Card, dict[str, Tensor]]
@@ -39,18 +39,10 @@ def initialize_stage(model: SegmentationModel, recipe: Recipe, number: int, prev
 
 def normalization_warning(stage: StageConfig) -> str:
     """Return a warning about a normalization that differs from that of the initial weights, or an empty string."""
-    config, weights = stage.preprocessing, stage.weights or stage.backbone_weights
-    if stage.weights:
-        expected = trained_normalization(weights, config.channel_order)
-    elif stage.backbone_weights:
-        expected = pretrained_normalization(stage.model.id, stage.model.options, weights, config.channel_order)
-    else:
-        return ""
+    config, model, weights = stage.preprocessing, stage.model, stage.weights or stage.backbone_weights
+    order = config.channel_order
+    expected = initial_normalization(model.id, model.options, stage.weights, stage.backbone_weights, order)
     differing = [key for key, value in expected.items() if getattr(config, key) != value]
-    if not differing:
-        return ""
-    return (
-        f"preprocessing has {' and '.join(f'{key} {getattr(config, key)}' for key in differing)}, but the {weights} "
-        f"weights were trained with {' and '.join(f'{key} {expected[key]}' for key in differing)}: remove "
-        f"{' and '.join(differing)} from the recipe."
-    )
+    ours, theirs = (" and ".join(f"{key} {values[key]}" for key in differing) for values in (dict(config), expected))
+    message = f"preprocessing has {ours}, but the {weights} weights were trained with {theirs}"
+    return f"{message}: remove {' and '.join(differing)} from the recipe." if differing else ""

@@ -40,7 +40,7 @@ class StageLog:
         self.evaluations = CsvFile(folder / "evaluations.csv", evaluation_columns, keep=is_earlier)
         self.tensorboard = SummaryWriter(str(folder / "tensorboard" / self.stage), purge_step=start + 1)
 
-    def add_step(self, step: int, *, loss: float, lr: float, seconds: float, data_seconds: float) -> None:
+    def add_step(self, step: int, loss: float, lr: float, *, seconds: float, data_seconds: float) -> None:
         """Log an optimizer step."""
         times = {"seconds": round(seconds, 4), "data_seconds": round(data_seconds, 4)}
         self.steps.add({"stage": self.stage, "step": step, "loss": repr(loss), "lr": lr, **times})

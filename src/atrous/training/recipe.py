@@ -19,7 +19,7 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.models import list_models
 from atrous.training.config import RENAMED_KEYS, RecipeModel, StageConfig
 from atrous.training.overrides import expand_stages, stage_name
-from atrous.weights.pretrained import pretrained_normalization, trained_normalization
+from atrous.weights.pretrained import initial_normalization
 
 FOLDER = Path(__file__).parents[3] / "recipes"
 
@@ -107,16 +107,13 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
 def _with_normalization(stage: dict[str, Any], weights: str, backbone_weights: str) -> dict[str, Any]:
     """Normalize as the initial weights need it unless the stage sets it; invalid keys are left to the validation."""
     model, preprocessing = stage.get("model"), stage.get("preprocessing") or {}
-    if not isinstance(model, Mapping) or not isinstance(preprocessing, Mapping):
+    if not isinstance(model, Mapping) or model.get("id") not in list_models() or not isinstance(preprocessing, Mapping):
         return stage
-    normalization: Mapping[str, Any] = {}
-    if weights:
-        if not {"mean", "std", "channel_order"} <= preprocessing.keys():  # a recipe in full needs no card
-            normalization = trained_normalization(weights, preprocessing.get("channel_order"))
-    elif backbone_weights and model.get("id") in list_models() and not {"mean", "std"} & preprocessing.keys():
-        order = preprocessing.get("channel_order", "RGB")
-        normalization = pretrained_normalization(model["id"], model.get("options") or {}, backbone_weights, order)
-    return {**stage, "preprocessing": {**normalization, **preprocessing}} if normalization else stage
+    if {"mean", "std", "channel_order"} <= preprocessing.keys():  # so a recipe written out in full needs no card
+        return stage
+    options, order = model.get("options") or {}, preprocessing.get("channel_order")
+    normalization = initial_normalization(model["id"], options, weights, backbone_weights, order)
+    return {**stage, "preprocessing": {**normalization, **preprocessing}}
 
 
 def _location(path: Sequence[str | int], names: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ last.safetensors    the newest weights; STAGE.safetensors: the final weights of 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -41,7 +42,9 @@ def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
     if resume:
         if not path.is_file():
-            raise AtrousError(f"{folder}: no run to resume: {RECIPE} is missing.")
+            raise AtrousError(
+                f"{folder}: no run to resume: {RECIPE} is missing; leave out --resume, or name the run with --out."
+            )
         if difference := _difference(read_recipe(path), recipe):
             raise AtrousError(
                 f"{path} differs from the given recipe ({difference}): resume with the same settings, or choose "
@@ -88,22 +91,21 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        best = folder / "best.safetensors"
+        initial = f", from the best weights so far with weights={best}" if best.is_file() else ""
         raise AtrousError(
-            f"{path}: the checkpoint is damaged ({type(error).__name__}); the run cannot be resumed."
+            f"{path}: the checkpoint is damaged ({type(error).__name__}); the run cannot be resumed. Start again in "
+            f"another --out{initial}."
         ) from error
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
-    """Replace the checkpoint of a run, completely or not at all.
+    """Replace the checkpoint of a run, completely or not at all, so that a full disk leaves the previous one intact.
 
     Raises: `AtrousError` for a full disk.
     """
-    path = folder / CHECKPOINT
-    try:
-        with writing(path) as temporary:
+    with writing(folder / CHECKPOINT, sync=True) as temporary:
+        try:
             torch.save(state, temporary)
-    except RuntimeError as error:  # how torch's writer reports a full disk
-        raise AtrousError(
-            f"Cannot write {path}: {str(error).splitlines()[0]}. Is the disk full? The previous checkpoint is intact: "
-            "free some space, then --resume."
-        ) from error
+        except RuntimeError as error:  # torch's writer reports a full disk without its number
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error

@@ -1,4 +1,4 @@
-"""A stage made ready for training: data, network, optimizer and moving average, fresh or from a checkpoint."""
+"""Set-up of a stage: data, network, optimizer, learning rate, batch and input normalization, moving average."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ def set_up_stage(
     if val is not None and val.classes != data.classes:
         raise AtrousError(
             f"Validation classes differ from training classes: {stage.data.val} has {', '.join(val.classes)}; "
-            f"{data.name} has {', '.join(data.classes)}."
+            f"{data.name} has {', '.join(data.classes)}. Use a `val` with the same classes, or val='' to train without "
+            "validation."
         )
     steps = stage.count_steps(len(data))
     loss = stage.make_loss(data.ignore_index)
@@ -128,7 +129,7 @@ def set_up_stage(
         model.training_outputs = torch.compile(model.training_outputs)  # type: ignore[method-assign]
     optimizer: Any = fabric.setup_optimizers(make_optimizer(model, stage))
     ema = EMA(model, stage.ema) if stage.ema else None
-    seed = recipe.seed + 1000 * number
+    seed = recipe.seed + 1000 * number  # so that stages, and runs of nearby seeds, draw different samples
     schedule = stage.make_schedule()
     run = StageRun(
         recipe, number, folder, fabric, data, val, model, network, optimizer, ema, loss, schedule, seed, steps
@@ -146,8 +147,9 @@ def build_model(recipe: Recipe, stage: StageConfig, data: SegmentationDataset) -
     """Build the network of a stage with fresh parameters, the same for the same seed, and its card."""
     torch.manual_seed(recipe.seed)
     weights, backbone_weights = recipe.stages[0].weights, recipe.stages[0].backbone_weights
-    origin = f", backbone initialized from {backbone_weights} weights" if backbone_weights else ""
-    origin = f", initialized from {weights}" if weights else origin.replace("imagenet", "ImageNet")
+    classifier = "ImageNet" if backbone_weights == "imagenet" else backbone_weights
+    origin = f", backbone initialized from {classifier} weights" if classifier else ""
+    origin = f", initialized from {weights}" if weights else origin
     card = Card(
         model=stage.model.id,
         arguments=stage.model.options,
@@ -216,6 +218,7 @@ def normalize(images: Tensor, stage: StageConfig) -> Tensor:
 
     Shape: (N, 3, H, W) uint8 RGB -> (N, 3, H, W) float32, or float64 in 64-bit training.
     """
+    # Not `inference.preprocess.normalize`, a table look-up for one image: batches are on any device, in 64 bits too.
     dtype = torch.float64 if stage.precision == "64-true" else torch.float32
     memory_format = torch.channels_last if stage.channels_last else torch.contiguous_format
     values = images.flip(1) if stage.preprocessing.channel_order == "BGR" else images

@@ -37,7 +37,7 @@ logger = logging.getLogger("atrous.training")
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainProgress:
     """Progress of a training, reported after every step; `miou` is that of the last evaluation."""
 
     stage: str
@@ -48,7 +48,7 @@ class Progress:
     miou: float | None
 
 
-OnProgress = Callable[[Progress], None]
+OnTrainProgress = Callable[[TrainProgress], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def train(
     accelerator: str = "auto",
     devices: int | str = "auto",
     strategy: str = "ddp",
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnTrainProgress = lambda progress: None,
     on_message: OnMessage = logger.info,
 ) -> TrainResult:
     """Train all stages of a recipe, or resume from the last checkpoint in the folder.
@@ -102,7 +102,7 @@ def train(
     return TrainResult(folder, metrics, best if best.is_file() else None, folder / "last.safetensors")
 
 
-def train_stage(run: StageRun, interrupted: Event, on_progress: OnProgress, on_message: OnMessage) -> None:
+def train_stage(run: StageRun, interrupted: Event, on_progress: OnTrainProgress, on_message: OnMessage) -> None:
     """Train a stage from its current step to its last one, unless it is already there."""
     if run.step == run.steps:
         return
@@ -120,12 +120,12 @@ def training_loop(
     batches: Iterator[Batch],
     log: StageLog | None,
     interrupted: Event,
-    on_progress: OnProgress,
+    on_progress: OnTrainProgress,
     on_message: OnMessage,
 ) -> None:
-    """Make the remaining steps of a stage. All randomness is seeded per step, so that a resumed run is the same run."""
+    """Run the remaining optimizer steps. Seeds depend on the step, so resuming reproduces an uninterrupted run."""
     fabric, network, optimizer, stage = run.fabric, run.network, run.optimizer, run.config
-    set_learning_rate(optimizer, run.schedule(run.step, run.steps))
+    set_learning_rate(optimizer, factor := run.schedule(run.step, run.steps))
     start = time.perf_counter()
     while run.step < run.steps:
         losses, data_seconds = [], 0.0
@@ -137,8 +137,8 @@ def training_loop(
             with fabric.no_backward_sync(network, enabled=micro_step + 1 < stage.accumulate):
                 with fabric.autocast():
                     outputs = network.training_outputs(normalize(batch.images, stage))
-                    corners = run.model.align_corners
-                    loss = training_loss(outputs, batch.labels, run.loss, run.step, stage.loss_stride, corners)
+                    align_corners = run.model.align_corners
+                    loss = training_loss(outputs, batch.labels, run.loss, run.step, stage.loss_stride, align_corners)
                 check_finite(loss, run, batch.names)
                 fabric.backward(loss / stage.accumulate)
             losses.append(loss.detach())
@@ -149,23 +149,22 @@ def training_loop(
         optimizer.zero_grad()
         if run.ema is not None:
             run.ema.update(run.model)
-        lr = stage.optimizer.lr * run.schedule(run.step, run.steps)
+        lr = stage.optimizer.lr * factor
         run.step += 1
-        set_learning_rate(optimizer, run.schedule(run.step, run.steps))
+        set_learning_rate(optimizer, factor := run.schedule(run.step, run.steps))
 
         mean_loss = reduce(fabric, torch.stack(losses).mean(), "mean")
         if log is not None:
-            seconds = time.perf_counter() - start
-            log.add_step(run.step, loss=mean_loss, lr=lr, seconds=seconds, data_seconds=data_seconds)
+            log.add_step(run.step, mean_loss, lr, seconds=time.perf_counter() - start, data_seconds=data_seconds)
         last = run.step == run.steps
         if last or (stage.evaluate.every and run.step % stage.evaluate.every == 0):
-            evaluate(run, log, on_message)
+            validate_stage(run, log, on_message)
         if last:
             export(run, f"{stage.name}.safetensors", "last.safetensors")
         stop = any_process(fabric, interrupted)
         if last or stop or run.step % stage.checkpoint_every == 0:
             save_checkpoint(run)
-        on_progress(Progress(stage.name, run.step, run.steps, mean_loss, lr, run.metrics.get("miou")))
+        on_progress(TrainProgress(stage.name, run.step, run.steps, mean_loss, lr, run.metrics.get("miou")))
         if stop and not last:
             raise KeyboardInterrupt
         start = time.perf_counter()
@@ -189,7 +188,7 @@ def step_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def evaluate(run: StageRun, log: StageLog | None, on_message: OnMessage) -> None:
+def validate_stage(run: StageRun, log: StageLog | None, on_message: OnMessage) -> None:
     """Validate on all processes, log the metrics, and export the weights if they are the best so far."""
     fabric, stage, classes = run.fabric, run.config, run.data.classes
     if run.val is not None:

@@ -59,7 +59,7 @@ def validate(
     with _evaluation_mode(model, config.output_stride), torch.inference_mode():
         for sample in loader:
             labels = _predict(model, card, sample.image)
-            result.matrix.update(sample.labels, labels, name=str(sample.label_path))
+            result.matrix.update(sample.labels, labels, name=str(sample.mask_path))
             if len(result.samples) < config.samples:
                 result.samples.append(sample)
                 result.predictions.append(labels)
@@ -72,6 +72,7 @@ def _predict(model: SegmentationModel, card: Card, pixels: Pixels) -> NDArray[np
 
     Shape: (H, W, 3) -> (H, W).
     """
+    # Not `Segmenter`, which gives the network float32: here it keeps the precision of the training, 64 bits too.
     tensor, (height, width) = preprocess(pixels, card.preprocessing)
     logits = model(tensor[None].to(next(model.parameters())))[..., :height, :width].float()
     size = (pixels.shape[0], pixels.shape[1])

@@ -46,16 +46,23 @@ def pretrained_normalization(
     return {} if entry is None else {"mean": entry.mean[::order], "std": entry.std[::order]}
 
 
-def trained_normalization(weights: str, channel_order: str | None = None) -> dict[str, Any]:
-    """Read mean, std and channel order from the card of trained weights, an id or a file.
+def initial_normalization(
+    model_id: str, options: Mapping[str, Any], weights: str, backbone_weights: str, channel_order: str | None = None
+) -> dict[str, Any]:
+    """Look up the normalization that initial weights need, as entries of `Preprocessing`; empty if it is not known.
 
-    Mean and std are returned in the order `channel_order` if it is given, so that they suit a network fed that way.
+    Trained `weights` (an id or a file) have it in their card, with the channel order; else it is that of the backbone's
+    pretrained weights. Mean and std are in `channel_order`, by default the card's.
 
     Raises: `AtrousError` for unknown or unreadable weights.
     """
-    config = read_card(weights).preprocessing
-    order = 1 if channel_order in (None, config.channel_order) else -1
-    return {"mean": config.mean[::order], "std": config.std[::order], "channel_order": config.channel_order}
+    if not weights:
+        if not backbone_weights:
+            return {}
+        return pretrained_normalization(model_id, options, backbone_weights, channel_order or "RGB")
+    trained = read_card(weights).preprocessing
+    order = 1 if channel_order in (None, trained.channel_order) else -1
+    return {"mean": trained.mean[::order], "std": trained.std[::order], "channel_order": trained.channel_order}
 
 
 def find_pretrained(network: Backbone | SegmentationModel, tag: str = "imagenet") -> Path:

@@ -72,7 +72,7 @@ def save(
 
 def _write(tensors: dict[str, Tensor], card: Card, path: Path) -> None:
     metadata = {"format": "pt", "atrous": card.model_dump_json(), "atrous_sha256": _digest(tensors)}
-    with writing(path) as temporary:
+    with writing(path, sync=True) as temporary:
         save_file(tensors, temporary, metadata)
 
 

@@ -20,4 +20,4 @@ def test_label_ids_become_classes(tmp_path: Path, write: Write) -> None:
     assert (labels == 255).sum() == 15
     test = open_dataset(f"cityscapes:{tmp_path}?split=test")
     assert test.names == (f"bonn/{stem}",)
-    assert test[0].label_path is None
+    assert test[0].mask_path is None

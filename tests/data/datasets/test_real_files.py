@@ -45,7 +45,7 @@ def test_real_files(shared_data: Path, spec: str, count: int, classes: int) -> N
         assert sample.image.shape == (*sample.labels.shape, 3)
         assert sample.image.dtype == sample.labels.dtype == np.uint8
         assert sample.image_path.is_file()
-        assert sample.label_path is not None
+        assert sample.mask_path is not None
         assert sample.name == dataset.names[index]
         seen |= set(np.unique(sample.labels).tolist())
     assert len(seen - {255}) >= 2

@@ -18,7 +18,7 @@ def test_the_test_split_in_the_folder_of_the_archive(tmp_path: Path, write: Writ
     write(root / "ImageSets/Segmentation/test.txt", "2008_000006\n")
     write(root / "JPEGImages/2008_000006.jpg", photograph(0))
     dataset = open_dataset(f"voc2012:{tmp_path}?split=test")
-    assert dataset[0].label_path is None
+    assert dataset[0].mask_path is None
     with pytest.raises(AtrousError, match=r"val\.txt: no such list.*Lists in this folder: test"):
         open_dataset(f"voc2012:{tmp_path}?split=val")
 
