@@ -59,7 +59,7 @@ def test_probabilities_of_the_wrong_kind(run: Run, street: tuple[Path, Path], tm
 
 def test_files_without_probabilities(run: Run, street: tuple[Path, Path], tmp_path: Path) -> None:
     image, probabilities = street
-    assert "no CRF preset 'v3'" in run("crf", *street, "--preset", "v3").err
+    assert "No CRF preset 'v3'" in run("crf", *street, "--preset", "v3").err
     assert "no such file" in run("crf", image, tmp_path / "none.npy").err
     probabilities.write_bytes(probabilities.read_bytes()[:-10])
     assert "not a complete .npy file" in run("crf", image, probabilities).err

@@ -38,7 +38,7 @@ def test_terms_left_out() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: get_preset("v9"), "no CRF preset 'v9'"),
+        (lambda: get_preset("v9"), "No CRF preset 'v9'"),
         (lambda: get_preset("v2_resnt"), "Did you mean 'v2_resnet'"),
         (lambda: get_preset(Gaussian()), r"expected CRFPreset\(...\) or a name: v1, v2"),
         (lambda: CRFPreset(3), "gaussian is 3, expected Gaussian"),  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def test_bad_arrays(image: Any, probabilities: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"crf": "v2_resnt"}, "no CRF preset 'v2_resnt'.*Did you mean 'v2_resnet'"),
+        ({"crf": "v2_resnt"}, "No CRF preset 'v2_resnt'.*Did you mean 'v2_resnet'"),
         ({"iterations": -1}, "iterations is -1"),
         ({"prune": 1.5}, "prune is 1.5"),
         ({"tolerance": -1.0}, "tolerance is -1.0"),

@@ -1,6 +1,6 @@
 """CRF-RNN: mean-field inference as a layer that is trained together with the network.
 
-*Source:* Zheng et al., "Conditional Random Fields as Recurrent Neural Networks", ICCV 2015, arXiv:1502.03240, section 4
+Source: Zheng et al., "Conditional Random Fields as Recurrent Neural Networks", ICCV 2015, arXiv:1502.03240, section 4
 and figure 1; initial values and the normalization after filtering as in the released Caffe layer. Departure: one weight
 per class and kernel, as in the paper, where the released layer stores full matrices that start out diagonal.
 """
@@ -26,10 +26,9 @@ class CRFRNN(nn.Module):
     `sigma_alpha`, `sigma_gamma` in pixels, `sigma_beta` in levels of 0..255. `backend`: `auto` is numba for
     float32 on a CPU, torch for anything else.
 
-    *Source:* section 4: `training_iterations` 5 and `iterations` 10 at test; released code: sigmas 160, 3, 3, weights
+    Source: section 4: `training_iterations` 5 and `iterations` 10 at test; released code: sigmas 160, 3, 3, weights
     3 and 5.
-
-    *Raises:* `AtrousError` for no classes, and on shapes that do not match.
+    Raises: `AtrousError` for no classes, and on shapes that do not match.
     """
 
     data_dependent = True
@@ -53,7 +52,7 @@ class CRFRNN(nn.Module):
         if num_classes < 1 or min(sigma_alpha, sigma_beta, sigma_gamma) <= 0:
             raise AtrousError(
                 f"CRFRNN needs at least one class and positive sigmas, found {num_classes} classes, sigma_alpha "
-                f"{sigma_alpha}, sigma_beta {sigma_beta}, sigma_gamma {sigma_gamma}"
+                f"{sigma_alpha}, sigma_beta {sigma_beta}, sigma_gamma {sigma_gamma}."
             )
         self.training_iterations, self.iterations = training_iterations, iterations
         self.sigma_alpha, self.sigma_beta, self.sigma_gamma = sigma_alpha, sigma_beta, sigma_gamma
@@ -80,7 +79,7 @@ class CRFRNN(nn.Module):
     def forward(self, logits: Tensor, image: Tensor) -> Tensor:
         """Refine logits by the colors of the image.
 
-        *Shape:* logits (N, K, H, W); image (N, 3, H, W), uint8 or float in 0..255, not normalized. Returns
+        Shape: logits (N, K, H, W); image (N, 3, H, W), uint8 or float in 0..255, not normalized. Returns
         (N, K, H, W).
         """
         classes = len(self.spatial_weights)
@@ -88,7 +87,7 @@ class CRFRNN(nn.Module):
         if logits.ndim != 4 or logits.shape[1] != classes or image.shape != expected:
             raise AtrousError(
                 f"CRFRNN with {classes} classes expects logits (N, {classes}, H, W) and an image (N, 3, H, W), "
-                f"found {tuple(logits.shape)} and {tuple(image.shape)}"
+                f"found {tuple(logits.shape)} and {tuple(image.shape)}."
             )
         if torch.compiler.is_compiling():
             return torch.ops.atrous.crf_rnn(

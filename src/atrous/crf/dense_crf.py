@@ -3,7 +3,7 @@
     refined = dense_crf(image, probabilities, crf="v2")
     labels = dense_crf(image, probabilities, CRFPreset(Gaussian(3, 3), Bilateral(4, 67, 3)), output="labels")
 
-*Source:* Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011.
+Source: Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ DivergenceCallback = Callable[[int, float], None]
 class MeanFieldOptions:
     """Options of mean-field inference, the same for `DenseCRF` and `dense_crf`.
 
-    `iterations`: mean-field updates. `prune`: classes whose probability is nowhere above it exchange no messages, which
-    costs nothing where they are absent and leaves their share of each pixel to the unaries. `tolerance`: stop once
-    every marginal changes by less. `divergence_callback(step, value)`: called with the KL divergence, up to a constant,
-    before each update and after the last.
+    `iterations`: mean-field updates. `prune`: classes below this probability everywhere are left out of message
+    passing; they keep their input probability. `tolerance`: stop once every marginal changes by less.
+    `divergence_callback(step, value)`: called with the KL divergence, up to a constant, before each update and after
+    the last.
 
-    *Raises:* `AtrousError` for values out of range.
+    Raises: `AtrousError` for values out of range.
     """
 
     iterations: int = 10
@@ -48,11 +48,11 @@ class MeanFieldOptions:
 
     def __post_init__(self) -> None:
         if self.iterations < 0:
-            raise AtrousError(f"iterations is {self.iterations}, expected 0 or more")
+            raise AtrousError(f"iterations is {self.iterations}, expected 0 or more.")
         if not 0 <= self.prune < 1:
-            raise AtrousError(f"prune is {self.prune}, expected a probability in 0..1, 0 to keep every class")
+            raise AtrousError(f"prune is {self.prune}, expected a probability in 0..1, 0 to keep every class.")
         if not self.tolerance >= 0:
-            raise AtrousError(f"tolerance is {self.tolerance}, expected 0 (run every iteration) or more")
+            raise AtrousError(f"tolerance is {self.tolerance}, expected 0 (run every iteration) or more.")
 
 
 class DenseCRF:
@@ -60,10 +60,9 @@ class DenseCRF:
 
     Use `dense_crf` unless one image is refined several times, with other probabilities, weights or iterations.
 
-    *Shape:* image (H, W, 3) or (3, H, W) uint8. `ignore` (H, W) bool: pixels that take no part; they keep their
+    Shape: image (H, W, 3) or (3, H, W) uint8. `ignore` (H, W) bool: pixels that take no part; they keep their
     probabilities and send no messages. `backend`: numba, or torch on `device`.
-
-    *Raises:* `AtrousError` for an invalid image, mask or features.
+    Raises: `AtrousError` for an invalid image, mask or features.
     """
 
     def __init__(
@@ -81,10 +80,10 @@ class DenseCRF:
         features = [term.features(array) for term in terms]
         for each in features:
             if len(each) != self.pixels.size:
-                raise AtrousError(f"features are of {len(each)} points, the image has {self.pixels.size} pixels")
+                raise AtrousError(f"features are of {len(each)} points, the image has {self.pixels.size} pixels.")
         if ignore is not None:
-            part = ~checked_mask("ignore", ignore, self.size).ravel()
-            self.pixels, features = self.pixels[part], [each[part] for each in features]
+            used = ~checked_mask("ignore", ignore, self.size).ravel()
+            self.pixels, features = self.pixels[used], [each[used] for each in features]
         self._features = features
         self._mean_field: Any = None
 
@@ -114,19 +113,19 @@ class DenseCRF:
         maps: Array,
         options: MeanFieldOptions | None = None,
         *,
-        energies: bool = False,
+        maps_are_energies: bool = False,
         weights: Sequence[Weight] | None = None,
     ) -> Array:
-        """Compute marginals (K, H, W) float32 from checked probabilities, or energies, (K, H, W).
+        """Compute marginals (K, H, W) float32 from checked probabilities or, if `maps_are_energies`, energies (K, H, W).
 
         `weights`, one per term, replace the terms' own w: a search over them needs no new lattice.
 
-        *Raises:* `AtrousError` for sizes or options that do not match.
+        Raises: `AtrousError` for sizes or options that do not match.
         """
         out = np.empty((len(maps), self.size[0] * self.size[1]), np.float32)
         if self.pixels.size != out.shape[1]:
-            out[:] = (_softmax(-maps) if energies else maps).reshape(out.shape)
-        state = self._infer(maps, options or MeanFieldOptions(), energies, weights)
+            out[:] = (_softmax(-maps) if maps_are_energies else maps).reshape(out.shape)
+        state = self._infer(maps, options or MeanFieldOptions(), maps_are_energies, weights)
         if state is not None:
             state.write_probabilities(out)
         return out.reshape(maps.shape)
@@ -136,33 +135,37 @@ class DenseCRF:
         maps: Array,
         options: MeanFieldOptions | None = None,
         *,
-        energies: bool = False,
+        maps_are_energies: bool = False,
         weights: Sequence[Weight] | None = None,
     ) -> Array:
         """Compute the arg-max of `probabilities`, (H, W) int64, without writing the marginals out."""
         out = np.empty(self.size[0] * self.size[1], np.int64)
         if self.pixels.size != out.size:
-            out[:] = (maps.argmin(0) if energies else maps.argmax(0)).ravel()
-        state = self._infer(maps, options or MeanFieldOptions(), energies, weights)
+            out[:] = (maps.argmin(0) if maps_are_energies else maps.argmax(0)).ravel()
+        state = self._infer(maps, options or MeanFieldOptions(), maps_are_energies, weights)
         if state is not None:
             state.write_labels(out)
         return out.reshape(self.size)
 
-    def _infer(self, maps: Array, options: MeanFieldOptions, energies: bool, weights: Sequence[Weight] | None) -> Any:
+    def _infer(
+        self, maps: Array, options: MeanFieldOptions, maps_are_energies: bool, weights: Sequence[Weight] | None
+    ) -> Any:
         """Run mean field; returns the backend's `MeanFieldState`, or None where every pixel is ignored."""
         if maps.shape[1:] != self.size:
-            raise AtrousError(f"the class maps are {maps.shape[1:]} (H, W), the image is {self.size}")
-        if options.prune and energies:
-            raise AtrousError("`prune` is a threshold on probabilities; with energies leave it at 0")
+            raise AtrousError(
+                f"The class maps are {maps.shape[1:]} (H, W), the image is {self.size}: resize one of them."
+            )
+        if options.prune and maps_are_energies:
+            raise AtrousError("`prune` is a threshold on probabilities; with energies leave it at 0.")
         if options.prune and any(isinstance(term.compatibility, MatrixCompatibility) for term in self.terms):
-            raise AtrousError("classes cannot be pruned under a full compatibility matrix: leave `prune` at 0")
+            raise AtrousError("Classes cannot be pruned under a full compatibility matrix: leave `prune` at 0.")
         terms = self.terms
         if weights is not None:
             terms = tuple(replace(term, w=w) for term, w in zip(terms, weights, strict=True))  # type: ignore[type-var]
         compatibilities = [term.scaled_compatibility(len(maps)) for term in terms]
         if not self.pixels.size:
             return None
-        unary = self._module.Unary.build(maps.reshape(len(maps), -1), energies=energies, prune=options.prune)
+        unary = self._module.Unary.build(maps.reshape(len(maps), -1), energies=maps_are_energies, prune=options.prune)
         return self.mean_field.infer(
             unary, compatibilities, options.iterations,
             tolerance=options.tolerance, divergence_callback=options.divergence_callback,
@@ -198,21 +201,19 @@ def dense_crf(
     `divergence_callback`: see `MeanFieldOptions`. `output`: the refined probabilities, or their arg-max, the labels,
     for which no marginals are written out. `backend`: `auto` is numba on the CPU and torch on a GPU.
 
-    *Shape:* image (H, W, 3) or (3, H, W) uint8; probabilities (K, H, W), summing to 1 over axis 0, numpy or torch, any
+    Shape: image (H, W, 3) or (3, H, W) uint8; probabilities (K, H, W), summing to 1 over axis 0, numpy or torch, any
     float type (computed in float32). Returns float32 of that shape, or labels (H, W) int64, as numpy or as torch on
     the same device. Batches: a leading axis on all of image, probabilities and ignore.
-
-    *Source:* Krähenbühl and Koltun 2011, algorithm 1.
-
-    *Raises:* `AtrousError` for anything else, with what was found and what was expected.
+    Source: Krähenbühl and Koltun 2011, algorithm 1.
+    Raises: `AtrousError` for inputs of another type, shape or range; the message gives what was found and expected.
     """
     preset = get_preset(crf)
     options = MeanFieldOptions(
         preset.iterations if iterations is None else iterations, prune, tolerance, divergence_callback
     )
     if (probabilities is None) == (energies is None):
-        amount = "none" if energies is None else "both"
-        raise AtrousError(f"expected either probabilities or energies, found {amount}")
+        inputs = "none" if energies is None else "both"
+        raise AtrousError(f"Expected either probabilities or energies, found {inputs}.")
     _check_choice("backend", backend, ("auto", "numba", "torch"))
     _check_choice("output", output, ("probabilities", "labels"))
     unary = energies if probabilities is None else probabilities
@@ -220,12 +221,12 @@ def dense_crf(
     if backend == "auto":
         backend = "numba" if getattr(device, "type", "cpu") == "cpu" else "torch"
     results = []
-    for picture, maps, mask in _images(image, unary, ignore):
+    for single_image, maps, mask in _images(image, unary, ignore):
         maps = checked_maps("energies", maps) if probabilities is None else checked_probabilities(maps)
-        picture = oriented_image(picture, (maps.shape[1], maps.shape[2]))
-        one_image = DenseCRF(picture, *preset.terms, ignore=mask, backend=backend, device=device or "cpu")
-        compute = one_image.labels if output == "labels" else one_image.probabilities
-        results.append(compute(maps, options, energies=probabilities is None))
+        single_image = oriented_image(single_image, (maps.shape[1], maps.shape[2]))
+        image_crf = DenseCRF(single_image, *preset.terms, ignore=mask, backend=backend, device=device or "cpu")
+        compute = image_crf.labels if output == "labels" else image_crf.probabilities
+        results.append(compute(maps, options, maps_are_energies=probabilities is None))
     result = np.stack(results) if len(getattr(unary, "shape", ())) == 4 else results[0]
     if device is None:
         return result
@@ -237,7 +238,7 @@ def dense_crf(
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         *others, last = (f"'{choice}'" for choice in choices)
-        raise AtrousError(f"{name} is '{value}', expected {', '.join(others)} or {last}")
+        raise AtrousError(f"{name} is '{value}', expected {', '.join(others)} or {last}.")
 
 
 def _images(image: Any, maps: Any, ignore: Any) -> list[tuple[Any, Any, Any]]:
@@ -247,7 +248,7 @@ def _images(image: Any, maps: Any, ignore: Any) -> list[tuple[Any, Any, Any]]:
         return [(image, maps, ignore)]
     if len(images) != 4 or images[0] != shape[0]:
         raise AtrousError(
-            f"the class maps are a batch of shape {shape}, the image has shape {images}; expected as many "
-            "images: (N, H, W, 3) or (N, 3, H, W)"
+            f"The class maps are a batch of shape {shape}, the image has shape {images}; expected as many "
+            "images: (N, H, W, 3) or (N, 3, H, W)."
         )
     return list(zip(image, maps, [None] * shape[0] if ignore is None else ignore, strict=True))

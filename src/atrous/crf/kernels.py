@@ -8,7 +8,7 @@ with the unary energies U, positions p, colors I and the label compatibility mu:
 `MatrixCompatibility`. "Kernel" always means such a function of two pixels; the compiled functions that filter with it
 are in `numba_backend/*_jit.py`.
 
-*Source:* Krähenbühl and Koltun 2011, equations 1 to 3.
+Source: Krähenbühl and Koltun 2011, equations 1 to 3.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PottsCompatibility:
     of which the first summand is the same for every label and cancels in the softmax. So the implementation *adds*
     w (K Q_a): a positive w rewards equal labels, which has the same minimum as penalizing unequal ones.
 
-    *Source:* Krähenbühl and Koltun 2011, section 2; their code's `PottsCompatibility` uses -w I in the same way.
+    Source: Krähenbühl and Koltun 2011, section 2; their code's `PottsCompatibility` uses -w I in the same way.
     """
 
     def scaled(self, w: Weight, num_classes: int) -> Array:
@@ -82,7 +82,7 @@ class MatrixCompatibility:
     the sender's. Mean field subtracts sum_b mu(a, b) w_b (K Q_b) from logit a, so a negative entry draws label a to
     where label b is. `1 - I` is the Potts model, and `-I` gives the same results. A matrix need not be symmetric.
 
-    *Raises:* `AtrousError` unless the matrix is square and finite.
+    Raises: `AtrousError` unless the matrix is square and finite.
     """
 
     matrix: Any
@@ -90,17 +90,17 @@ class MatrixCompatibility:
     def __post_init__(self) -> None:
         matrix = np.asarray(self.matrix, np.float64)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
-            raise AtrousError(f"compatibility must be a finite (classes, classes) matrix, found shape {matrix.shape}")
+            raise AtrousError(f"compatibility must be a finite (classes, classes) matrix, found shape {matrix.shape}.")
 
     def scaled(self, w: Weight, num_classes: int) -> Array:
         """Return the factors of filtered marginals in the logits, -w mu, (classes, classes) with the sender first.
 
-        *Raises:* `AtrousError` when the matrix is not for this many classes.
+        Raises: `AtrousError` when the matrix is not for this many classes.
         """
         matrix = np.asarray(self.matrix, np.float64)
         if matrix.shape != (num_classes, num_classes):
             raise AtrousError(
-                f"compatibility is {matrix.shape}, expected ({num_classes}, {num_classes}): one row per class"
+                f"compatibility is {matrix.shape}, expected ({num_classes}, {num_classes}): one row per class."
             )
         return np.asarray(-(matrix * np.asarray(w, np.float64)).T)
 
@@ -118,7 +118,7 @@ class PairwiseKernel:
     def __post_init__(self) -> None:
         weight = np.asarray(self.w, np.float64)
         if weight.ndim > 1 or not np.isfinite(weight).all():
-            raise AtrousError(f"w must be one finite number, or one per class, found {self.w!r}")
+            raise AtrousError(f"w must be one finite number, or one per class, found {self.w!r}.")
         if not isinstance(self.compatibility, Compatibility):  # a bare matrix
             object.__setattr__(self, "compatibility", MatrixCompatibility(self.compatibility))
 
@@ -131,12 +131,12 @@ class PairwiseKernel:
 
         () or (classes,) for Potts, (classes, classes) with the sending class first for a matrix.
 
-        *Raises:* `AtrousError` when a weight per class or a matrix is not for this many classes.
+        Raises: `AtrousError` when a weight per class or a matrix is not for this many classes.
         """
         weight = np.asarray(self.w, np.float64)
         if weight.ndim and weight.shape != (num_classes,):
             raise AtrousError(
-                f"w has {weight.size} values, the probabilities {num_classes} classes; give one w per class"
+                f"w has {weight.size} values, the probabilities {num_classes} classes; give one w per class."
             )
         return np.asarray(self.compatibility.scaled(self.w, num_classes))
 
@@ -148,7 +148,7 @@ class Gaussian(PairwiseKernel):
     `w`: weight, or one per class (of the class that sends the message). `sigma_gamma`: pixels, or (x, y).
     `compatibility`: `PottsCompatibility`, `MatrixCompatibility` or a bare matrix mu(receiver, sender).
 
-    *Raises:* `AtrousError` for invalid values.
+    Raises: `AtrousError` for invalid values.
     """
 
     w: Weight = 3.0
@@ -171,7 +171,7 @@ class Bilateral(PairwiseKernel):
 
     `sigma_alpha`: pixels, or (x, y). `sigma_beta`: levels of 0..255, or one per channel. The rest as in `Gaussian`.
 
-    *Raises:* `AtrousError` for invalid values.
+    Raises: `AtrousError` for invalid values.
     """
 
     w: Weight = 4.0
@@ -201,7 +201,7 @@ class Features(PairwiseKernel):
 
     `values`: (d, H, W) or (d, points), each already divided by its sigma. The rest as in `Gaussian`.
 
-    *Raises:* `AtrousError` for invalid values.
+    Raises: `AtrousError` for invalid values.
     """
 
     values: Any
@@ -228,5 +228,5 @@ def _sigmas(name: str, value: Sigma, count: int) -> tuple[float, ...]:
     sigmas = np.atleast_1d(np.asarray(value, np.float64))
     sigmas = np.repeat(sigmas, count) if sigmas.size == 1 else sigmas
     if sigmas.shape != (count,) or not (np.isfinite(sigmas).all() and (sigmas > 0).all()):
-        raise AtrousError(f"{name} must be one positive number or {count} of them, found {value!r}")
+        raise AtrousError(f"{name} must be one positive number or {count} of them, found {value!r}.")
     return tuple(float(sigma) for sigma in sigmas)

@@ -1,6 +1,6 @@
 """Geometry of the permutohedral lattice, shared by both backends: scale of the embedding, slice factor, vertex keys.
 
-*Source:* Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010;
+Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010;
 scale and slice factor as in Krähenbühl's code, which pydensecrf wraps.
 """
 
@@ -34,7 +34,7 @@ def key_strides(lowest: Array, highest: Array) -> npt.NDArray[np.int64]:
     When even that does not fit in 62 bits (many features with wide ranges) the strides are fixed random odd numbers and
     the key is a linear hash: two of M vertices then share a key with probability below M^2 / 2^64.
 
-    *Shape:* lowest, highest: (d,), the range of the features. Returns (d + 1,), the last one 0.
+    Shape: lowest, highest: (d,), the range of the features. Returns (d + 1,), the last one 0.
     """
     d = len(lowest)
     scale = embedding_scale(d).astype(np.float64)

@@ -16,7 +16,7 @@ class CRFPreset:
 
     `None` leaves a term out; `features` adds terms on features of your own. `dataclasses.replace` changes a preset.
 
-    *Raises:* `AtrousError` for a term of another type.
+    Raises: `AtrousError` for a term of another type.
     """
 
     gaussian: Gaussian | None = None
@@ -27,9 +27,9 @@ class CRFPreset:
     def __post_init__(self) -> None:
         for name, term, expected in (("gaussian", self.gaussian, Gaussian), ("bilateral", self.bilateral, Bilateral)):
             if not (term is None or isinstance(term, expected)):
-                raise AtrousError(f"{name} is {term!r}, expected {expected.__name__}(w, ...) or None")
+                raise AtrousError(f"{name} is {term!r}, expected {expected.__name__}(w, ...) or None.")
         if not (isinstance(self.features, tuple) and all(isinstance(term, Features) for term in self.features)):
-            raise AtrousError(f"features is {self.features!r}, expected a tuple of Features(values, w)")
+            raise AtrousError(f"features is {self.features!r}, expected a tuple of Features(values, w).")
 
     @property
     def terms(self) -> tuple[PairwiseKernel, ...]:
@@ -49,7 +49,7 @@ PRESETS = {
 }
 """The CRFs of the papers.
 
-*Source:* `v1`: DeepLab v1 (arXiv:1412.7062), w2 = 3 and sigma_gamma = 3 from section 4.1, the rest the defaults of its
+Source: `v1`: DeepLab v1 (arXiv:1412.7062), w2 = 3 and sigma_gamma = 3 from section 4.1, the rest the defaults of its
 released code. `v2`: DeepLab v2 (arXiv:1606.00915), the released script of the VGG-16 network. `v2_resnet`: the released
 ResNet-101 test prototxt. `crf_rnn`: CRF as RNN (arXiv:1502.03240), as released, normalized after filtering.
 `krahenbuhl`: the example of Krähenbühl's code and of pydensecrf, 5 updates.
@@ -59,12 +59,12 @@ ResNet-101 test prototxt. `crf_rnn`: CRF as RNN (arXiv:1502.03240), as released,
 def get_preset(crf: str | CRFPreset) -> CRFPreset:
     """Return the CRF of a paper by name (a key of `PRESETS`); a `CRFPreset` is returned as it is.
 
-    *Raises:* `AtrousError` for an unknown name or another type.
+    Raises: `AtrousError` for an unknown name or another type.
     """
     if isinstance(crf, CRFPreset):
         return crf
     if not isinstance(crf, str):
-        raise AtrousError(f"crf is {crf!r}, expected CRFPreset(...) or a name: {', '.join(PRESETS)}")
+        raise AtrousError(f"crf is {crf!r}, expected CRFPreset(...) or a name: {', '.join(PRESETS)}.")
     if crf not in PRESETS:
-        raise AtrousError(f"no CRF preset '{crf}'; there are {', '.join(PRESETS)}.{did_you_mean(crf, PRESETS)}")
+        raise AtrousError(f"No CRF preset '{crf}'; there are {', '.join(PRESETS)}.{did_you_mean(crf, PRESETS)}")
     return PRESETS[crf]

@@ -60,7 +60,7 @@ def blur_chunk(runs: Any, vertex_values: Any, chunk: Any, chunks: Any) -> None:
 
     A run of neighbors is walked once, with the old values in registers.
 
-    *Source:* Adams et al. section 3; weights 1/2, 1, 1/2 as in Krähenbühl's code.
+    Source: Adams et al. section 3; weights 1/2, 1, 1/2 as in Krähenbühl's code.
     """
     size, half = runs.size, broadcast(_HALF)
     low, high = chunk_range(size, chunk, chunks)

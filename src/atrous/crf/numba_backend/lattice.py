@@ -4,7 +4,7 @@ Points with d features are embedded in a lattice of d + 1 axes; values are *spla
 around each point, *blurred* along each axis with weights (1/2, 1, 1/2), and *sliced* back with the same barycentric
 weights, times 1 / (1 + 2^-d). The result approximates sum_j exp(-|f_i - f_j|^2 / 2) v_j, the term j = i included.
 
-*Source:* Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010;
+Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010;
 scaling, blur and slice factor as in Krähenbühl's code, which pydensecrf wraps.
 """
 
@@ -47,13 +47,12 @@ class Lattice:
     def build(cls, *features: Any) -> Lattice:
         """Build the lattices of one or more kernels.
 
-        *Shape:* each of `features` (points, d), in units of the kernel's standard deviation; d may differ.
-
-        *Raises:* `AtrousError` when they are empty, not finite, or differ in the number of points.
+        Shape: each of `features` (points, d), in units of the kernel's standard deviation; d may differ.
+        Raises: `AtrousError` when they are empty, not finite, or differ in the number of points.
         """
         kernels = [checked_features(each) for each in features]
         if len({len(each) for each in kernels}) != 1:
-            raise AtrousError(f"all kernels need the same number of points, found {[len(each) for each in kernels]}")
+            raise AtrousError(f"All kernels need the same number of points, found {[len(each) for each in kernels]}.")
         points = len(kernels[0])
         bands = thread_count(points)
         bounds = np.arange(bands + 1, dtype=np.int64) * points // bands
@@ -119,13 +118,12 @@ class Lattice:
     def filter(self, values: Any, *, reverse: bool = False) -> npt.NDArray[np.float32]:
         """Compute K v, not normalized, all kernels added up; K^T v with `reverse`.
 
-        *Shape:* values (points, channels); returns the same, float32.
-
-        *Raises:* `AtrousError` when the number of points differs.
+        Shape: values (points, channels); returns the same, float32.
+        Raises: `AtrousError` when the number of points differs.
         """
         values = np.asarray(values, np.float32)
         if values.ndim != 2 or len(values) != self.num_points:
-            raise AtrousError(f"values must have shape ({self.num_points}, channels), found {values.shape}")
+            raise AtrousError(f"values must have shape ({self.num_points}, channels), found {values.shape}.")
         channels = values.shape[1]
         panels = np.zeros((1, -(-channels // LANES), self.num_points, LANES), np.float32)
         for k in range(channels):
@@ -168,7 +166,7 @@ def _build_kernel(
     run_parallel(points, 1, lattice_jit.feature_ranges, features, lows, highs)
     lowest, highest = lows.min(0), highs.max(0)
     if not (np.isfinite(lowest).all() and np.isfinite(highest).all()):
-        raise AtrousError("features hold NaN or infinity; expected finite numbers: check them and their sigmas")
+        raise AtrousError("features hold NaN or infinity; expected finite numbers: check them and their sigmas.")
     strides = key_strides(lowest, highest)
     steps, most = key_steps(strides), points * (d + 1)
     memory, keys, vertices = np.empty((2 * most + 64, 2), np.int64), np.empty(most, np.int64), np.empty(most, np.int64)

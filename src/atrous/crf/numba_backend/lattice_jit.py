@@ -4,7 +4,7 @@ Everything about a vertex follows from one 64-bit key, *linear* in its coordinat
 the d + 1 corners of a simplex and the two neighbors along an axis are the key plus or minus a constant `steps[axis]`.
 No coordinate vector is ever stored or compared.
 
-*Source:* Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010,
+Source: Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010,
 section 3 and p. 5, 6, 10; the order of the float32 operations is that of Krähenbühl's `permutohedral.cpp`, so that a
 feature falls into the same simplex as there, to the last bit.
 """

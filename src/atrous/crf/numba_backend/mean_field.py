@@ -5,7 +5,7 @@
 
 `torch_backend/mean_field.py` has the same classes and methods.
 
-*Source:* Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011,
+Source: Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011,
 equation 4 and algorithm 1. As in their code, the term j = i is kept in K.
 """
 
@@ -57,7 +57,7 @@ class Unary:
 class MeanField:
     """Mean-field inference in the CRF of one image, whose lattices are built once.
 
-    *Shape:* `features[k]`: (points, d_k); `pixels`: (points,), the pixel of each point.
+    Shape: `features[k]`: (points, d_k); `pixels`: (points,), the pixel of each point.
     """
 
     def __init__(

@@ -52,7 +52,7 @@ def initialize_from_probabilities(
 ) -> None:  # fmt: skip
     """Fill the logits from probabilities: log max(p, min_probability) of kept classes, then of the pruned ones' sum.
 
-    *Shape:* probabilities (classes, all pixels); `pixels`: the indices of those that take part, in the panels' order.
+    Shape: probabilities (classes, all pixels); `pixels`: the indices of those that take part, in the panels' order.
     """
     chunk = first_chunk(counters, 0)
     while chunk < chunks:

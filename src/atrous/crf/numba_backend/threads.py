@@ -1,4 +1,4 @@
-"""Threads that share the chunks of a compiled function without waiting for one another's turn on the processor.
+"""Run a compiled function on several threads, none of which waits for a thread that gets no processor time.
 
 Every thread runs the same function from beginning to end. Each stage of it is cut into chunks, which a thread claims
 by an atomic counter:

@@ -1,6 +1,6 @@
 """`pydensecrf.densecrf` on atrous' lattice: same names, same arguments, same results.
 
-*Source:* github.com/lucasb-eyer/pydensecrf, `densecrf.pyx`, `densecrf.cpp`, `pairwise.cpp`, `labelcompatibility.cpp`.
+Source: github.com/lucasb-eyer/pydensecrf, `densecrf.pyx`, `densecrf.cpp`, `pairwise.cpp`, `labelcompatibility.cpp`.
 Camel case and argument names are the original's.
 """
 
@@ -51,9 +51,9 @@ def _scaled_compatibility(compat: Any, classes: int) -> Array:
         return PottsCompatibility().scaled(float(compat), classes)
     array = np.asarray(compat, np.float64)
     if array.ndim > 2:
-        raise AtrousError("LabelCompatibility of dimension >2 not meaningful.")
+        raise AtrousError("compat has more than 2 dimensions, expected a number, one per class, or a matrix.")
     if array.shape not in ((), (classes,), (classes, classes)):
-        raise AtrousError(f"compat has shape {array.shape}, expected a number, ({classes},) or ({classes}, {classes})")
+        raise AtrousError(f"compat has shape {array.shape}, expected a number, ({classes},) or ({classes}, {classes}).")
     if array.ndim < 2:
         return PottsCompatibility().scaled(float(array) if array.ndim == 0 else -array, classes)
     return MatrixCompatibility((array + array.T) / 2).scaled(1.0, classes)
@@ -64,7 +64,7 @@ class DenseCRF:
 
     def __init__(self, nvar: int, nlabels: int) -> None:
         if nvar < 1 or nlabels < 1:
-            raise AtrousError(f"a CRF needs at least one variable and one label, found {nvar} and {nlabels}")
+            raise AtrousError(f"A CRF needs at least one variable and one label, found {nvar} and {nlabels}.")
         self._nvar, self._nlabel = nvar, nlabels
         self._unary: Array = np.zeros((nlabels, nvar), np.float32)
         self._features: list[Array] = []
@@ -79,9 +79,9 @@ class DenseCRF:
         if f is not None:
             array = array @ np.asarray(f, np.float32)
         if array.shape != (self._nlabel, self._nvar):
-            raise AtrousError(f"Bad shape for unary energy (Need {(self._nlabel, self._nvar)}, got {array.shape})")
+            raise AtrousError(f"Bad shape for unary energy (Need {(self._nlabel, self._nvar)}, got {array.shape}).")
         if np.isnan(array).any():
-            raise AtrousError("the unary energy holds NaN; expected finite numbers (was a probability below 0?)")
+            raise AtrousError("The unary energy holds NaN; expected finite numbers (was a probability below 0?).")
         self._unary = array
 
     def addPairwiseEnergy(
@@ -90,7 +90,7 @@ class DenseCRF:
         """Add a term on `features` (d, nvar), each divided by its standard deviation."""
         array = np.asarray(features, np.float32)
         if array.ndim != 2 or array.shape[1] != self._nvar:
-            raise AtrousError(f"Bad shape for pairwise energy (Need (?, {self._nvar}), got {array.shape})")
+            raise AtrousError(f"Bad shape for pairwise energy (Need (?, {self._nvar}), got {array.shape}).")
         self._add(array.T, compat, kernel, normalization)
 
     def _add(self, features: Array, compat: Any, kernel: int, normalization: int) -> None:
@@ -136,7 +136,7 @@ class DenseCRF:
     def _state_of(self, Q: Any) -> MeanFieldState:
         array = np.asarray(Q, np.float32)
         if array.shape != (self._nlabel, self._nvar):
-            raise AtrousError(f"Q has shape {array.shape}, expected {(self._nlabel, self._nvar)}")
+            raise AtrousError(f"Q has shape {array.shape}, expected {(self._nlabel, self._nvar)}.")
         state = self._built_mean_field().infer(self._energies(), self._compatibilities, 0)
         state.set_marginals(array)
         return state
@@ -171,9 +171,9 @@ class DenseCRF2D(DenseCRF):
         """Add a term on position and color of `rgbim` (h, w, 3) uint8; `srgb` is a number or one per channel."""
         array = np.asarray(rgbim)
         if array.dtype != np.uint8:
-            raise AtrousError(f"rgbim is {array.dtype}, expected uint8")
+            raise AtrousError(f"rgbim is {array.dtype}, expected uint8.")
         if array.shape != (self._h, self._w, 3):
-            raise AtrousError(f"Bad shape for pairwise bilateral (Need {(self._h, self._w, 3)}, got {array.shape})")
+            raise AtrousError(f"Bad shape for pairwise bilateral (Need {(self._h, self._w, 3)}, got {array.shape}).")
         features = np.empty((self._h, self._w, 5), np.float32)
         features[..., :2] = self._positions(sxy)
         np.divide(array, np.broadcast_to(np.asarray(srgb, np.float32), 3), out=features[..., 2:], dtype=np.float32)

@@ -1,6 +1,6 @@
 """`pydensecrf.utils`: unaries from labels and softmaxes, features for n-dimensional grids.
 
-*Source:* github.com/lucasb-eyer/pydensecrf, `utils.py`; same arguments, same results.
+Source: github.com/lucasb-eyer/pydensecrf, `utils.py`; same arguments, same results.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ def unary_from_labels(labels: Any, n_labels: int, gt_prob: float, zero_unsure: b
     With `zero_unsure`, label 0 means unknown (all classes alike) and does not count among the `n_labels`, which then
     are 1..n_labels.
 
-    *Raises:* `AtrousError` for a label out of range, which the original lets wrap around or fail on.
+    Raises: `AtrousError` for a label out of range, which the original lets wrap around or fail on.
     """
     if not 0 < gt_prob < 1:
-        raise AtrousError(f"`gt_prob` must be in (0,1), found {gt_prob}")
+        raise AtrousError(f"`gt_prob` must be in (0,1), found {gt_prob}.")
     array = np.asarray(labels).astype(np.int64).ravel()
     index = array - 1 if zero_unsure else array
     if array.size and (array.min() < 0 or index.max() >= n_labels):
         raise AtrousError(
             f"labels lie in {array.min()}..{array.max()}, expected {'1' if zero_unsure else '0'}.."
-            f"{n_labels if zero_unsure else n_labels - 1}{' or 0 where unsure' if zero_unsure else ''}"
+            f"{n_labels if zero_unsure else n_labels - 1}{' or 0 where unsure' if zero_unsure else ''}."
         )
     others = (1 - gt_prob) / (n_labels - 1) if n_labels > 1 else gt_prob
     energies = np.full((n_labels, array.size), -np.log(others), np.float32)
@@ -48,7 +48,7 @@ def unary_from_softmax(sm: Any, scale: float | None = None, clip: float | None =
     array = np.asarray(sm)
     if scale is not None:
         if not 0 < scale <= 1:
-            raise AtrousError(f"`scale` needs to be in (0,1], found {scale}")
+            raise AtrousError(f"`scale` needs to be in (0,1], found {scale}.")
         array = scale * array + (1 - scale) / len(array)
     if clip is not None:
         array = np.clip(array, clip, 1.0)

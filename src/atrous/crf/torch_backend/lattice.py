@@ -31,7 +31,7 @@ def _embed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns its 0-colored corner and the rank of each coordinate in descending order, (points, d + 1) each, and the
     barycentric weights (points, d + 1).
 
-    *Source:* Adams et al. 2010, p. 5, 6 and 10; the float32 operations in the order of `lattice_jit._embed`.
+    Source: Adams et al. 2010, p. 5, 6 and 10; the float32 operations in the order of `lattice_jit._embed`.
     """
     points, d = features.shape
     components = features * torch.from_numpy(embedding_scale(d)).to(features)
@@ -60,19 +60,18 @@ def _embed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class TorchLattice:
     """The lattices of a batch of point sets, in one set of tensors.
 
-    *Shape:* features (batch, points, d), in units of the standard deviation.
-
-    *Raises:* `AtrousError` when features are not finite or not of that shape.
+    Shape: features (batch, points, d), in units of the standard deviation.
+    Raises: `AtrousError` when features are not finite or not of that shape.
     """
 
     def __init__(self, features: Tensor) -> None:
         if features.ndim != 3 or 0 in features.shape:
             raise AtrousError(
-                f"features must have shape (batch, points, d), each at least 1, found {tuple(features.shape)}"
+                f"features must have shape (batch, points, d), each at least 1, found {tuple(features.shape)}."
             )
         flat = features.detach().float().flatten(0, 1)
         if not bool(torch.isfinite(flat).all()):
-            raise AtrousError("features hold NaN or infinity; expected finite numbers: check them and their sigmas")
+            raise AtrousError("features hold NaN or infinity; expected finite numbers: check them and their sigmas.")
         batch, points, self.d = features.shape
         strides = key_strides(flat.amin(0).cpu().numpy(), flat.amax(0).cpu().numpy())
         corner, rank, self.barycentric = _embed(flat)
@@ -133,6 +132,6 @@ class _Filter(torch.autograd.Function):
 def permutohedral_filter(values: Tensor, lattice: FilterLattice, *, reverse: bool = False) -> Tensor:
     """Compute K v, not normalized, or K^T v with `reverse`; differentiable in `values` any number of times.
 
-    *Shape:* values (batch, points, channels); returns the same.
+    Shape: values (batch, points, channels); returns the same.
     """
     return _Filter.apply(values, lattice, reverse)

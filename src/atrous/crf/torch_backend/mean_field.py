@@ -72,7 +72,7 @@ class Unary:
 class MeanField:
     """Mean-field inference in the CRF of one image, whose lattices are built once.
 
-    *Shape:* `features[k]`: (points, d_k); `pixels`: (points,), the pixel of each point.
+    Shape: `features[k]`: (points, d_k); `pixels`: (points,), the pixel of each point.
     """
 
     def __init__(
