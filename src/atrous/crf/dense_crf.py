@@ -33,8 +33,8 @@ DivergenceCallback = Callable[[int, float], None]
 class MeanFieldOptions:
     """Options of mean-field inference, the same for `DenseCRF` and `dense_crf`.
 
-    `iterations`: mean-field updates. `prune`: classes below this probability everywhere are left out of message
-    passing; they keep their input probability. `tolerance`: stop once every marginal changes by less.
+    `iterations`: mean-field updates. `prune`: classes whose probability is nowhere above this are left out of
+    message passing; they keep their unary term. `tolerance`: stop once every marginal changes by less.
     `divergence_callback(step, value)`: called with the KL divergence, up to a constant, before each update and after
     the last.
 
@@ -116,7 +116,7 @@ class DenseCRF:
         maps_are_energies: bool = False,
         weights: Sequence[Weight] | None = None,
     ) -> Array:
-        """Compute marginals (K, H, W) float32 from checked probabilities or, if `maps_are_energies`, energies (K, H, W).
+        """Compute marginals (K, H, W) float32 from checked probabilities (K, H, W), or from energies of that shape.
 
         `weights`, one per term, replace the terms' own w: a search over them needs no new lattice.
 

@@ -56,8 +56,8 @@ def normalize(image: Pixels, preprocessing: Preprocessing, input_size: tuple[int
     """Reorder the channels, normalize by mean and std, and pad at the bottom and on the right to `input_size`.
 
     The padding is the mean, which is zero after normalization. An 8-bit channel has 256 values: the arithmetic is done
-    once for each of them and looked up, which is faster on the CPU; batches on a device are normalized by
-    `training.stage.normalize`.
+    once for each of them and looked up, which is faster on the CPU; training normalizes whole batches on their
+    device, see `training.stage.normalize`.
 
     Shape: (h, w, 3) uint8 -> (3, *input_size) float32; `input_size` is at least (h, w).
     """
