@@ -111,7 +111,7 @@ def test_the_preset_of_the_crf_is_optional(
 def test_a_typo_in_the_preset_of_the_crf_gets_a_hint(run: Run, photographs: Path, tmp_path: Path) -> None:
     result = run("predict", "--crf", "V2", photographs / "a.png", "-o", tmp_path / "out")
     assert result.code == 2
-    assert "no CRF preset 'V2'" in result.err
+    assert "No CRF preset 'V2'" in result.err
     assert "Did you mean 'v2'" in result.err
 
 
