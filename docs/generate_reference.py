@@ -144,7 +144,7 @@ def card() -> str:
         "# Card",
         NOTE,
         "The card is stored in the metadata of every `.safetensors` file that atrous writes; `atrous info WEIGHTS` "
-        "prints it. Files from elsewhere get theirs from the importer.",
+        "prints it. For weights of other libraries, `atrous import-weights` writes the card.",
         _model_section("Card", Card, level=2),
     ]
     parts += [_model_section(f"`{key}`", model, level=3) for key, model in _nested(Card)]

@@ -71,7 +71,7 @@ class Measurement(StrictModel):
 
 
 class Card(StrictModel):
-    """The metadata that travel with weights: network, classes, preprocessing, origin, license, measured figures."""
+    """The metadata stored with weights: network, classes, preprocessing, origin, license, measured figures."""
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"colours": "colors", "licence": "license"}
 
@@ -90,7 +90,7 @@ class Card(StrictModel):
     align_corners: bool = False
     """Whether bilinear resizing in the network aligns the corner pixels of its maps."""
     ignore_index: int = 255
-    """The label that the training ignored."""
+    """The label of pixels that were ignored in training."""
     license: str = "unknown"
     """The license of the weights, and terms of the training data that restrict their use."""
     source: str = ""

@@ -38,6 +38,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+CRF = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[PRESET]",
+        help=f"Refine labels with the fully connected CRF of a paper: {', '.join(PRESETS)}; `--crf` alone means v2.",
+    ),
+]
 Preset = Annotated[str, typer.Option(help=f"The parameters of a paper: {', '.join(PRESETS)}.")]
 
 
@@ -55,7 +62,7 @@ def refine(
     iterations: Annotated[int | None, typer.Option(help="Mean-field updates, instead of the preset's.")] = None,
     prune: Annotated[float, typer.Option(help="Leave out classes whose probability is nowhere above this.")] = 0.0,
     weights: Annotated[
-        str | None, typer.Option("--weights", "-w", help="Weights whose class names and colors to use.")
+        str | None, typer.Option("--weights", "-w", help="Weights with class names and colors for the output.")
     ] = None,
     keep: Annotated[bool, typer.Option("--probabilities", help="Write the refined probabilities as well.")] = False,
 ) -> None:
@@ -103,14 +110,14 @@ def refine(
 @app.command()
 def tune(
     data: Annotated[
-        str, typer.Option(help="Images with ground truth, such as voc2012:/path?split=train; never those of the test.")
+        str, typer.Option(help="Images with ground truth, such as voc2012:/path?split=train; not those of a test set.")
     ],
     weights: Annotated[str, typer.Option("--weights", "-w", help="The network whose probabilities are refined.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder of the search; a search that was stopped resumes from it.")
     ],
     grid: Annotated[str, typer.Option(help="The grid of a paper: v1 or v2.")] = "v2",
-    images: Annotated[int | None, typer.Option(help="Number of images, the first ones; the papers took 100.")] = None,
+    images: Annotated[int | None, typer.Option(help="Use only the first images, this many; the papers: 100.")] = None,
     iterations: Annotated[int, typer.Option(help="Mean-field updates.")] = 10,
     prune: Annotated[float, typer.Option(help="Leave out classes whose probability is nowhere above this.")] = 0.01,
     workers: Annotated[int | None, typer.Option(help="Images at a time; by default one per core.")] = None,

@@ -135,7 +135,7 @@ def voc_aug(
 def init(folder: Annotated[Path, typer.Argument(help="A folder with images and masks.")]) -> None:
     """Write a classes.yaml for your own folder of images and masks, from the values in the masks.
 
-    It has placeholders for the names of the classes: edit them.
+    Replace the placeholders in it by the names of your classes.
 
     Example:
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atrous.cli.crf import PRESETS
+from atrous.cli.crf import CRF
 from atrous.cli.options import TTA, Device, OutputStride, Tile, load_segmenter
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
@@ -32,9 +32,7 @@ def evaluate(
         Path, typer.Option("--out", "-o", help="The folder for results.json, the plots and the worst images.")
     ] = Path("evaluation"),
     tta: TTA = "none",
-    crf: Annotated[
-        str | None, typer.Option(help=f"Refine with the fully connected CRF of a paper: {', '.join(PRESETS)}.")
-    ] = None,
+    crf: CRF = None,
     output_stride: OutputStride = None,
     tile: Tile = None,
     device: Device = "auto",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from atrous.cli.crf import PRESETS
+from atrous.cli.crf import CRF
 from atrous.cli.options import TTA, Device, OutputStride, Tile, load_segmenter
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
@@ -45,13 +45,7 @@ def predict(
     output_stride: OutputStride = None,
     tta: TTA = "none",
     tile: Tile = None,
-    crf: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[PRESET]",
-            help=f"Refine images with the fully connected CRF of a paper: {', '.join(PRESETS)}; v2 if none is given.",
-        ),
-    ] = None,
+    crf: CRF = None,
     smooth: Annotated[
         float, typer.Option(help="Temporal smoothing of videos, from 0 (off) to below 1; 0.7 removes flicker.")
     ] = 0.0,

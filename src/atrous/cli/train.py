@@ -43,7 +43,7 @@ def train(
     model: Annotated[str, typer.Option(help="Without a recipe: the id of a network, see `atrous models`.")] = "",
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Where a data set is (voc2012:/path), or a folder of your own; may be repeated."),
+        typer.Option(help="A data set and its folder (voc2012:/path), or a folder of your own; may be repeated."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
@@ -53,7 +53,7 @@ def train(
         Strategy, typer.Option(help="ddp: each process holds the whole network; fsdp: the network is sharded.")
     ] = Strategy.ddp,
     check: Annotated[
-        bool, typer.Option(help="Open every image and mask before training, and stop if any is wrong.")
+        bool, typer.Option(help="Check every image and mask before training, and stop if there are errors.")
     ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the data, print the plan, and stop.")] = False,
 ) -> None:
