@@ -1,4 +1,4 @@
-"""Preprocessing: resize, normalize and pad an image according to `atrous.card.Preprocessing`."""
+"""Preprocessing: resize, normalize and pad an image before the network, according to `atrous.card.Preprocessing`."""
 
 from __future__ import annotations
 
