@@ -8,8 +8,8 @@ import torch
 from atrous import AtrousError
 from atrous.layers.norm import BatchNorm2d
 from atrous.training.config import StageConfig
-from atrous.training.schedules import Poly
-from atrous.training.stage import batch_norm_warning, make_optimizer, normalize, prepare_model, set_learning_rate
+from atrous.training.schedules import Poly, set_learning_rate
+from atrous.training.stage import batch_norm_warning, make_optimizer, normalize, prepare_model
 from tests.training.conftest import small, tiny_model
 
 

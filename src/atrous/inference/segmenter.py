@@ -41,10 +41,10 @@ class Segmenter:
     """Segment images of any kind and size with a network: `segmenter(image)` returns a `Segmentation`.
 
     `card` describes classes and preprocessing (by default `model.card`). `tta` selects test-time augmentation, by the
-    name of a preset (`atrous.inference.tta.PRESETS`) or as a `TTAConfig`. With `tile`, images are segmented in windows
-    of this side, at their own scale instead of the card's; neighboring windows overlap by the fraction `overlap`.
-    Without `tile` an image is segmented as a whole, and in windows only if it would not fit into memory, with a warning
-    in the log.
+    name of a preset (`atrous.inference.tta.PRESETS`) or as a `TTAConfig`. With `tile`, images are segmented in tiles of
+    this side in pixels: the card's resize is skipped, and neighboring tiles overlap by the fraction `overlap`. Without
+    `tile` an image is segmented as a whole; if it would not fit into memory and the card does not resize, in tiles,
+    with a warning in the log.
 
     Attributes: `on_progress`, if set, is called for each window of a tiled image with the numbers of finished and of
     all windows; `network_seconds` is the time spent in forward passes so far.
@@ -134,7 +134,7 @@ class Segmenter:
     def logits(self, image: ImageLike) -> Tensor:
         """Compute class logits at the size of the image: a path, PIL image, array or tensor.
 
-        Where several views are averaged, the logits are logarithms of the averaged probabilities.
+        Where the softmaxes of several views or crops are averaged, these are logarithms of the averaged probabilities.
 
         Shape: see `read_image` -> (K, H, W) float.
         Raises: `AtrousError` for an image that cannot be read.
@@ -201,7 +201,7 @@ class Segmenter:
                 content_size=content_size,
                 image_size=(pixels.shape[0], pixels.shape[1]),
                 align_corners=self.model.align_corners,
-                merge="mean_softmax" if softmax_first else "mean_logits",
+                merge="mean_softmax" if softmax_first else "mean_logits",  # "max_logits" is a single view by now
             )
             for index, (pixels, (_, content_size)) in enumerate(zip(images, inputs, strict=True))
         ]

@@ -2,9 +2,10 @@
 
 A network with output stride 32 can run at 16 or 8 with the same weights: the last strides are set to 1, and every later
 layer's dilation is multiplied by the removed stride. Done exactly, the denser features contain the strided ones: at
-stride 8, every fourth pixel equals the features at stride 32 (atrous consistency). So the layer that loses its stride
-keeps its own dilation, because its input is as dense as before; only later layers are dilated. In a network
-whose last two stages, of two 3x3 convolutions each, begin with a stride of 2:
+stride 8, every fourth pixel equals the features at stride 32 (atrous consistency). Removing a layer's
+stride leaves that layer's dilation as it is, because its input is as dense as before, and multiplies the dilation of
+every later layer, later ones that lose their own stride included. In a network whose last two stages, of two 3x3
+convolutions each, begin with a stride of 2:
 
     output stride 32: strides 2, 1, 2, 1; dilations 1, 1, 1, 1
     output stride 16: strides 2, 1, 1, 1; dilations 1, 1, 1, 2
@@ -92,8 +93,8 @@ def set_output_stride(blocks: Sequence[nn.Module], output_stride: int, *, whole_
 
     `blocks` are layers or modules in order of execution. Within a block the main path comes before the shortcut, in
     order of registration, and has at most one strided layer. An integer attribute `multi_grid` of a block multiplies
-    its dilations (DeepLab v3 section 3.2.1). A layer whose attribute `dilates` is False loses its stride but is never
-    dilated, as in Caffe, which has no dilated max pooling.
+    its dilations (DeepLab v3 section 3.2.1). `whole_stage` also dilates the layer that loses its stride. A layer whose
+    attribute `dilates` is False loses its stride but is never dilated, as in Caffe, which has no dilated max pooling.
 
     A layer that loses its stride must keep the size of the map: by an odd kernel with symmetric padding, or by padding
     the end of the map itself (attribute `pads_end`: `CeilConv2d`, `CeilMaxPool2d`).
@@ -110,15 +111,15 @@ def set_output_stride(blocks: Sequence[nn.Module], output_stride: int, *, whole_
         next_rate = rate * reduction if remove else rate
         if not remove:
             stride *= reduction
-        after_stride = whole_stage and remove
+        use_next_rate = whole_stage and remove
         for layer in _convs_and_pools(block):
             original = original_geometry(layer)
             if remove and original.stride > 1:
                 _check_removable(layer)
-            dilation = original.dilation * getattr(block, "multi_grid", 1) * (next_rate if after_stride else rate)
+            dilation = original.dilation * getattr(block, "multi_grid", 1) * (next_rate if use_next_rate else rate)
             dilates = original.kernel > 1 and getattr(layer, "dilates", True)
             changes.append((layer, 1 if remove else original.stride, dilation if dilates else 1))
-            after_stride = after_stride or original.stride > 1
+            use_next_rate = use_next_rate or original.stride > 1
         rate = next_rate
     for layer, new_stride, new_dilation in changes:
         _set_geometry(layer, new_stride, new_dilation)

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch.optim import Optimizer
+
 from atrous.errors import AtrousError
 
 
@@ -79,6 +81,12 @@ class WarmUp:
     def __call__(self, step: int, steps: int) -> float:
         factor = self.start_factor + (1 - self.start_factor) * step / self.steps if step < self.steps else 1.0
         return factor * self.schedule(step, steps)
+
+
+def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
+    """Multiply the initial learning rate of every parameter group by the factor of a schedule."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
 
 
 SCHEDULES: Mapping[str, type[Schedule]] = {"constant": Constant, "poly": Poly, "step": Step}

@@ -129,11 +129,9 @@ def set_up_stage(
         model.training_outputs = torch.compile(model.training_outputs)  # type: ignore[method-assign]
     optimizer: Any = fabric.setup_optimizers(make_optimizer(model, stage))
     ema = EMA(model, stage.ema) if stage.ema else None
-    seed = recipe.seed + 1000 * number  # so that stages, and runs of nearby seeds, draw different samples
-    schedule = stage.make_schedule()
-    run = StageRun(
-        recipe, number, folder, fabric, data, val, model, network, optimizer, ema, loss, schedule, seed, steps
-    )
+    schedule, seed = stage.make_schedule(), recipe.seed + 1000 * number  # stages draw different samples
+    trained = model, network, optimizer, ema, loss
+    run = StageRun(recipe, number, folder, fabric, data, val, *trained, schedule, seed, steps)
     if checkpoint is not None:
         load_optimizer_state(model, optimizer, checkpoint["optimizer"])
         fabric.strategy.precision.load_state_dict(checkpoint["precision"])
@@ -184,8 +182,7 @@ def batch_norm_warning(model: nn.Module, stage: StageConfig, processes: int) -> 
         return ""
     return (
         f"Batch normalization computes statistics over {images} image{'s' * (images > 1)} at a time; below {MIN_BATCH} "
-        "they are noisy (DeepLab v3, table 9: 64.4 mIoU at 4, 77.2 at 16). Freeze it (batch_norm=frozen) or increase "
-        "the batch."
+        "they are noisy (DeepLab v3 table 9: 64.4 mIoU at 4, 77.2 at 16). Freeze it (batch_norm=frozen) or raise batch."
     )
 
 
@@ -205,12 +202,6 @@ def make_optimizer(model: SegmentationModel, stage: StageConfig) -> torch.optim.
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
     adam = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return adam(groups, lr=config.lr, betas=(config.momentum, 0.999))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Multiply the initial learning rate of every parameter group by the factor of the schedule."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
 
 
 def normalize(images: Tensor, stage: StageConfig) -> Tensor:

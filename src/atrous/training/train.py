@@ -29,7 +29,8 @@ from atrous.training.logs import StageLog, compute_metrics, draw_curves, draw_sa
 from atrous.training.losses import training_loss
 from atrous.training.recipe import Recipe
 from atrous.training.run_dir import prepare_run_dir, write_checkpoint
-from atrous.training.stage import OnMessage, StageRun, normalize, set_learning_rate, set_up_stage
+from atrous.training.schedules import set_learning_rate
+from atrous.training.stage import OnMessage, StageRun, normalize, set_up_stage
 from atrous.training.validate import validate
 from atrous.weights import save
 
@@ -160,7 +161,7 @@ def training_loop(
         if last or (stage.evaluate.every and run.step % stage.evaluate.every == 0):
             validate_stage(run, log, on_message)
         if last:
-            export(run, f"{stage.name}.safetensors", "last.safetensors")
+            save_weights(run, f"{stage.name}.safetensors", "last.safetensors")
         stop = any_process(fabric, interrupted)
         if last or stop or run.step % stage.checkpoint_every == 0:
             save_checkpoint(run)
@@ -205,18 +206,18 @@ def validate_stage(run: StageRun, log: StageLog | None, on_message: OnMessage) -
             draw_samples(path, result.samples, result.predictions, run.data)
             if missing:
                 on_message(
-                    f"{stage.name}: in the first evaluation no pixel was predicted as {', '.join(missing)}. If this "
+                    f"{stage.name}: in the first validation no pixel was predicted as {', '.join(missing)}. If this "
                     "persists: use class weights, ohem or lovasz as loss, or crops with class_aware."
                 )
         if run.metrics["miou"] > run.best_miou:
             run.best_miou = run.metrics["miou"]
-            export(run, "best.safetensors")
+            save_weights(run, "best.safetensors")
     if log is not None:
         draw_curves(run.folder)
 
 
-def export(run: StageRun, *names: str) -> None:
-    """Save the weights with their card from the first process; averaged weights if there is an average."""
+def save_weights(run: StageRun, *names: str) -> None:
+    """Save the weights with their card from the first process; the averaged ones if `ema` is set."""
     with averaged_model(run.model, run.ema) as model:
         if run.fabric.is_global_zero:
             for name in names:
