@@ -13,6 +13,7 @@ Source: Krähenbühl and Koltun 2011, equations 1 to 3.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -108,7 +109,7 @@ class MatrixCompatibility:
 Compatibility = PottsCompatibility | MatrixCompatibility
 
 
-class PairwiseKernel:
+class PairwiseKernel(ABC):
     """Base class of the pairwise terms: a weight w, a compatibility mu and a normalization."""
 
     w: Weight
@@ -122,9 +123,9 @@ class PairwiseKernel:
         if not isinstance(self.compatibility, Compatibility):  # a bare matrix
             object.__setattr__(self, "compatibility", MatrixCompatibility(self.compatibility))
 
+    @abstractmethod
     def features(self, image: Array) -> Array:
         """Compute the features of every pixel over their sigmas, (H * W, d), from an image (H, W, 3)."""
-        raise NotImplementedError
 
     def scaled_compatibility(self, num_classes: int) -> Array:
         """Return the factors by which filtered marginals are added to the logits: -w mu, up to a constant.
