@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Strategy(str, Enum):
-    """How several processes train one network."""
+    """Strategy for training one network on several processes."""
 
     ddp = "ddp"
     fsdp = "fsdp"
