@@ -1,11 +1,8 @@
-"""The command line as it is typed, in this process."""
+"""Weights and photographs for commands."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,31 +11,9 @@ from PIL import Image
 
 from atrous import create_model
 from atrous.card import Card, Preprocessing
-from atrous.cli.main import main
 from atrous.data.datasets import voc
 from atrous.weights import save
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["atrous", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return Result(stop.value.code or 0, printed.out, printed.err)
-
-    return run
+from tests.command_line import Run  # noqa: F401  (the tests of commands import it from here)
 
 
 @pytest.fixture

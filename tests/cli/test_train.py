@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,32 +9,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.cli.main import main
 from atrous.weights import load, read_card, save
+from tests.command_line import Run
 from tests.training.conftest import write_folder
 
 pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
-Run = Callable[..., tuple[int, str]]
+Train = Callable[..., tuple[int, str]]
 TINY = ("model.options.width=0.125", "transforms=[{crop: {height: 33, width: 33}}]", "batch=2", "workers=0")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["atrous", "train", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
+def train(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
+    """Return a function that runs `atrous train` in an empty folder."""
+
+    def train(*arguments: object) -> tuple[int, str]:
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out + printed.err
+        result = run("train", *arguments)
+        return result.code, result.out + result.err
 
-    return run
+    return train
 
 
-def test_a_folder_of_your_own(run: Run, tmp_path: Path) -> None:
+def test_a_folder_of_your_own(train: Train, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "own")
-    code, printed = run("--model", "deeplab_v3_plus.mobilenet_v2", "--data", data, "steps=2", *TINY)
+    code, printed = train("--model", "deeplab_v3_plus.mobilenet_v2", "--data", data, "steps=2", *TINY)
     assert code == 0, printed
     for text in ("74,", "2 of 2 images of 33 x 33", "validation on 1 of", "mIoU", "IoU: outside"):
         assert text in printed
@@ -47,7 +44,7 @@ def test_a_folder_of_your_own(run: Run, tmp_path: Path) -> None:
     model = load(best)
     model.card = card.model_copy(update={"align_corners": False, "arguments": {"width": 0.125}})
     other = save(model, tmp_path / "other.safetensors")
-    code, printed = run(
+    code, printed = train(
         *("--model", "deeplab_v3_plus.mobilenet_v2", "--data", data, f"weights={other}", "steps=1", *TINY),
         *("--out", tmp_path / "finer"),
     )
@@ -55,20 +52,20 @@ def test_a_folder_of_your_own(run: Run, tmp_path: Path) -> None:
     assert not read_card(tmp_path / "finer" / "last.safetensors").align_corners
 
 
-def test_bad_labels_are_refused_before_anything_is_trained(run: Run, tmp_path: Path) -> None:
+def test_bad_labels_are_refused_before_anything_is_trained(train: Train, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "own")
     mask = next((data / "masks" / "train").glob("*.png"))
     Image.fromarray(np.full((60, 80), 7, np.uint8)).save(mask)
-    code, printed = run("--model", "unet.padded", "--data", data, *TINY)
+    code, printed = train("--model", "unet.padded", "--data", data, *TINY)
     assert code == 2
     assert "nothing was trained" in printed
     assert f"{mask.name}: value 7" in printed.replace("\n", "")
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_plan_alone(run: Run, tmp_path: Path) -> None:
+def test_the_plan_alone(train: Train, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "own")
-    code, printed = run("unet_folder", "--data", f"folder:{data}", "--dry-run")
+    code, printed = train("unet_folder", "--data", f"folder:{data}", "--dry-run")
     assert code == 0, printed
     assert "20,000 of 1 images of 388 x 388" in printed
     assert "GB per process" in printed
@@ -90,14 +87,14 @@ def test_the_plan_alone(run: Run, tmp_path: Path) -> None:
         (("pspnet.resnet50", "--data", "x"), "--model pspnet.resnet50"),
     ],
 )
-def test_invalid_arguments(run: Run, arguments: tuple[str, ...], message: str) -> None:
-    code, printed = run(*arguments)
+def test_invalid_arguments(train: Train, arguments: tuple[str, ...], message: str) -> None:
+    code, printed = train(*arguments)
     assert code == 2
     assert message in printed.replace("\n", "")
 
 
-def test_resuming_without_a_run(run: Run, tmp_path: Path) -> None:
+def test_resuming_without_a_run(train: Train, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "own")
-    code, printed = run("unet_folder", "--data", f"folder:{data}", "--resume")
+    code, printed = train("unet_folder", "--data", f"folder:{data}", "--resume")
     assert code == 2
     assert "no run to resume" in printed.replace("\n", "")

@@ -33,6 +33,24 @@ def test_five_iterations_in_training_ten_at_test() -> None:
     assert (five(logits, image) - ten(logits, image)).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("training_iterations", [1, 5])
+def test_saved_bytes_are_those_of_a_training_step(training_iterations: int) -> None:
+    height, width = 20, 30
+    logits, image = inputs(height, width)
+    saved: dict[int, torch.Tensor] = {}
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.data_ptr()] = tensor
+        return tensor
+
+    layer = CRFRNN(4, training_iterations=training_iterations)
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        loss = layer(logits.requires_grad_(), image).sum()
+    maps = [value for value in saved.values() if value.numel() == logits.numel()]
+    assert loss.requires_grad
+    assert layer.saved_bytes(height, width) == sum(value.nbytes for value in maps)
+
+
 def test_gradcheck() -> None:
     """float64, to the logits and to every parameter, with parameters that are not symmetric."""
     logits, image = inputs(3, 4, 3)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from atrous.data.datasets import camvid, cityscapes, voc
+from atrous.data.datasets import ade20k, camvid, cityscapes, pascal_context, person_part, voc
 from atrous.files import read_csv
 from atrous.imaging.labels import save_labels
 from atrous.models import create_model
@@ -115,17 +115,48 @@ def write_coco(root: Path) -> Path:
 
 
 def write_cityscapes(root: Path) -> Path:
-    for split, city, count in (("train", "aachen", 2), ("val", "frankfurt", 1)):
+    for split, city, count in (("train", "aachen", 2), ("val", "frankfurt", 1), ("train_extra", "augsburg", 2)):
         for number in range(count):
             stem = f"{city}_{number:06}_000019"
             pixels, labels = draw_pair(500 + number, len(cityscapes.CLASSES), 64, 128)
-            write_pair(
-                root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png",
-                root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png",
-                pixels,
-                np.array(cityscapes.LABEL_IDS, np.uint8)[labels],
-            )
+            for masks in ("gtCoarse",) if split == "train_extra" else ("gtFine", "gtCoarse"):
+                write_pair(
+                    root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png",
+                    root / masks / split / city / f"{stem}_{masks}_labelIds.png",
+                    pixels,
+                    np.array(cityscapes.LABEL_IDS, np.uint8)[labels],
+                )
     return root
+
+
+def write_ade20k(root: Path) -> Path:
+    for place, prefix, count in (("training", "ADE_train_", 3), ("validation", "ADE_val_", 1)):
+        for number in range(count):
+            pixels, labels = draw_pair(700 + number, len(ade20k.CLASSES))
+            name = f"{prefix}{number + 1:08}"
+            image, mask = root / "images" / place / f"{name}.jpg", root / "annotations" / place / f"{name}.png"
+            write_pair(image, mask, pixels, labels + 1)
+    return root
+
+
+def write_voc2010(root: Path, classes: int, masks: str, lists: str) -> Path:
+    """Write masks that were added to VOC 2010, with their lists."""
+    for split, count in (("train", 3), ("val", 1)):
+        names = [f"2008_{number:06}" for number in range(count)] if split == "train" else ["2010_000001"]
+        for number, name in enumerate(names):
+            pixels, labels = draw_pair(800 + number, classes)
+            write_pair(root / "JPEGImages" / f"{name}.jpg", root / masks / f"{name}.png", pixels, labels)
+        (root / lists).mkdir(parents=True, exist_ok=True)
+        (root / lists / f"{split}.txt").write_text("\n".join(names))
+    return root
+
+
+def write_pascal_context(root: Path) -> Path:
+    return write_voc2010(root, len(pascal_context.CLASSES), "59_context_labels", "ImageSets/Main")
+
+
+def write_person_part(root: Path) -> Path:
+    return write_voc2010(root, len(person_part.CLASSES), "pascal_person_part_gt", "pascal_person_part_trainval_list")
 
 
 def write_folder(root: Path, classes: tuple[str, ...] = ("outside", "cell"), images: int = 4) -> Path:
@@ -147,7 +178,11 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "coco_voc": write_coco,
     "cityscapes": write_cityscapes,
     "folder": write_folder,
+    "ade20k": write_ade20k,
+    "pascal_context": write_pascal_context,
+    "person_part": write_person_part,
 }
+"""Functions that write a made-up data set in its official layout, by the name of the data set."""
 
 
 @pytest.fixture(scope="session")
@@ -157,6 +192,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
     def make(name: str) -> str:
         if name not in specs:
+            assert name in WRITERS, f"a recipe uses {name}: add a function that writes it in miniature to WRITERS"
             specs[name] = f"{name}:{WRITERS[name](tmp_path_factory.mktemp('data') / name)}"
         return specs[name]
 

@@ -14,6 +14,7 @@ from atrous import create_model, list_models, load
 from atrous.data.catalog import DatasetSpec
 from atrous.files import read_csv
 from atrous.training.recipe import FOLDER, Recipe, list_recipes, make_recipe, read_recipe
+from tests.command_line import Run
 
 EVERY_RECIPE = pytest.mark.parametrize("name", list_recipes())
 
@@ -51,6 +52,25 @@ def test_two_steps_of_each_stage(name: str, official: Callable[[str], str], tmp_
     assert model.card.measured
 
 
+@EVERY_RECIPE
+def test_planned_by_the_command_line(name: str, official: Callable[[str], str], run: Run) -> None:
+    """Full size, as printed: `atrous train RECIPE --data NAME:FOLDER --dry-run`."""
+    pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
+    data = [argument for spec in datasets_of(read_recipe(name), official) for argument in ("--data", spec)]
+    result = run("train", name, *data, "--dry-run")
+    assert result.code == 0, result.err
+    for stage in read_recipe(name).stages:
+        assert f"{name}: {stage.name}" in result.out
+        assert f"network              {stage.model.id}, " in result.out
+    assert result.out.count("per process") == len(read_recipe(name).stages)
+
+
+def datasets_of(recipe: Recipe, official: Callable[[str], str]) -> list[str]:
+    """Write the data sets that a recipe uses, in miniature, and list them as `--data` takes them."""
+    specs = [text for stage in recipe.stages for text in (*stage.data.train, stage.data.val) if text]
+    return [official(data) for data in sorted({DatasetSpec.parse(text).name for text in specs})]
+
+
 def _backbone(name: str, path: Path) -> Path:
     """A backbone to start from, as weak as a trained one where it is not normalized: frozen random ones overflow."""
     first = read_recipe(name).stages[0]
@@ -81,8 +101,7 @@ def _tiny(name: str, official: Callable[[str], str], backbone: Path) -> Recipe:
         "preprocessing.size=null",
     ]
     recipe = read_recipe(name, overrides)
-    used = {DatasetSpec.parse(text).name for s in published.stages for text in (*s.data.train, s.data.val) if text}
-    return recipe.with_data(official(data) for data in sorted(used))
+    return recipe.with_data(datasets_of(published, official))
 
 
 def test_deeplab_v3_is_trained_as_published() -> None:

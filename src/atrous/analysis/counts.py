@@ -36,11 +36,12 @@ def multiply_adds(
 
 
 @contextmanager
-def skip_data_dependent(model: nn.Module) -> Iterator[list[nn.Module]]:
+def skip_data_dependent(model: nn.Module) -> Iterator[list[Any]]:
     """Let a network run on the "meta" device, where tensors have shapes but no values.
 
     Modules with the attribute `data_dependent = True` cannot run there. In this context they return a copy of their
-    first input, which has the shape of their output. The context yields the list of these modules.
+    first input, which has the shape of their output. The context yields the list of these modules; their method
+    `saved_bytes(height, width)` tells what they would save for the backward pass of one image.
     """
     on_meta = any(parameter.is_meta for parameter in model.parameters())
     skipped = [module for module in model.modules() if on_meta and getattr(module, "data_dependent", False)]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from atrous.analysis.counts import skip_data_dependent
 from atrous.models import SegmentationModel
 
 
 def saved_bytes(model: SegmentationModel, height: int, width: int) -> int:
     """Measure the bytes that the forward pass of one image saves for the backward pass, without parameters.
 
-    The model is on the meta device, where nothing is computed.
+    The model is on the meta device, where nothing is computed. Modules that need the values of an image (CRF-RNN) are
+    not run; their own `saved_bytes` is added.
     """
     storages: dict[int, int] = {}
     parameters = {id(value) for value in model.parameters()}
@@ -25,9 +27,9 @@ def saved_bytes(model: SegmentationModel, height: int, width: int) -> int:
         return tensor
 
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+    with skip_data_dependent(model) as skipped, torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         model.training_outputs(torch.empty(1, 3, height, width, device="meta"))
-    return sum(storages.values())
+    return sum(storages.values()) + sum(module.saved_bytes(height, width) for module in skipped)
 
 
 def bytes_text(bytes_: int) -> str:

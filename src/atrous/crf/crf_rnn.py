@@ -76,6 +76,14 @@ class CRFRNN(nn.Module):
         build, normalization = NormalizedFilter.build, self.normalization
         return build(spatial, normalization, backend), build(bilateral, normalization, backend)
 
+    def saved_bytes(self, height: int, width: int) -> int:
+        """Count the bytes that training saves for the backward pass of one image, in float32, without the lattices.
+
+        Each update saves the marginals, both filtered maps, and their weighted sum.
+        """
+        maps = 4 * self.training_iterations
+        return maps * len(self.spatial_weights) * height * width * torch.float32.itemsize
+
     def forward(self, logits: Tensor, image: Tensor) -> Tensor:
         """Refine logits by the colors of the image.
 
