@@ -97,6 +97,9 @@ class Card(StrictModel):
     """Where the weights come from: their publisher and file, or the recipe that trained them."""
     trained_on: str = ""
     """The data the network was trained on."""
+    trained_images: str = ""
+    """Digests of the images it was trained on (6 bytes each, base64), so that it is not evaluated on them unknowingly;
+    empty if they are not known."""
     measured: tuple[Measurement, ...] = ()
     """Measured and published figures."""
 

@@ -69,7 +69,8 @@ def write_voc(root: Path) -> Path:
         labels[2:4] = voc.CLASSES.index("chair")
         for masks in (voc.MASKS, voc.AUGMENTED_MASKS):
             write_pair(root / "JPEGImages" / f"{name}.jpg", root / masks / f"{name}.png", pixels, labels)
-    for split, chosen in (("train", names[:2]), ("trainaug", names[:3]), ("val", names[3:]), ("trainval", names)):
+    splits = {"train": names[:2], "trainaug": names[:3], "trainval": names, "val": names[3:], "seg11valid": names[3:]}
+    for split, chosen in splits.items():
         (lists / f"{split}.txt").write_text("\n".join(chosen))
     return root
 

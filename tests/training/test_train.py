@@ -12,8 +12,10 @@ import pytest
 import torch
 import yaml
 
-from atrous import AtrousError, load
+from atrous import AtrousError, Segmenter, load
+from atrous.data import open_dataset
 from atrous.data.datasets import camvid
+from atrous.evaluation import evaluate
 from tests.training.conftest import command, draw_pair, losses, press_ctrl_c, small, start, write_folder, write_pair
 
 pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
@@ -92,6 +94,28 @@ def test_a_killed_run_resumes_exactly(street: str, tmp_path: Path) -> None:
     assert read_csv(folder / "evaluations.csv") == read_csv(whole / "evaluations.csv")
 
 
+def test_images_that_were_trained_on_do_not_validate(street: str, tmp_path: Path) -> None:
+    """Neither those of the stage itself, nor of an earlier one, nor of the initial weights, unless it is asked for."""
+    both = [f"{street}?split=train", f"{street}?split=val"]
+    message = r"camvid val: 3 of its 3 images were trained on \(val_0, val_1, val_2\).*data.allow_overlap=true"
+    with pytest.raises(AtrousError, match=message):
+        train(small(street, f"data.train={both}"), tmp_path / "own")
+    stages = [{"name": "one", "steps": 1, "data": {"train": both, "val": ""}}, {"name": "two", "steps": 1}]
+    with pytest.raises(AtrousError, match=message):
+        train(small(street, stages=stages), tmp_path / "earlier")
+    weights = tmp_path / "earlier" / "one.safetensors"
+    with pytest.raises(AtrousError, match=message):
+        train(small(street, f"weights={weights}", "steps=1"), tmp_path / "initial")
+    result = train(small(street, f"data.train={both}", "data.allow_overlap=true", "steps=1"), tmp_path / "allowed")
+    model = load(result.last)
+    assert model.card is not None
+    assert model.card.measured
+    data = open_dataset(f"{street}?split=val")
+    with pytest.raises(AtrousError, match="were trained on"):
+        evaluate(Segmenter(model), data)
+    assert evaluate(Segmenter(model), data, allow_overlap=True).confusion.counts.sum() > 0
+
+
 @pytest.mark.parametrize(
     "optimizer", ["{name: sgd, lr: 0.01, momentum: 0}", "{name: sgd, lr: 0.01}", "{name: adamw, lr: 0.01}"]
 )
@@ -151,8 +175,8 @@ def test_ctrl_c_writes_a_checkpoint_first(street: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", ["cross_entropy", "dice", "lovasz"])
 def test_one_image_batch_1_and_a_class_without_pixels(tmp_path: Path, loss: str) -> None:
     data = f"folder:{write_folder(tmp_path / 'own', ('sky', 'ground', 'unicorn'), images=1)}"
-    for mask in (tmp_path / "own" / "masks").rglob("*.png"):
-        pixels, labels = draw_pair(0, 2)
+    for seed, mask in enumerate((tmp_path / "own" / "masks").rglob("*.png")):
+        pixels, labels = draw_pair(seed, 2)
         write_pair(tmp_path / "own" / "images" / mask.relative_to(tmp_path / "own" / "masks"), mask, pixels, labels)
     result = train(small(data, "batch=1", f"loss={loss}", "steps=2"), tmp_path / "run")
     assert np.isnan(result.stages["train"]["iou unicorn"]) or result.stages["train"]["iou unicorn"] == 0

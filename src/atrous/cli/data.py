@@ -103,6 +103,9 @@ def convert(
 def voc_aug(
     voc: Annotated[Path, typer.Option("--voc", help="PASCAL VOC 2012: VOCdevkit, or the folder with JPEGImages.")],
     sbd: Annotated[Path, typer.Option("--sbd", help="SBD: benchmark_RELEASE, or the folder with img and cls.")],
+    voc2011: Annotated[
+        Path | None, typer.Option("--voc2011", help="PASCAL VOC 2011, to write the list of seg11valid, too.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The folder to write to; by default the folder of VOC.")
     ] = None,
@@ -110,15 +113,18 @@ def voc_aug(
 ) -> None:
     """Build trainaug: the 10,582 training images of VOC and SBD, without VOC's val.
 
-    The numbers of images are checked against the official ones.
+    With --voc2011 also seg11valid: the 736 val images of VOC 2011 that are not in SBD's train, on which FCN is
+    validated. The numbers of images are checked against the official ones.
 
-    Example:
+    Examples:
 
       atrous data voc-aug --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE
+
+      atrous data voc-aug --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE --voc2011 VOCdevkit/VOC2011
     """
     from rich.console import Console
 
-    from atrous.data.datasets.sbd import build_trainaug
+    from atrous.data.datasets.sbd import build_seg11valid, build_trainaug
     from atrous.data.datasets.voc import FOLDERS
     from atrous.data.layout import find_root
     from atrous.files import check_writable
@@ -127,8 +133,13 @@ def voc_aug(
     check_writable(target)
     with progress_bar("trainaug") as on_progress:
         names = build_trainaug(voc, sbd, target, partial=partial, on_progress=on_progress)
+    built = {"trainaug": names}
+    if voc2011 is not None:
+        built["seg11valid"] = build_seg11valid(voc2011, sbd, target, partial=partial)
     aug = f"&aug={out.resolve()}" if out else ""
-    Console().print(f"{len(names):,} images -> 'voc2012:{voc}?split=trainaug{aug}'", soft_wrap=True, highlight=False)
+    for split, names in built.items():
+        spec = f"voc2012:{voc}?split={split}{aug}"
+        Console().print(f"{len(names):,} images -> '{spec}'", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -37,6 +37,9 @@ def evaluate(
     tile: Tile = None,
     device: Device = "auto",
     boundaries: Annotated[bool, typer.Option(help="Compute trimap curve, boundary IoU and boundary F too.")] = True,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Evaluate on images that the network was trained on, too.")
+    ] = False,
     write_card: Annotated[
         bool, typer.Option("--write-card", help="Store the metrics and this command in the card of the weights.")
     ] = False,
@@ -77,7 +80,7 @@ def evaluate(
         "boundaries": boundaries,
     }
     command = shlex.join(["atrous", *sys.argv[1:]])
-    result = _run(segmenter, dataset, settings, out)
+    result = _run(segmenter, dataset, settings, out, allow_overlap=allow_overlap)
     _report(result, dataset, {"command": command, **settings}, out / "results.json", as_json=as_json)
     _write_plots(result, dataset, out)
     _write_worst_images(segmenter, dataset, result, crf, out)
@@ -85,7 +88,9 @@ def evaluate(
         add_to_card(path, result, f"{data} ({len(dataset)} images)", command)
 
 
-def _run(segmenter: Segmenter, dataset: SegmentationDataset, settings: dict[str, Any], out: Path) -> EvaluationResult:
+def _run(
+    segmenter: Segmenter, dataset: SegmentationDataset, settings: dict[str, Any], out: Path, *, allow_overlap: bool
+) -> EvaluationResult:
     """Evaluate with a progress bar, resuming from an interrupted evaluation with the same settings."""
     from rich.console import Console
 
@@ -105,6 +110,7 @@ def _run(segmenter: Segmenter, dataset: SegmentationDataset, settings: dict[str,
                 dataset,
                 crf=settings["crf"],
                 boundaries=settings["boundaries"],
+                allow_overlap=allow_overlap,
                 checkpoint=checkpoint,
                 settings=fingerprint,
                 on_progress=on_progress,

@@ -144,18 +144,17 @@ def _initial_align_corners(overrides: list[str]) -> bool:
 
 
 def _check_and_plan(console: Console, recipe: Recipe, *, check: bool) -> None:
-    from atrous.data import open_dataset
-    from atrous.training.loader import open_training_data
+    from atrous.training.initialize import initial_images
+    from atrous.training.loader import add_trained_images, open_stage_data
 
     checked: set[str] = set()
+    trained = initial_images(recipe.stages[0], None)
     for stage in recipe.stages:
-        train_data = open_training_data(stage.data)
-        val = open_dataset(stage.data.val) if stage.data.val else None
+        train_data, val = open_stage_data(stage.data)
+        trained = add_trained_images(trained, train_data, val, stage.data)
         if check and (key := f"{stage.data.train} {stage.data.val}") not in checked:
             checked.add(key)
-            _check_data(
-                console, [train_data, *([val] if val is not None and val.classes == train_data.classes else [])]
-            )
+            _check_data(console, [train_data, *([val] if val is not None else [])])
         _print_plan(console, recipe, stage, train_data, val)
 
 

@@ -17,11 +17,16 @@ from atrous.registry import Registry
 
 @dataclass(frozen=True)
 class Item:
-    """The files of one image; `mask` is None where there are no labels, as in test splits."""
+    """The files of one image; `mask` is None where there are no labels, as in test splits.
+
+    `image_id` identifies the image in all data sets that contain it: collection and name, such as `voc/2007_000032`.
+    Without one, the bytes of the file identify it.
+    """
 
     name: str
     image: Path
     mask: Path | None
+    image_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from atrous.data.dataset import Item
@@ -103,6 +104,11 @@ def pair_names(
 ) -> list[Item]:
     """Make items from the names of a list and the folders of images and masks; the files are not checked here."""
     return [Item(name, images / f"{name}{image_suffix}", masks / f"{name}{mask_suffix}") for name in names]
+
+
+def in_collection(collection: str, items: Iterable[Item]) -> tuple[Item, ...]:
+    """Identify images by the names that are unique in their collection, so that other data sets can share them."""
+    return tuple(replace(item, image_id=f"{collection}/{item.name}") for item in items)
 
 
 def pair_folders(images: Path, masks: Path, *, prefix: str = "") -> list[Item]:

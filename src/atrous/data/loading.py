@@ -94,7 +94,7 @@ def duplicate_hard_images(
 
     Reads every mask once, in threads.
 
-    Source: Chen et al., arXiv 1706.05587, section 4.1 ("bootstrapping"), which does not tell the number of duplicates.
+    Source: Chen et al., arXiv 1706.05587, section 4.3 ("bootstrapping"), which does not tell the number of duplicates.
     Raises: `AtrousError` for a class that the data set does not have.
     """
     for name in classes:

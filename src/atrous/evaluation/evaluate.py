@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.data.dataset import SegmentationDataset
+from atrous.data.overlap import check_not_trained_on, unpack_digests
 from atrous.errors import AtrousError
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
 from atrous.evaluation.confusion import ConfusionMatrix, nan_mean
@@ -150,6 +152,7 @@ def evaluate(
     *,
     crf: str | None = None,
     boundaries: bool = True,
+    allow_overlap: bool = False,
     checkpoint: Path | None = None,
     settings: str = "",
     on_progress: OnProgress | None = None,
@@ -159,10 +162,15 @@ def evaluate(
     `crf` names the preset of a fully connected CRF that refines the probabilities. `boundaries` also counts trimap
     curve, boundary IoU and boundary F. `checkpoint` is a file in which the counts are saved every half minute and when
     the evaluation is interrupted; if it exists and has the same `settings`, the evaluation resumes from it.
+    `allow_overlap` also evaluates on images that the network was trained on.
 
-    Raises: `AtrousError` for classes that differ from the network's, an empty data set, or an unusable checkpoint.
+    Raises: `AtrousError` for classes that differ from the network's, an empty data set, images that the network was
+    trained on according to its card, or an unusable checkpoint.
     """
     check_classes(segmenter, data)
+    if isinstance(data, SegmentationDataset) and not allow_overlap:
+        trained = unpack_digests(segmenter.card.trained_images)
+        check_not_trained_on(trained, data, "pass allow_overlap=True (--allow-overlap)")
     result = EvaluationResult.empty(
         len(data.classes), ignore_index=data.ignore_index, boundaries=boundaries, settings=settings
     )

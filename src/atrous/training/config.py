@@ -90,8 +90,10 @@ class DataConfig(RecipeModel):
     """One or more data sets of the same classes, as `NAME:FOLDER?split=SPLIT`; several are joined."""
     val: str = ""
     """Data set for validation; empty for no validation."""
+    allow_overlap: bool = False
+    """Validate on images that this or an earlier stage was trained on, too; otherwise they are an error."""
     duplicate_classes: tuple[str, ...] = ()
-    """Hard classes, whose images occur `duplicate_times` times per epoch (bootstrapping: DeepLab v3, section 4.1)."""
+    """Hard classes, whose images occur `duplicate_times` times per epoch (bootstrapping: DeepLab v3, section 4.3)."""
     duplicate_times: int = Field(default=2, ge=1)
     """Number of times an image with a class of `duplicate_classes` occurs per epoch."""
 

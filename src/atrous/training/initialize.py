@@ -8,7 +8,7 @@ from atrous.card import Card
 from atrous.models import SegmentationModel
 from atrous.training.config import StageConfig
 from atrous.training.recipe import Recipe
-from atrous.weights import load
+from atrous.weights import load, read_card
 from atrous.weights.pretrained import initial_normalization, load_pretrained_backbone
 from atrous.weights.transfer import transfer
 
@@ -35,6 +35,13 @@ def initialize_stage(model: SegmentationModel, recipe: Recipe, number: int, prev
     else:
         return []
     return [str(report), *filter(None, [normalization_warning(stage)])]
+
+
+def initial_images(stage: StageConfig, previous: CardAndState | None) -> str:
+    """Get the images that the initial weights of a stage were trained on, packed as in their card."""
+    if previous is not None:
+        return previous[0].trained_images
+    return read_card(stage.weights).trained_images if stage.weights else ""
 
 
 def normalization_warning(stage: StageConfig) -> str:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 from atrous.data.catalog import open_dataset
 from atrous.data.dataset import SegmentationDataset
 from atrous.data.loading import AugmentedDataset, Batch, collate, duplicate_hard_images, join_datasets
+from atrous.data.overlap import check_not_trained_on, image_digests, pack_digests, unpack_digests
 from atrous.errors import AtrousError
 from atrous.training.config import DataConfig, StageConfig
 
@@ -31,6 +32,35 @@ def open_training_data(config: DataConfig) -> SegmentationDataset:
     if not config.duplicate_classes:
         return dataset
     return duplicate_hard_images(dataset, config.duplicate_classes, times=config.duplicate_times)
+
+
+def open_stage_data(config: DataConfig) -> tuple[SegmentationDataset, SegmentationDataset | None]:
+    """Open the training and the validation data, if any.
+
+    Raises: `AtrousError` if there are no images, or the classes differ.
+    """
+    data = open_training_data(config)
+    val = open_dataset(config.val) if config.val else None
+    if val is not None and val.classes != data.classes:
+        raise AtrousError(
+            f"Validation classes differ from training classes: {config.val} has {', '.join(val.classes)}; "
+            f"{data.name} has {', '.join(data.classes)}. Use a `val` with the same classes, or val='' to train without "
+            "validation."
+        )
+    return data, val
+
+
+def add_trained_images(
+    trained: str, data: SegmentationDataset, val: SegmentationDataset | None, config: DataConfig
+) -> str:
+    """Add a stage's images to those `trained` on before, packed as in a card, and check that `val` has none of them.
+
+    Raises: `AtrousError` if it has, unless `config.allow_overlap` is set.
+    """
+    digests = unpack_digests(trained) | image_digests(data)
+    if val is not None and not config.allow_overlap:
+        check_not_trained_on(digests, val, "set data.allow_overlap=true")
+    return pack_digests(digests)
 
 
 @dataclass(frozen=True)

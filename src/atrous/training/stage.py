@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from atrous.card import Card, Measurement
-from atrous.data.catalog import open_dataset
 from atrous.data.dataset import SegmentationDataset
 from atrous.errors import AtrousError
 from atrous.layers.freeze import freeze
@@ -22,8 +21,8 @@ from atrous.models import SegmentationModel, build_from_card
 from atrous.training.config import StageConfig
 from atrous.training.ema import EMA, averaged_model
 from atrous.training.fsdp import load_optimizer_state
-from atrous.training.initialize import CardAndState, initialize_stage
-from atrous.training.loader import open_training_data
+from atrous.training.initialize import CardAndState, initial_images, initialize_stage
+from atrous.training.loader import add_trained_images, open_stage_data
 from atrous.training.losses import check_loss
 from atrous.training.recipe import Recipe
 from atrous.training.run_dir import RECIPE
@@ -102,18 +101,15 @@ def set_up_stage(
     Raises: `AtrousError` for data, weights or options that do not fit each other.
     """
     stage = recipe.stages[number]
-    data = open_training_data(stage.data)
-    val = open_dataset(stage.data.val) if stage.data.val else None
-    if val is not None and val.classes != data.classes:
-        raise AtrousError(
-            f"Validation classes differ from training classes: {stage.data.val} has {', '.join(val.classes)}; "
-            f"{data.name} has {', '.join(data.classes)}. Use a `val` with the same classes, or val='' to train without "
-            "validation."
-        )
+    data, val = open_stage_data(stage.data)
+    trained = checkpoint.get("trained_images", "") if checkpoint is not None else initial_images(stage, previous)
+    trained = add_trained_images(trained, data, val, stage.data)
     steps = stage.count_steps(len(data))
     loss = stage.make_loss(data.ignore_index)
     check_loss(loss, len(data.classes))
     model = build_model(recipe, stage, data)
+    assert model.card is not None
+    model.card = model.card.model_copy(update={"trained_images": trained})
     if checkpoint is None:
         for message in initialize_stage(model, recipe, number, previous):
             on_message(f"{stage.name}: {message}")

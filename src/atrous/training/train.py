@@ -238,6 +238,7 @@ def save_checkpoint(run: StageRun) -> None:
         "ema": run.ema.state_dict() if run.ema is not None else {},
         "metrics": run.metrics,
         "best_miou": run.best_miou,
+        "trained_images": run.card.trained_images,
     }
     if not run.fabric.is_global_zero:
         return

@@ -48,6 +48,16 @@ def test_subsets_of_the_papers(root: Path) -> None:
     assert counts == {"": 1, "v3": 1, "crf_rnn": 2, "all": 3}
 
 
+@pytest.mark.parametrize(("area", "kept"), [(1000.0, 0), (1000.5, 1), (1001.0, 1)])
+def test_v3_keeps_images_with_more_than_1000_pixels(tmp_path: Path, write: Write, area: float, kept: int) -> None:
+    square = {"id": 1, "image_id": 1, "category_id": 17, "segmentation": [[0, 0, 9, 0, 9, 9]], "area": area}
+    image = {"id": 1, "file_name": "1.jpg", "height": 60, "width": 100}
+    content = json.dumps({"images": [image], "annotations": [square], "categories": []})
+    write(tmp_path / "annotations/instances_train2017.json", content)
+    (tmp_path / "train2017").mkdir()
+    assert len(open_dataset(f"coco_voc:{tmp_path}")) == kept
+
+
 def test_regions(root: Path) -> None:
     dataset = open_dataset(f"coco_voc:{root}", subset="all")
     labels = dataset[0].labels

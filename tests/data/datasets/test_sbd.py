@@ -9,7 +9,7 @@ import pytest
 
 from atrous import AtrousError
 from atrous.data import open_dataset
-from atrous.data.datasets.sbd import COUNTS, build_trainaug, trainaug_names
+from atrous.data.datasets.sbd import COUNTS, build_seg11valid, build_trainaug, seg11valid_names, trainaug_names
 from tests.data_fixtures import Write, photograph, write_mat
 
 pytest.importorskip("scipy.io")
@@ -91,3 +91,25 @@ class TestTrainaug:
             trainaug_names(train, val, sbd[1:])
         with pytest.raises(AtrousError, match="VOC val 1,448"):
             trainaug_names(train, val[1:], sbd)
+
+
+class TestSeg11valid:
+    def test_val_of_2011_without_train_of_sbd(
+        self, voc_and_sbd: tuple[Path, Path], tmp_path: Path, write: Write
+    ) -> None:
+        voc, sbd = voc_and_sbd
+        with pytest.raises(AtrousError, match=r"seg11valid\.txt: no such list\. Write it by: atrous data voc-aug"):
+            open_dataset(f"voc2012:{voc}?split=seg11valid")
+        write(tmp_path / "VOC2011/ImageSets/Segmentation/val.txt", "a\nc\n")
+        assert build_seg11valid(tmp_path, sbd, voc, partial=True) == ["a"]  # c is in SBD's train
+        assert open_dataset(f"voc2012:{voc}?split=seg11valid").names == ("a",)
+        with pytest.raises(AtrousError, match=r"VOC 2011 val 2 \(expected 1,111\).*seg11valid 1 \(expected 736\)"):
+            build_seg11valid(tmp_path, sbd, voc)
+
+    def test_the_official_counts(self) -> None:
+        val = [f"val{number}" for number in range(COUNTS["VOC 2011 val"])]
+        common = COUNTS["VOC 2011 val"] - COUNTS["seg11valid"]
+        sbd_train = [*val[:common], *(f"sbd{number}" for number in range(COUNTS["SBD train"] - common))]
+        names = seg11valid_names(val, sbd_train)
+        assert len(names) == 736
+        assert not set(names) & set(sbd_train)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, SegmentationDataset
-from atrous.data.layout import check_choice, find_root, first_existing, pair_folders
+from atrous.data.layout import check_choice, find_root, first_existing, in_collection, pair_folders
 from atrous.imaging.labels import MaskReader
 from atrous.registry import Paper
 
@@ -69,7 +69,7 @@ def ade20k(*, root: Path, split: str = "train") -> SegmentationDataset:
     return SegmentationDataset(
         name="ade20k",
         split=split,
-        items=tuple(items),
+        items=in_collection("ade20k", items),
         classes=CLASSES,
         colors=COLORS,
         reader=MaskReader(CLASSES, values={0: 255} | {label + 1: label for label in range(len(CLASSES))}),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.layout import check_choice, existing_splits, files_by_name, find_root, read_list
+from atrous.data.layout import check_choice, existing_splits, files_by_name, find_root, in_collection, read_list
 from atrous.imaging.io import IMAGE_SUFFIXES
 from atrous.imaging.labels import MaskReader
 from atrous.registry import Paper
@@ -60,9 +60,12 @@ def camvid(*, root: Path, split: str = "train") -> SegmentationDataset:
     return SegmentationDataset(
         name="camvid",
         split=split,
-        items=tuple(
-            Item(stem, frames.get(stem, folder / split / f"{stem}.png"), folder / f"{split}annot" / f"{stem}.png")
-            for stem in stems
+        items=in_collection(
+            "camvid",
+            (
+                Item(stem, frames.get(stem, folder / split / f"{stem}.png"), folder / f"{split}annot" / f"{stem}.png")
+                for stem in stems
+            ),
         ),
         classes=CLASSES,
         colors=COLORS,

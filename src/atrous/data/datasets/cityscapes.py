@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.layout import check_choice, existing_splits, files_by_name, first_existing
+from atrous.data.layout import check_choice, existing_splits, files_by_name, first_existing, in_collection
 from atrous.errors import AtrousError
 from atrous.imaging.labels import MaskReader
 from atrous.registry import Paper
@@ -91,7 +91,7 @@ def cityscapes(*, root: Path, split: str = "train", labels: str = "gtFine") -> S
     return SegmentationDataset(
         name="cityscapes",
         split=split,
-        items=tuple(items),
+        items=in_collection("cityscapes", items),
         classes=CLASSES,
         colors=COLORS,
         reader=MaskReader(CLASSES, values={value: label for label, value in enumerate(LABEL_IDS)} | ignored),

@@ -13,7 +13,7 @@ import numpy as np
 
 from atrous.data.coco_annotations import SPLITS, check_format, read_json
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.layout import existing_splits, first_existing, pair_names
+from atrous.data.layout import existing_splits, first_existing, in_collection, pair_names
 from atrous.errors import AtrousError
 from atrous.imaging.labels import Labels, label_dtype, pack_rgb, read_raw_mask
 from atrous.registry import Paper
@@ -74,7 +74,7 @@ def coco_panoptic(
     return SegmentationDataset(
         name="coco_panoptic",
         split=split,
-        items=tuple(pair_names(sorted(segments), image_folder, mask_folder)),
+        items=in_collection("coco", pair_names(sorted(segments), image_folder, mask_folder)),
         classes=tuple(category["name"] for category in categories),
         colors=colors,
         reader=PanopticReader(segments, len(categories)),

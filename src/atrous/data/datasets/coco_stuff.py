@@ -10,7 +10,7 @@ from pathlib import Path
 
 from atrous.data.coco_annotations import SPLITS
 from atrous.data.dataset import DATASETS, SegmentationDataset
-from atrous.data.layout import check_choice, existing_splits, first_existing, pair_folders
+from atrous.data.layout import check_choice, existing_splits, first_existing, in_collection, pair_folders
 from atrous.imaging.labels import MaskReader, voc_color_map
 from atrous.registry import Paper
 
@@ -61,7 +61,7 @@ def coco_stuff(
     return SegmentationDataset(
         name="coco_stuff",
         split=split,
-        items=tuple(pair_folders(image_folder, mask_folder)),
+        items=in_collection("coco", pair_folders(image_folder, mask_folder)),
         classes=chosen,
         colors=voc_color_map(len(chosen) + 1)[1:],
         reader=MaskReader(chosen, values={number - 1: label for label, number in enumerate(ids)} | {255: 255}),

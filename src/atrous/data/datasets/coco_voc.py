@@ -5,13 +5,14 @@ Source: Lin et al.: Microsoft COCO: Common Objects in Context, ECCV 2014.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from atrous.data.coco_annotations import SPLITS, Region, RegionReader, check_format, parse_region, read_json
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
 from atrous.data.datasets import voc
-from atrous.data.layout import check_choice, existing_splits, first_existing
+from atrous.data.layout import check_choice, existing_splits, first_existing, in_collection
 from atrous.registry import Paper
 
 VOC_CATEGORIES = {
@@ -38,11 +39,15 @@ VOC_CATEGORIES = {
 }
 """The COCO category ids of VOC's classes."""
 LABELS = {category: voc.CLASSES.index(name) for category, name in VOC_CATEGORIES.items()}
-SUBSETS = {"all": 0, "crf_rnn": 200, "v3": 1001}
-"""The minimum number of pixels of VOC's classes in an image.
+SUBSETS: Mapping[str, Callable[[float], bool]] = {
+    "all": lambda area: True,
+    "crf_rnn": lambda area: area >= 200,
+    "v3": lambda area: area > 1000,
+}
+"""Conditions on the area of the annotated regions of VOC's classes in an image, in pixels; COCO's areas are fractional.
 
-Source: CRF-RNN (Zheng et al., arXiv 1502.03240), "at least 200 pixels"; DeepLab v3 (Chen et al., arXiv 1706.05587),
-more than 1000.
+Source: CRF-RNN (Zheng et al., arXiv 1502.03240), "at least 200 pixels"; DeepLab v3 (Chen et al., arXiv 1706.05587,
+section 4.3), "larger than 1000 pixels".
 """
 PAPER = Paper(
     title="Microsoft COCO: Common Objects in Context",
@@ -65,11 +70,11 @@ def coco_voc(*, root: Path, split: str = "train2017", subset: str = "", instance
     path = first_existing(root, instances or f"annotations/instances_{split}.json")
     content = read_json(path, ("images", "annotations"))
     with check_format(path):
-        items, reader = _items_and_reader(content, path, images, min_pixels=SUBSETS[subset])
+        items, reader = _items_and_reader(content, path, images, SUBSETS[subset])
     return SegmentationDataset(
         name="coco_voc",
         split=split,
-        items=items,
+        items=in_collection("coco", items),
         classes=voc.CLASSES,
         colors=voc.COLORS,
         reader=reader,
@@ -78,7 +83,7 @@ def coco_voc(*, root: Path, split: str = "train2017", subset: str = "", instance
 
 
 def _items_and_reader(
-    content: dict[str, Any], path: Path, images: Path, *, min_pixels: int
+    content: dict[str, Any], path: Path, images: Path, keep: Callable[[float], bool]
 ) -> tuple[tuple[Item, ...], RegionReader]:
     sizes: dict[str, tuple[int, int]] = {}
     names: dict[int, str] = {}
@@ -96,6 +101,6 @@ def _items_and_reader(
             name = names[annotation["image_id"]]
             regions[name].append(parse_region(annotation, label, sizes[name], path))
             areas[name] += annotation["area"]
-    kept = sorted(name for name, area in areas.items() if area >= min_pixels)
+    kept = sorted(name for name, area in areas.items() if keep(area))
     reader = RegionReader({name: sizes[name] for name in kept}, {name: tuple(regions[name]) for name in kept})
     return tuple(Item(name, files[name], path) for name in kept), reader

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
-from atrous.data.layout import check_choice, find_root, first_existing, items_of_split
+from atrous.data.layout import check_choice, find_root, first_existing, in_collection, items_of_split
 from atrous.data.matlab import MatReader
 from atrous.errors import AtrousError
 from atrous.imaging.labels import MaskReader, voc_color_map
@@ -61,7 +61,7 @@ def pascal_context(
     return SegmentationDataset(
         name="pascal_context",
         split=split,
-        items=_with_masks(items),
+        items=in_collection("voc", _with_masks(items)),
         classes=chosen,
         colors=COLORS[60 - classes :],
         reader=reader,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, SegmentationDataset
-from atrous.data.layout import find_root, first_existing, items_of_split
+from atrous.data.layout import find_root, first_existing, in_collection, items_of_split
 from atrous.imaging.labels import MaskReader, voc_color_map
 from atrous.registry import Paper
 
@@ -37,7 +37,7 @@ def person_part(*, root: Path, split: str = "train", images: str = "", masks: st
     return SegmentationDataset(
         name="person_part",
         split=split,
-        items=tuple(items),
+        items=in_collection("voc", items),
         classes=CLASSES,
         colors=COLORS,
         reader=MaskReader(CLASSES),

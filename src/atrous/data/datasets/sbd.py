@@ -7,15 +7,23 @@ Source: Hariharan, Arbelaez, Bourdev, Maji, Malik: Semantic Contours from Invers
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from atrous.data.dataset import DATASETS, SegmentationDataset
 from atrous.data.datasets import voc
-from atrous.data.layout import check_choice, existing_splits, find_root, pair_names, read_list
+from atrous.data.layout import (
+    check_choice,
+    existing_splits,
+    find_root,
+    first_existing,
+    in_collection,
+    pair_names,
+    read_list,
+)
 from atrous.data.matlab import MatReader
 from atrous.errors import AtrousError
-from atrous.files import writing
+from atrous.files import write_text
 from atrous.imaging.labels import MaskReader, save_labels
 from atrous.progress import OnProgress
 from atrous.registry import Paper
@@ -26,8 +34,16 @@ PAPER = Paper(
     year=2011,
 )
 SPLITS = ("train", "val")
-COUNTS = {"VOC train": 1464, "VOC val": 1449, "SBD train": 8498, "SBD val": 2857, "trainaug": 10582}
-"""The numbers of names in the official lists, and in their union without VOC val."""
+COUNTS = {
+    "VOC train": 1464,
+    "VOC val": 1449,
+    "VOC 2011 val": 1111,
+    "SBD train": 8498,
+    "SBD val": 2857,
+    "trainaug": 10582,
+    "seg11valid": 736,
+}
+"""The numbers of names in the official lists, and in those that their rules give."""
 FOLDERS = ("dataset", "benchmark_RELEASE/dataset", "benchmark/benchmark_RELEASE/dataset")
 """The folders that contain the data set in its unpacked archive."""
 
@@ -41,7 +57,7 @@ def sbd(*, root: Path, split: str = "train") -> SegmentationDataset:
     return SegmentationDataset(
         name="sbd",
         split=split,
-        items=tuple(pair_names(names, folder / "img", folder / "cls", mask_suffix=".mat")),
+        items=in_collection("voc", pair_names(names, folder / "img", folder / "cls", mask_suffix=".mat")),
         classes=voc.CLASSES,
         colors=voc.COLORS,
         reader=_reader(),
@@ -61,16 +77,42 @@ def trainaug_names(
     Raises: `AtrousError` unless the lists and the result have the official counts; `partial` accepts parts of them.
     """
     names = sorted((set(voc_train) | set(sbd_names)) - set(voc_val))
-    counts = {"VOC train": len(set(voc_train)), "VOC val": len(set(voc_val)), "trainaug": len(names)}
-    wrong = [f"{name} {count:,} (expected {COUNTS[name]:,})" for name, count in counts.items() if count != COUNTS[name]]
-    if len(set(sbd_names)) != COUNTS["SBD train"] + COUNTS["SBD val"]:
-        wrong.append(f"SBD {len(set(sbd_names)):,} (expected {COUNTS['SBD train'] + COUNTS['SBD val']:,})")
-    if wrong and not partial:
+    if not partial:
+        sbd_total = COUNTS["SBD train"] + COUNTS["SBD val"]
+        _check_counts(
+            {
+                "VOC train": (len(set(voc_train)), COUNTS["VOC train"]),
+                "VOC val": (len(set(voc_val)), COUNTS["VOC val"]),
+                "trainaug": (len(names), COUNTS["trainaug"]),
+                "SBD": (len(set(sbd_names)), sbd_total),
+            }
+        )
+    return names
+
+
+def seg11valid_names(voc2011_val: Collection[str], sbd_train: Collection[str], *, partial: bool = False) -> list[str]:
+    """List the names of seg11valid in order: the val images of VOC 2011 that are not in SBD's train.
+
+    Source: the validation set of FCN, which trains on SBD's train (Long, Shelhamer, Darrell, CVPR 2015, section 5).
+    Raises: `AtrousError` unless the lists and the result have the official counts; `partial` accepts parts of them.
+    """
+    names = sorted(set(voc2011_val) - set(sbd_train))
+    if not partial:
+        counts = {"VOC 2011 val": len(set(voc2011_val)), "SBD train": len(set(sbd_train)), "seg11valid": len(names)}
+        _check_counts({name: (count, COUNTS[name]) for name, count in counts.items()})
+    return names
+
+
+def _check_counts(counts: Mapping[str, tuple[int, int]]) -> None:
+    """Compare the lengths of lists, (found, expected)."""
+    wrong = [
+        f"{name} {count:,} (expected {expected:,})" for name, (count, expected) in counts.items() if count != expected
+    ]
+    if wrong:
         raise AtrousError(
             f"The lists are not the official ones: {', '.join(wrong)}. Download the complete archives, or pass "
             "--partial to use a part of them."
         )
-    return names
 
 
 def build_trainaug(
@@ -100,7 +142,19 @@ def build_trainaug(
             continue
         labels = official.reader(voc_items[name]) if name in voc_items else _reader()(sbd_items[name])
         save_labels(labels, voc.COLORS, target)
-    with writing(out / voc.LISTS / "trainaug.txt") as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in names), "utf-8")
+    write_text(out / voc.LISTS / "trainaug.txt", "".join(f"{name}\n" for name in names))
     on_progress(len(names), len(names))
+    return names
+
+
+def build_seg11valid(voc2011_root: Path, sbd_root: Path, out: Path, *, partial: bool = False) -> list[str]:
+    """Write the list of seg11valid below `out`, in the layout of VOC; images and masks are those of VOC 2012.
+
+    Returns: the names.
+    Raises: `AtrousError` for incomplete lists, see `seg11valid_names`, and a folder that is not writable.
+    """
+    lists = first_existing(voc2011_root, *(f"{folder}/{voc.LISTS}" for folder in (".", *voc.FOLDERS_2011)))
+    val, sbd_train = read_list(lists / "val.txt"), sbd(root=sbd_root, split="train").names
+    names = seg11valid_names(val, sbd_train, partial=partial)
+    write_text(out / voc.LISTS / "seg11valid.txt", "".join(f"{name}\n" for name in names))
     return names
