@@ -11,8 +11,9 @@ from typing import Any
 def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Make the module-level `__getattr__` and `__dir__` (PEP 562) of a package.
 
-    `modules` maps each public name to the module that defines it, relative to the package: `{"load": ".weights"}`. A
-    name must differ from the submodules of its package, because importing a submodule binds its name to the module.
+    `modules` maps each public name to the module that defines it, most often relative to the package: `{"load":
+    ".weights"}`. A name must differ from the submodules of its package, because importing a submodule binds its name
+    to the module.
     """
 
     def get(name: str) -> Any:

@@ -32,3 +32,25 @@ def test_views_are_resized_cropped_and_averaged(merge: str, image_size: tuple[in
     assert labels.shape == image_size
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(labels[clear], probabilities.argmax(0).numpy()[clear])
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("image_size", [(21, 30), (40, 55)])
+def test_arrays_and_tensors_give_the_same_bits(align_corners: bool, image_size: tuple[int, int]) -> None:
+    view = torch.randn(5, 6, 8)
+    of_tensor, of_array = (
+        CoarsePrediction((x,), (24, 32), (21, 30), image_size, align_corners=align_corners)
+        for x in (view, view.numpy())
+    )
+    np.testing.assert_array_equal(of_array.labels(), of_tensor.labels())
+    assert torch.equal(of_array.logits(), of_tensor.logits())
+    assert torch.equal(of_array.probabilities(), of_tensor.probabilities())
+
+
+def test_labels_of_several_arrays_are_those_of_tensors() -> None:
+    views = torch.randn(2, 4, 6, 8)
+    of_tensors, of_arrays = (
+        CoarsePrediction(tuple(x), (24, 32), (21, 30), (21, 30), align_corners=True, merge="mean_softmax")
+        for x in (views, views.numpy())
+    )
+    np.testing.assert_array_equal(of_arrays.labels(), of_tensors.labels())

@@ -86,9 +86,9 @@ def test_coarse_scores_are_resized_as_the_card_says(shared_data: Path) -> None:
     """Squeezed to 257, resized to the image with corners aligned: written out once more."""
     segmenter = Segmenter.load(shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite", device="cpu")
     pixels = np.asarray(Image.open(shared_data / "images" / "bird.bmp"))
-    tensor, _ = preprocess(pixels, segmenter.card.preprocessing)
+    planes, _ = preprocess(pixels, segmenter.card.preprocessing)
     with torch.no_grad():
-        logits = resize(segmenter.model(tensor[None]), (513, 513), align_corners=True)
+        logits = resize(segmenter.model(torch.from_numpy(planes[None])), (513, 513), align_corners=True)
     np.testing.assert_array_equal(segmenter(pixels).labels, logits[0].argmax(0).numpy())
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from atrous import AtrousError, Segmenter
 from atrous.inference.preprocess import preprocess
-from atrous.inference.tta import PRESETS, TTAConfig, run_views, run_views_fused, scaled_side, window_starts
+from atrous.inference.tta import PRESETS, TTAConfig
+from atrous.inference.views import run_views, run_views_fused, scaled_side, window_starts
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
 from tests.inference.networks import ChannelNetwork, letter_card, rgb_card, waves
@@ -68,7 +69,7 @@ def test_presets_by_hand(preset: str, align_corners: bool, options: dict, pixels
     segmenter = Segmenter(model, letter_card(align_corners, 4, 30, **options), device="cpu", tta=preset)
     image, content = preprocess(pixels, segmenter.card.preprocessing)
     with torch.no_grad():
-        expected = by_hand(model, image[None], PRESETS[preset])[..., : content[0], : content[1]]
+        expected = by_hand(model, torch.from_numpy(image[None]), PRESETS[preset])[..., : content[0], : content[1]]
         if content == (45, 61):
             torch.testing.assert_close(segmenter.probabilities(pixels), expected[0], rtol=1e-4, atol=1e-5)
     result = segmenter(pixels, probabilities=True)

@@ -13,7 +13,7 @@ import pytest
 
 import atrous
 from atrous import AtrousError
-from atrous.weights import store
+from atrous.weights import find
 from atrous.weights.catalog import Release
 from atrous.weights.download import download
 
@@ -119,8 +119,8 @@ def test_an_id_is_downloaded_once(server: Server, shared_data: Path, monkeypatch
     name = "deeplab_v3.mobilenet_v2_x0.5.test"
     url = server.url.replace("file.bin", "test.tflite")
     release = Release(name, url, hashlib.sha256(server.contents).hexdigest(), 2.8, "a test")
-    monkeypatch.setitem(store.RELEASES, name, release)
+    monkeypatch.setitem(find.RELEASES, name, release)
     assert atrous.load(name).num_classes == 21
     assert atrous.load(name).num_classes == 21
     assert len(server.asked) == 1
-    assert store.describe_weights(name).path == store.cache_folder() / "test.tflite"
+    assert find.describe_weights(name).path == find.cache_folder() / "test.tflite"

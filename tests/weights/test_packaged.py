@@ -12,7 +12,8 @@ from atrous.cli.predict import DEFAULT_WEIGHTS
 from atrous.data import open_dataset
 from atrous.data.datasets.camvid import CLASSES
 from atrous.evaluation import ConfusionMatrix
-from atrous.weights.store import PACKAGED, SUFFIX, read_card
+from atrous.weights.find import PACKAGED, SUFFIX
+from atrous.weights.header import read_card
 
 FILES = sorted(PACKAGED.glob(f"*{SUFFIX}"))
 STREET = Path(__file__).resolve().parents[2] / "examples" / "street.jpg"

@@ -24,7 +24,7 @@ def weights(
 
     from atrous.errors import AtrousError
     from atrous.weights import list_weights
-    from atrous.weights.store import describe_weights
+    from atrous.weights.find import describe_weights
 
     names = list_weights(pattern)
     if not names:

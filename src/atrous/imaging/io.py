@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from atrous.errors import AtrousError, did_you_mean
 from atrous.files import writing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """An RGB image: (H, W, 3) uint8."""
@@ -54,13 +57,19 @@ def read_image(source: ImageLike) -> Pixels:
         return _from_pil(source, "the image")
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    if isinstance(source, Tensor):
+    if _is_tensor(source):
         return _from_tensor(source)
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(source))
     raise AtrousError(
         f"Cannot read an image from {type(source).__name__}: give a path, a PIL image, a NumPy array or a tensor."
     )
+
+
+def _is_tensor(value: object) -> TypeGuard[Tensor]:
+    """Tell whether a value is a torch tensor, without importing torch: where there is a tensor, torch is imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 @contextmanager

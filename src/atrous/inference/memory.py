@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from atrous.imaging.labels import label_dtype
-from atrous.inference.tta import ScoreFunction
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from atrous.inference.views import ScoreFunction
 
 PROBE_SIDE = 129
 """The side of the square image on which activations are measured."""
@@ -24,13 +27,14 @@ MEMMAP_PIXELS = 2**26
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
-@torch.inference_mode()
 def bytes_per_pixel(model: nn.Module, scores: ScoreFunction, device: torch.device) -> float:
     """Estimate the peak memory of a forward pass, in bytes per pixel of the network's input.
 
     The estimate is twice the largest sum of input and output of any layer, because convolutions keep a rearranged copy
     of both. It is measured on a small square image; activations grow in proportion to the area.
     """
+    import torch
+
     largest = 0
 
     def measure(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -40,7 +44,8 @@ def bytes_per_pixel(model: nn.Module, scores: ScoreFunction, device: torch.devic
 
     hooks = [layer.register_forward_hook(measure) for layer in model.modules() if not any(layer.children())]
     try:
-        scores(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device))
+        with torch.inference_mode():
+            scores(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -50,6 +55,8 @@ def bytes_per_pixel(model: nn.Module, scores: ScoreFunction, device: torch.devic
 def free_memory(device: torch.device) -> float:
     """Measure the free memory of a device in bytes; infinite where the system does not report it."""
     if device.type == "cuda":
+        import torch
+
         return float(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
         return float("inf")
@@ -58,7 +65,7 @@ def free_memory(device: torch.device) -> float:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception means that memory ran out, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
 

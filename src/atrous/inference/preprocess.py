@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from atrous.card import Preprocessing
 from atrous.imaging.io import Pixels, resize_image
 
 
-def preprocess(image: Pixels, preprocessing: Preprocessing) -> tuple[Tensor, tuple[int, int]]:
+def preprocess(image: Pixels, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], tuple[int, int]]:
     """Turn an image into the network's input.
 
     Also returns the height and width of the part of the input that holds the image; the rest is padding.
@@ -52,7 +51,7 @@ def _round_to_grid(size: tuple[int, int], grid: int | None, rounding: Callable[[
     return max(1, rounding((size[0] - 1) / grid)) * grid + 1, max(1, rounding((size[1] - 1) / grid)) * grid + 1
 
 
-def normalize(image: Pixels, preprocessing: Preprocessing, input_size: tuple[int, int]) -> Tensor:
+def normalize(image: Pixels, preprocessing: Preprocessing, input_size: tuple[int, int]) -> NDArray[np.float32]:
     """Reorder the channels, normalize by mean and std, and pad at the bottom and on the right to `input_size`.
 
     The padding is the mean, which is zero after normalization. An 8-bit channel has 256 values: the arithmetic is done
@@ -66,11 +65,11 @@ def normalize(image: Pixels, preprocessing: Preprocessing, input_size: tuple[int
         preprocessing.std, np.float32
     )
     padded = input_size != (height, width)
-    tensor = torch.zeros(3, *input_size) if padded else torch.empty(3, *input_size)
-    for channel, plane in enumerate(tensor.numpy()):
+    planes = np.zeros((3, *input_size), np.float32) if padded else np.empty((3, *input_size), np.float32)
+    for channel, plane in enumerate(planes):
         source = channel if preprocessing.channel_order == "RGB" else 2 - channel
         plane[:height, :width] = lookup[:, channel].take(image[..., source])
-    return tensor
+    return planes
 
 
 def rescale(image: Pixels, scale: float) -> Pixels:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,8 @@ from atrous.inference.prefetch import prefetch
 from atrous.inference.preprocess import preprocess, preprocessed_size
 from atrous.inference.segmentation import Segmentation
 from atrous.inference.tiling import TiledAxis, TiledPrediction
-from atrous.inference.tta import TTAConfig, run_crops, run_views, run_views_fused, tta_preset
+from atrous.inference.tta import TTAConfig, tta_preset
+from atrous.inference.views import run_crops, run_views, run_views_fused
 from atrous.models import SegmentationModel
 from atrous.progress import OnProgress
 from atrous.weights import load
@@ -191,7 +193,7 @@ class Segmenter:
     def _predict_batch(self, images: list[Pixels]) -> list[CoarsePrediction]:
         """Run the network on whole images whose inputs have the same size, in one batch."""
         inputs = [preprocess(pixels, self.card.preprocessing) for pixels in images]
-        batch = torch.stack([tensor for tensor, _ in inputs]).to(self.device)
+        batch = torch.from_numpy(np.stack([planes for planes, _ in inputs])).to(self.device)
         views = run_views(self._run_network, batch, self.tta, align_corners=self.model.align_corners)
         softmax_first = len(views) > 1 and self.tta.merge == "mean_softmax"
         return [

@@ -25,8 +25,8 @@ from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels
 from atrous.imaging.labels import label_dtype
 from atrous.inference.preprocess import normalize
-from atrous.inference.tta import ScoreFunction
 from atrous.inference.upsampled_argmax import Taps, interpolate_rows, interpolated_argmax, row_chunks
+from atrous.inference.views import ScoreFunction
 from atrous.layers.resize import resize
 from atrous.progress import OnProgress
 
@@ -228,7 +228,7 @@ class TiledPrediction:
                 normalize(self.image[top : top + size[0], left : left + size[1]], self.preprocessing, size)
                 for left in batch
             ]
-            scores = self.network(torch.stack(windows).to(self.device))
+            scores = self.network(torch.from_numpy(np.stack(windows)).to(self.device))
             if self.on_progress is not None:
                 self.on_progress(before + first + len(batch), len(self.rows.starts) * len(lefts))
             yield from zip(batch, scores.float(), strict=True)

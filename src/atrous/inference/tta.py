@@ -1,23 +1,11 @@
-"""Test-time augmentation: several scales, mirror images and crops, fused as each paper fuses them."""
+"""Test-time augmentation: which scales, mirror images and crops of an image are fused, and how, in each paper."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
-import torch
-from torch import Tensor
-
-from atrous.card import Preprocessing
 from atrous.errors import AtrousError, did_you_mean
-from atrous.imaging.io import Pixels
-from atrous.inference.preprocess import normalize, rescale
-from atrous.layers.resize import resize
-
-ScoreFunction: TypeAlias = Callable[[Tensor], Tensor]
-"""A network's coarse scores: (N, 3, H, W) -> (N, K, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -86,110 +74,3 @@ def tta_preset(tta: str | TTAConfig) -> TTAConfig:
             f"There is no test-time augmentation '{tta}'.{did_you_mean(tta, PRESETS)} Known: {', '.join(PRESETS)}."
         )
     return PRESETS[tta]
-
-
-def scaled_side(side: int, scale: float, *, align_corners: bool) -> int:
-    """Compute the length of a side at a scale; with aligned corners `stride * k + 1` stays of that form.
-
-    Source: TensorFlow DeepLab `scale_dimension`: 513 becomes 257, 385, 513, 641, 769, 897.
-    """
-    return int((side - 1) * scale + 1) if align_corners else max(1, round(side * scale))
-
-
-def run_views(network: ScoreFunction, image: Tensor, config: TTAConfig, *, align_corners: bool) -> list[Tensor]:
-    """Run the network on every view of an image; the scores of mirrored views are mirrored back.
-
-    Where `config.merge` is `"max_logits"`, the list holds one map: the maximum over the views.
-
-    Shape: (N, 3, H, W) -> each (N, K, h, w).
-    """
-    views = []
-    for scale in config.scales:
-        size = (
-            scaled_side(image.shape[-2], scale, align_corners=align_corners),
-            scaled_side(image.shape[-1], scale, align_corners=align_corners),
-        )
-        resized = image if scale == 1 else resize(image, size, align_corners=align_corners)
-        views.append(network(resized))
-        if config.flip:
-            views.append(network(resized.flip(-1)).flip(-1))
-    if config.merge != "max_logits":
-        return views
-    grid = views[0].shape[-2], views[0].shape[-1]
-    return [torch.stack([resize(view, grid, align_corners=align_corners) for view in views]).amax(0)]
-
-
-def run_views_fused(network: ScoreFunction, image: Tensor, config: TTAConfig, *, align_corners: bool) -> Tensor:
-    """Run the network on every view and fuse the scores on the coarse grid of scale 1.
-
-    The result is logits, or logarithms of averaged probabilities. The windows of a large image are fused like this, so
-    that their scores stay coarse.
-
-    Shape: (N, 3, H, W) -> (N, K, h, w).
-    """
-    views = run_views(network, image, config, align_corners=align_corners)
-    if len(views) == 1:
-        return views[0]
-    base = config.scales.index(1.0) * (1 + config.flip) if 1.0 in config.scales else 0
-    grid = views[base].shape[-2], views[base].shape[-1]
-    resized = torch.stack([resize(view, grid, align_corners=align_corners) for view in views])
-    if config.merge == "mean_logits":
-        return resized.mean(0)
-    return resized.softmax(2).mean(0).clamp_min(torch.finfo(resized.dtype).tiny).log()
-
-
-def run_crops(
-    network: ScoreFunction,
-    image: Pixels,
-    config: TTAConfig,
-    preprocessing: Preprocessing,
-    *,
-    align_corners: bool,
-    device: torch.device,
-) -> list[Tensor]:
-    """Compute the probabilities of PSPNet's protocol, one map for each scale, of the size of the image at that scale.
-
-    Shape: (H, W, 3) uint8 -> each (K, h, w).
-    Source: PSPNet's released `scale_process.m`, and its port in semseg, `tool/test.py`.
-    """
-    assert config.crop is not None
-    assert config.long_side is not None
-    crop, maps = config.crop, []
-    for scale in config.scales:
-        resized = rescale(image, round(config.long_side * scale) / max(image.shape[:2]))
-        height, width = resized.shape[:2]
-        tensor = normalize(resized, preprocessing, (max(height, crop), max(width, crop))).to(device)
-        total: Tensor | None = None
-        visits = tensor.new_zeros(tensor.shape[-2:])
-        for top in window_starts(tensor.shape[-2], crop):
-            for left in window_starts(tensor.shape[-1], crop):
-                window = slice(top, top + crop), slice(left, left + crop)
-                cropped = tensor[(None, slice(None), *window)]
-                probabilities = _crop_probabilities(network, cropped, flip=config.flip, align_corners=align_corners)
-                if total is None:
-                    total = probabilities.new_zeros(probabilities.shape[0], *tensor.shape[-2:])
-                total[(slice(None), *window)] += probabilities
-                visits[window] += 1
-        assert total is not None
-        maps.append((total / visits)[:, :height, :width])
-    return maps
-
-
-def window_starts(length: int, crop: int) -> list[int]:
-    """Place windows two thirds of their size apart along a side; the last one is moved back to end at the border."""
-    stride = math.ceil(crop * 2 / 3)
-    count = math.ceil(max(0, length - crop) / stride) + 1
-    return [min(index * stride, length - crop) for index in range(count)]
-
-
-def _crop_probabilities(network: ScoreFunction, crop: Tensor, *, flip: bool, align_corners: bool) -> Tensor:
-    """The probabilities of one crop, or the mean of those of the crop and its mirror image.
-
-    Shape: (1, 3, c, c) -> (K, c, c).
-    """
-    size = crop.shape[-2], crop.shape[-1]
-    probabilities = resize(network(crop), size, align_corners=align_corners).softmax(1)
-    if flip:
-        mirrored = resize(network(crop.flip(-1)), size, align_corners=align_corners).softmax(1).flip(-1)
-        probabilities = (probabilities + mirrored) / 2
-    return probabilities[0]

@@ -7,20 +7,32 @@ filled with it. Elsewhere the few classes that can win are interpolated.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-import numba
+import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from atrous.imaging.labels import label_dtype
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Scores: TypeAlias = "NDArray[np.float32] | Tensor"
+"""Class scores (K, h, w): a NumPy array, for which torch is not imported, or a tensor on any device."""
+
+AnyScores = TypeVar("AnyScores", "NDArray[np.float32]", "Tensor")
+
 ROWS_PER_TASK = 32
-"""The largest number of rows that a thread works on at a time."""
+"""The largest number of rows of one task of a thread."""
+
+PIXELS_PER_THREAD = 2**18
+"""With fewer pixels, a thread costs more than it saves."""
 
 CHUNK_BYTES = 64 * 2**20
 """The size of the chunks of rows in which resized maps are made."""
@@ -59,7 +71,7 @@ class Taps:
 
 
 def upsampled_argmax(
-    scores: Tensor,
+    scores: Scores,
     size: tuple[int, int],
     *,
     align_corners: bool,
@@ -81,19 +93,21 @@ def upsampled_argmax(
     return out
 
 
-def interpolated_argmax(scores: Tensor, rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
+def interpolated_argmax(scores: Scores, rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
     """Fill `out` with the arg-max over classes for some rows and columns of the resized map.
 
     Shape: (K, h, w), taps of H rows and W columns; `out` (H, W) is filled.
     """
-    if scores.device.type == "cpu":
+    if isinstance(scores, np.ndarray):
         _argmax_on_cpu(scores, rows, columns, out)
+    elif scores.device.type == "cpu":
+        _argmax_on_cpu(scores.detach().float().numpy(), rows, columns, out)
     else:
         _argmax_in_chunks(scores, rows, columns, out)
 
 
 def resize_taps(
-    scores: Tensor, size: tuple[int, int], *, align_corners: bool, crop: tuple[int, int] | None = None
+    scores: Scores, size: tuple[int, int], *, align_corners: bool, crop: tuple[int, int] | None = None
 ) -> tuple[Taps, Taps]:
     """Compute the taps of rows and columns that resize scores (K, h, w) to the upper left `crop` of (K, *size)."""
     height, width = crop or size
@@ -101,7 +115,7 @@ def resize_taps(
     return rows, Taps.linear(scores.shape[-1], size[1], align_corners=align_corners)[:width]
 
 
-def interpolate_rows(scores: Tensor, rows: Taps, columns: Taps) -> Tensor:
+def interpolate_rows(scores: AnyScores, rows: Taps, columns: Taps) -> AnyScores:
     """Interpolate some rows of the resized map.
 
     Shape: (K, h, w), taps of n rows and W columns -> (K, n, W).
@@ -109,12 +123,23 @@ def interpolate_rows(scores: Tensor, rows: Taps, columns: Taps) -> Tensor:
     return _interpolate(_interpolate(scores, rows, -2), columns, -1)
 
 
-def _interpolate(x: Tensor, taps: Taps, axis: int) -> Tensor:
-    weight = torch.from_numpy(taps.weight).to(x)
+def _interpolate(x: AnyScores, taps: Taps, axis: int) -> AnyScores:
+    weight: Any = taps.weight
+    if isinstance(x, np.ndarray):
+        first, second = x.take(taps.first, axis), x.take(taps.second, axis)
+    else:
+        import torch
+
+        weight = torch.from_numpy(weight).to(x)
+        first, second = (
+            x.index_select(axis, torch.from_numpy(index).to(x.device)) for index in (taps.first, taps.second)
+        )
     if axis == -2:
         weight = weight[:, None]
-    first, second = (x.index_select(axis, torch.from_numpy(index).to(x.device)) for index in (taps.first, taps.second))
-    return first.mul_(1 - weight).add_(second.mul_(weight))
+    first *= 1 - weight
+    second *= weight
+    first += second
+    return first
 
 
 def row_chunks(num_rows: int, bytes_per_row: int) -> list[slice]:
@@ -129,20 +154,36 @@ def _argmax_in_chunks(scores: Tensor, rows: Taps, columns: Taps, out: NDArray[np
         out[chunk] = interpolate_rows(scores, rows[chunk], columns).argmax(0).numpy(force=True)
 
 
-_numba_lock = threading.Lock()  # numba's simplest thread pool, on some systems the only one, is not thread-safe
+def _argmax_on_cpu(scores: NDArray[np.float32], rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
+    """Run the compiled kernel on bands of rows, in threads."""
+    from atrous.inference.argmax_kernel import argmax_kernel
+
+    classes, height, width = scores.shape
+    channels_last = cv2.transpose(scores.reshape(classes, -1)).reshape(height, width, classes)
+    tops, lefts, cells = _cell_bounds(rows, columns)
+
+    def fill(tops: NDArray[np.int64]) -> None:
+        argmax_kernel(
+            channels_last, rows.first, rows.second, rows.weight, columns.second, columns.weight, tops, lefts, cells, out
+        )
+
+    threads = max(1, min(_num_threads(), len(tops) - 1, out.size // PIXELS_PER_THREAD))
+    ends = np.linspace(0, len(tops) - 1, threads + 1).astype(int)
+    bands = [threading.Thread(target=fill, args=(tops[start : end + 1],)) for start, end in pairwise(ends[1:])]
+    for band in bands:
+        band.start()
+    fill(tops[: ends[1] + 1])
+    for band in bands:
+        band.join()
 
 
-def _argmax_on_cpu(scores: Tensor, rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
-    channels_last = scores.detach().float().permute(1, 2, 0).contiguous().numpy()
-    threads = torch.get_num_threads()
-    with _numba_lock:
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        _argmax_kernel(
-            channels_last, rows.first, rows.second, rows.weight, columns.second, columns.weight,
-            *_cell_bounds(rows, columns), out,
-        )  # fmt: skip
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)  # numba's OpenMP pool changes the number that torch reports
+def _num_threads() -> int:
+    """The number of threads: torch's where it is in use, else `OMP_NUM_THREADS`, by default all cores."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return cast(int, torch.get_num_threads())
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return int(limit) if limit.isdigit() and int(limit) else os.cpu_count() or 1
 
 
 def _cell_bounds(rows: Taps, columns: Taps) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -151,60 +192,3 @@ def _cell_bounds(rows: Taps, columns: Taps) -> tuple[NDArray[np.int64], NDArray[
     pieces = [np.arange(a, b, ROWS_PER_TASK) for a, b in pairwise(row_starts)]
     column_starts = np.flatnonzero(np.diff(columns.first, prepend=-1, append=-1))
     return np.append(np.concatenate(pieces), len(rows)), column_starts, columns.first[column_starts[:-1]]
-
-
-@numba.njit(cache=True, nogil=True, parallel=True)
-def _argmax_kernel(scores, row_first, row_second, row_weight, column_second, column_weight, tops, lefts, cells, out):  # type: ignore[no-untyped-def]
-    """Fill `out` (H, W) from `scores` (h, w, K). A cell is the area between four neighboring scores."""
-    classes = scores.shape[2]
-    for task in numba.prange(len(tops) - 1):
-        top, bottom = tops[task], tops[task + 1]
-        upper, lower = scores[row_first[top]], scores[row_second[top]]
-        candidates = np.empty(classes, np.int64)  # classes that can win in the cell
-        row_candidates = np.empty(classes, np.int64)  # indices of candidates that can win in a row
-        left_score = np.empty(classes, np.float32)
-        right_score = np.empty(classes, np.float32)
-        for cell in range(len(cells)):
-            left, right = lefts[cell], lefts[cell + 1]
-            x0, x1 = cells[cell], column_second[left]
-            threshold = np.float32(-np.inf)
-            for k in range(classes):
-                threshold = max(threshold, min(min(upper[x0, k], upper[x1, k]), min(lower[x0, k], lower[x1, k])))
-            count = 0
-            for k in range(classes):
-                candidates[count] = k
-                count += max(max(upper[x0, k], upper[x1, k]), max(lower[x0, k], lower[x1, k])) >= threshold
-            if count == 1:
-                for y in range(top, bottom):
-                    for x in range(left, right):
-                        out[y, x] = candidates[0]
-                continue
-            for y in range(top, bottom):
-                lower_weight = row_weight[y]
-                upper_weight = np.float32(1) - lower_weight
-                threshold = np.float32(-np.inf)
-                for n in range(count):
-                    k = candidates[n]
-                    left_score[n] = upper_weight * upper[x0, k] + lower_weight * lower[x0, k]
-                    right_score[n] = upper_weight * upper[x1, k] + lower_weight * lower[x1, k]
-                    threshold = max(threshold, min(left_score[n], right_score[n]))
-                row_count = 0
-                for n in range(count):
-                    row_candidates[row_count] = n
-                    row_count += max(left_score[n], right_score[n]) >= threshold
-                if row_count == 1:
-                    for x in range(left, right):
-                        out[y, x] = candidates[row_candidates[0]]
-                    continue
-                for x in range(left, right):
-                    right_weight = column_weight[x]
-                    left_weight = np.float32(1) - right_weight
-                    winner = row_candidates[0]
-                    best = left_weight * left_score[winner] + right_weight * right_score[winner]
-                    for n in range(1, row_count):
-                        rival = row_candidates[n]
-                        value = left_weight * left_score[rival] + right_weight * right_score[rival]
-                        if value > best:
-                            best = value
-                            winner = rival
-                    out[y, x] = candidates[winner]

@@ -68,7 +68,7 @@ class TemporalSmoother:
         """Average a frame's prediction with those of earlier frames; frames of another size start a new average."""
         if self.momentum == 0:
             return prediction
-        views = prediction.views
+        views = prediction.tensors()
         if prediction.merge != "mean_probabilities":
             views = tuple(view.float().softmax(0) for view in views)
         if [view.shape for view in views] == [view.shape for view in self._average]:

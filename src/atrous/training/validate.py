@@ -73,8 +73,8 @@ def _predict(model: SegmentationModel, card: Card, pixels: Pixels) -> NDArray[np
     Shape: (H, W, 3) -> (H, W).
     """
     # Not `Segmenter`, which gives the network float32: here it keeps the precision of the training, 64 bits too.
-    tensor, (height, width) = preprocess(pixels, card.preprocessing)
-    logits = model(tensor[None].to(next(model.parameters())))[..., :height, :width].float()
+    planes, (height, width) = preprocess(pixels, card.preprocessing)
+    logits = model(torch.from_numpy(planes[None]).to(next(model.parameters())))[..., :height, :width].float()
     size = (pixels.shape[0], pixels.shape[1])
     if logits.shape[-2:] != size:
         logits = resize(logits, size, align_corners=card.align_corners)

@@ -1,6 +1,10 @@
 """Save, find, download and load the weights of segmentation networks."""
 
-from atrous.weights.store import find_weights, list_weights, load, read_card, save, write_card
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from atrous.lazy import lazy_names
 
 __all__ = [
     "find_weights",
@@ -10,3 +14,20 @@ __all__ = [
     "save",
     "write_card",
 ]
+
+if TYPE_CHECKING:
+    from atrous.weights.find import find_weights, list_weights
+    from atrous.weights.header import read_card
+    from atrous.weights.store import load, save, write_card
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "find_weights": ".find",
+        "list_weights": ".find",
+        "load": ".store",
+        "read_card": ".header",
+        "save": ".store",
+        "write_card": ".store",
+    },
+)

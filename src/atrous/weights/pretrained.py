@@ -14,8 +14,9 @@ from atrous.backbones import Backbone, Pretrained
 from atrous.errors import AtrousError, did_you_mean
 from atrous.models import SegmentationModel, create_model
 from atrous.weights.download import check_sha256
+from atrous.weights.find import SUFFIX, fetch, find_file
+from atrous.weights.header import read_card
 from atrous.weights.importers.torchvision import read_state_dict
-from atrous.weights.store import SUFFIX, fetch, find_file, read_card
 from atrous.weights.transfer import LoadReport
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from pathlib import Path
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _ADVICE = "Check that the file belongs to this network with these arguments."
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from atrous.card import Card
 from atrous.errors import AtrousError
-from atrous.models import SegmentationModel
+
+if TYPE_CHECKING:
+    from atrous.card import Card
+    from atrous.models import SegmentationModel
 
 _BY_SUFFIX = {
     ".tflite": "atrous.weights.importers.tflite",

@@ -1,0 +1,128 @@
+"""Find the files of weights by id or path, and download those that are not on this machine; torch is not imported."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from atrous.errors import AtrousError, did_you_mean
+from atrous.progress import progress_bar
+from atrous.registry import matching
+from atrous.weights.catalog import RELEASES
+from atrous.weights.download import check_sha256, download
+from atrous.weights.importers import importable
+
+SUFFIX = ".safetensors"
+PACKAGED = Path(__file__).parent / "packaged"
+"""The folder of the weights that come with the package."""
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """An id of weights and its file."""
+
+    name: str
+    path: Path | None
+    """The file on this machine; None if it would be downloaded."""
+    description: str
+    megabytes: float | None
+    """The size of the download; None if there is none."""
+
+
+def find_weights(source: str | os.PathLike[str]) -> Path:
+    """Find the file of an id or a path; download it if it is not on this machine.
+
+    Raises: `AtrousError` for an unknown id, a missing file, or a failed download.
+    """
+    path = Path(source)
+    if path.is_file():
+        _check_released(path)
+        return path
+    name = str(source)
+    if path.is_dir():
+        raise AtrousError(
+            f"{path} is a folder; expected a file or an id. Name a file in it, or set ATROUS_WEIGHTS={path}."
+        )
+    if name not in _known() and (path.suffix in (SUFFIX, *importable()) or len(path.parts) > 1):
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
+        raise AtrousError(f"{path}: no such file.{near or ' Check the path.'}")
+    if name not in _known():
+        raise AtrousError(
+            f"There are no weights '{name}'.{did_you_mean(name, _known())} `atrous weights` lists all {len(_known())}; "
+            "the path of a file works too."
+        )
+    return _find(name) or fetch(RELEASES[name].url, RELEASES[name].sha256)
+
+
+def list_weights(pattern: str = "*") -> list[str]:
+    """List the ids of weights that match a wildcard, or contain a text.
+
+    >>> atrous.list_weights("*voc")
+    """
+    return matching(pattern, _known())
+
+
+def describe_weights(name: str) -> WeightsInfo:
+    """Describe the weights of an id and find their file, without downloading it."""
+    release = RELEASES.get(name)
+    return WeightsInfo(
+        name, _find(name), release.description if release else "", release.megabytes if release else None
+    )
+
+
+def cache_folder() -> Path:
+    """Locate the folder of downloads: `ATROUS_CACHE`, else the user's cache folder on this system."""
+    folder = os.environ.get("ATROUS_CACHE")
+    if folder:
+        return Path(folder)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("atrous") / "weights"
+
+
+def _folders() -> list[Path]:
+    own = [Path(entry) for entry in os.environ.get("ATROUS_WEIGHTS", "").split(os.pathsep) if entry]
+    return [folder for folder in (*own, cache_folder(), PACKAGED) if folder.is_dir()]
+
+
+def _known() -> set[str]:
+    stored = {path.name.removesuffix(SUFFIX) for folder in _folders() for path in folder.glob(f"*{SUFFIX}")}
+    return stored | RELEASES.keys()
+
+
+def find_file(name: str) -> Path | None:
+    """Find a file by its name in the folders of weights; None if there is none."""
+    return next((folder / name for folder in _folders() if (folder / name).is_file()), None)
+
+
+def _find(name: str) -> Path | None:
+    files = [name + SUFFIX] + ([RELEASES[name].file] if name in RELEASES else [])
+    for folder in _folders():
+        for file in files:
+            if (folder / file).is_file():
+                _check_released(folder / file)
+                return folder / file
+    return None
+
+
+def _check_released(path: Path) -> None:
+    """Check that a file with the name of a released one has its checksum."""
+    for release in RELEASES.values():
+        if path.name == release.file:
+            check_sha256(path, release.sha256)
+
+
+def fetch(url: str, sha256: str) -> Path:
+    """Download a file of weights to the cache, with a progress bar.
+
+    Raises: `AtrousError` if the download fails, or if `ATROUS_OFFLINE` is set.
+    """
+    path = cache_folder() / url.rsplit("/", 1)[-1]
+    if os.environ.get("ATROUS_OFFLINE"):
+        raise AtrousError(
+            f"{path.name} is not on this machine, and ATROUS_OFFLINE is set. Get {url} and put it into a folder "
+            "listed in ATROUS_WEIGHTS."
+        )
+    with progress_bar(f"{path.name} -> {path.parent}", unit="bytes") as on_progress:
+        return download(url, path, sha256, on_progress)
