@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,12 +15,28 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_reference_pages_are_generated_from_this_code() -> None:
-    spec = importlib.util.spec_from_file_location("generate_reference", ROOT / "docs" / "generate_reference.py")
+def script(path: str) -> ModuleType:
+    """Import a script of the repository that is not part of the package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_rates_of_the_recipes_are_those_of_this_code() -> None:
+    rates = script("benchmarks/rates.py")
+    page = (ROOT / "docs" / "deeplab_v3.md").read_text("utf-8")
+    assert rates.table() in page, "run `python benchmarks/rates.py` and put its table into docs/deeplab_v3.md"
+    published = [row for row in rates.rows() if row[3] != "none"]
+    assert published
+    for _, stage, at16, published16, at8, published8 in published:
+        assert (at16, at8) == (published16, published8), stage
+
+
+def test_reference_pages_are_generated_from_this_code() -> None:
+    module = script("docs/generate_reference.py")
     stale = [name for name, text in module.pages().items() if (module.FOLDER / name).read_text("utf-8") != text]
     assert not stale, f"run `make reference`: {', '.join(stale)} in docs/reference do not match the code"
 

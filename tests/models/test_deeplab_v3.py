@@ -7,6 +7,7 @@ import torch
 
 from atrous import AtrousError, create_model
 from atrous.backbones import create_backbone
+from atrous.training.recipe import list_recipes, read_recipe
 
 CASCADE = "deeplab_v3_cascade.resnet50_beta"
 
@@ -18,6 +19,40 @@ def test_dilations_at_stride_16_and_8() -> None:
     model.set_output_stride(8)
     assert [unit.conv2.dilation[0] for unit in model.backbone.layer4] == [4, 8, 16]
     assert [branch[0].dilation[0] for branch in list(model.aspp.branches)[1:]] == [12, 24, 36]
+
+
+def resnet_recipes() -> list[str]:
+    return [name for name in list_recipes() if name.startswith(("deeplab_v3_resnet", "deeplab_v3_plus_resnet"))]
+
+
+@pytest.mark.parametrize("name", resnet_recipes())
+def test_recipes_beside_published_figures_have_the_published_rates(name: str) -> None:
+    """Sections 3.2.1 and 3.3: the multi-grid (1, 2, 4) multiplies the rate of block 4, 2 at stride 16 and 4 at 8."""
+    for stage in read_recipe(name).stages:
+        with torch.device("meta"):
+            model = create_model(stage.model.id, **stage.model.options)
+        for stride, conv4, conv5, aspp in ((16, {1}, [2, 4, 8], [6, 12, 18]), (8, {2}, [4, 8, 16], [12, 24, 36])):
+            model.set_output_stride(stride)
+            assert set(rates(model.backbone.layer3)) == conv4
+            assert rates(model.backbone.layer4) == conv5
+            assert [branch[0].dilation[0] for branch in list(model.aspp.branches)[1:]] == aspp
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_beta"])
+def test_dilating_whole_stages_gives_the_published_rates_to_both_layouts(name: str) -> None:
+    whole = {"whole_stage": True}
+    model = create_model(f"deeplab_v3.{name}", width=0.125, backbone_options=whole)
+    assert [rates(stage) for stage in model.backbone.stages()[2:]] == [[1] * 6, [2, 4, 8]]
+    model.set_output_stride(8)
+    assert [rates(stage) for stage in model.backbone.stages()[1:]] == [[1] * 4, [2] * 6, [4, 8, 16]]
+    cascade = create_model(f"deeplab_v3_cascade.{name}", width=0.125, backbone_options=whole)
+    assert [rates(stage) for stage in cascade.backbone.stages()[3:]] == [[2, 4, 2], [4, 8, 4], [8, 16, 8], [16, 32, 16]]
+
+
+def test_torchvisions_layout_has_other_rates_by_default() -> None:
+    model = create_model("deeplab_v3.resnet50", width=0.125)
+    assert rates(model.backbone.layer4) == [1, 4, 8]
+    assert rates(create_model("deeplab_v3_cascade.resnet50", width=0.125).backbone.layer4) == [1, 4, 2]
 
 
 def test_size_of_the_scores_of_513_pixels() -> None:

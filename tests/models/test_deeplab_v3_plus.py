@@ -21,6 +21,27 @@ def test_the_decoder_joins_48_channels_of_stride_4_with_256() -> None:
     assert [tuple(conv[0].weight.shape) for conv in model.decoder.refine] == [(256, 304, 3, 3), (256, 256, 3, 3)]
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+@torch.no_grad()
+def test_beta_resnets_take_the_low_level_map_before_the_sum(stage: int) -> None:
+    """As TensorFlow's `block1/unit_2/conv3` (and `block2/unit_3/conv3`): batch normalized, without sum and ReLU."""
+    backbone = create_model("deeplab_v3_plus.resnet50_beta", width=0.125).eval().backbone
+    unit = backbone.stages()[stage][-2]
+    captured = []
+    unit.bn3.register_forward_hook(lambda module, args, output: captured.append(output.clone()))
+    low = backbone(torch.randn(1, 3, 65, 97))[stage]
+    assert torch.equal(low, captured[0])
+    assert (low < 0).any()
+
+
+@torch.no_grad()
+def test_maps_are_outputs_of_units_on_other_resnets() -> None:
+    options = {"backbone_options": {"maps_from": "output"}}
+    for name, chosen in (("resnet50", {}), ("resnet50_beta", options)):
+        maps = create_model(f"deeplab_v3_plus.{name}", width=0.125, **chosen).eval().backbone(torch.randn(1, 3, 65, 97))
+        assert all((each >= 0).all() for each in maps)
+
+
 @pytest.mark.parametrize("channels", [8, 16, 32, 48, 64])
 def test_low_level_channels_of_table_1(channels: int) -> None:
     with torch.device("meta"):

@@ -11,11 +11,20 @@ cover what the segmentation papers vary:
   projection shortcut of its first block, each at twice the stride. Multi-grid factors then apply to all of them.
 - `stride_on`: the convolution of that block with the stride: the "3x3" (torchvision, PSPNet, TensorFlow), or the first
   "1x1" (the paper's released Caffe networks, and so DeepLab v2).
+- `whole_stage`: every 3x3 convolution of a dilated stage has the rate of the stage, its first included, as in Caffe and
+  mmsegmentation. Without it the first keeps the rate of the stage before, because it is the one that lost its stride.
+  The published rates of DeepLab v3, 2 * (1, 2, 4) at output stride 16, need it where `stride_at` is "first"; where that
+  is "last" every convolution of a dilated stage has its rate anyway.
+- `maps_from`: the maps of all stages but the last are a unit's "output", or the result of its last convolution before
+  the sum ("conv3"), as TensorFlow DeepLab's decoder takes them.
+
+The same weights compute different features with other values of `stride_at` and `stride_on`; so pretrained weights name
+the values they were trained with.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -31,7 +40,7 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Blocks per stage by depth: table 1 of the paper."""
 
 IMAGENET = {
-    depth: torchvision_imagenet(file, stem="plain", stages=4)
+    depth: torchvision_imagenet(file, stem="plain", stages=4, stride_at="first", stride_on="3x3")
     for depth, file in {
         50: "resnet50-0676ba61.pth",
         101: "resnet101-63fe2227.pth",
@@ -39,13 +48,19 @@ IMAGENET = {
     }.items()
 }
 
+BETA: dict[str, Any] = {"stem": "deep", "stride_at": "last", "maps_from": "conv3"}
+"""TensorFlow DeepLab's ResNets."""
+
 Stem = Literal["plain", "deep"]
 StrideAt = Literal["first", "last"]
 StrideOn = Literal["3x3", "1x1"]
+MapsFrom = Literal["output", "conv3"]
 
 
 class Bottleneck(nn.Module):
     """Bottleneck residual block: 1x1, 3x3 and 1x1 convolutions, added to the input (figure 5, right).
+
+    With `return_residual` it returns the result of the convolutions, before the sum, as well as the output.
 
     Shape: (N, in_channels, H, W) -> (N, 4 * mid_channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -75,19 +90,20 @@ class Bottleneck(nn.Module):
         elif stride > 1:
             self.downsample = nn.MaxPool2d(1, stride=stride)  # an identity that subsamples
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+    def forward(self, x: Tensor, *, return_residual: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        residual = self.relu(self.bn1(self.conv1(x)))
+        residual = self.relu(self.bn2(self.conv2(residual)))
+        residual = self.bn3(self.conv3(residual))
+        output = self.relu(residual + (x if self.downsample is None else self.downsample(x)))
+        return (residual, output) if return_residual else output
 
 
 @register_backbone("resnet50", PAPER, depth=50, pretrained={"imagenet": IMAGENET[50]})
 @register_backbone("resnet101", PAPER, depth=101, pretrained={"imagenet": IMAGENET[101]})
 @register_backbone("resnet152", PAPER, depth=152, pretrained={"imagenet": IMAGENET[152]})
-@register_backbone("resnet50_beta", PAPER, depth=50, stem="deep", stride_at="last")  # TensorFlow DeepLab's
-@register_backbone("resnet101_beta", PAPER, depth=101, stem="deep", stride_at="last")
-@register_backbone(  # as its authors released it
+@register_backbone("resnet50_beta", PAPER, depth=50, **BETA)
+@register_backbone("resnet101_beta", PAPER, depth=101, **BETA)
+@register_backbone(  # as its authors released it; the pretrained weights fit with stride_on="3x3"
     "resnet101_caffe", PAPER, depth=101, stride_on="1x1", pretrained={"imagenet": IMAGENET[101]}
 )
 class ResNet(Backbone):
@@ -109,6 +125,7 @@ class ResNet(Backbone):
         stride_at: StrideAt = "first",
         stride_on: StrideOn = "3x3",
         whole_stage: bool = False,
+        maps_from: MapsFrom = "output",
         stages: int = 4,
         in_channels: int = 3,
         width: float = 1.0,
@@ -120,7 +137,8 @@ class ResNet(Backbone):
         if stages < 4:
             raise AtrousError(f"stages {stages}: a ResNet has 4, a DeepLab v3 cascade more.")
         self.stride_at = stride_at
-        self.whole_stage = whole_stage
+        self.whole_stage = whole_stage and stride_at == "first"
+        self.maps_from = maps_from
         base = max(4, round(64 * width))
         channels = base if stem == "plain" else 2 * base
         self.conv1: nn.Module = nn.Conv2d(in_channels, base, 7, stride=2, padding=3, bias=False)
@@ -166,17 +184,25 @@ class ResNet(Backbone):
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
-        for index, stage in enumerate(self.stages()):
-            if self.stride_at == "last" and index < len(self.channels) - 1:
-                *before, last = stage
-                for block in before:
-                    x = block(x)
-                maps.append(x)
-                x = last(x)
-            else:
+        *stages, last = self.stages()
+        for stage in stages:
+            if self.stride_at == "first" and self.maps_from == "output":
                 x = stage(x)
                 maps.append(x)
-        return maps
+            else:
+                finest, x = self._run_units(stage, x)
+                maps.append(finest)
+        return [*maps, last(x)]
+
+    def _run_units(self, stage: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a stage unit by unit; return its map, which is that of the last unit without a stride, and its output."""
+        units = list(stage)
+        strided = units.pop() if self.stride_at == "last" else None
+        *units, finest = units
+        for unit in units:
+            x = unit(x)
+        residual, x = finest(x, return_residual=True)
+        return residual if self.maps_from == "conv3" else x, x if strided is None else strided(x)
 
     def _classify(self, features: Tensor) -> Tensor:
         assert self.fc is not None

@@ -9,7 +9,14 @@ Differences between the paper and the released networks, each available by an id
 - `deeplab_v3.mobilenet_v2` has the head of the MobileNetV2 paper (section 6.3): no atrous rates, only the 1x1 branch
   and image pooling. `atrous_rates=(6, 12, 18)` gives it the full pyramid.
 - `*_beta` backbones are those of TensorFlow DeepLab, on which the paper's results were measured: three 3x3 convolutions
-  as the stem, and the stride in the last unit of a stage.
+  as the stem, and the stride in the last unit of a stage. They alone have the paper's rates by default: with the
+  multi-grid (1, 2, 4), the last stage has 2 * (1, 2, 4) = (2, 4, 8) at output stride 16 and (4, 8, 16) at 8.
+- On the other ResNets, which have torchvision's layout, the first unit of a stage has the stride, so its 3x3
+  convolution keeps the rate of the stage before: (1, 4, 8) at 16 and (2, 8, 16) at 8, and in the cascade block 4 has
+  (1, 4, 2) where the paper has (2, 4, 2). Without a multi-grid this is the exact conversion of the strided network.
+  `backbone_options={"whole_stage": True}` gives the published rates, as in mmsegmentation. Then a network trained at
+  output stride 16 is no longer converted exactly to 8: the first 3x3 convolution of the stage before (`layer3`) has
+  rate 1 at 16, and the published 2 at 8.
 - `dropout=0.1` before the classifier follows TensorFlow DeepLab; the paper mentions no dropout.
 - `refine=True` adds the 3x3 convolution that torchvision has between ASPP and classifier. With `refine=True`,
   `auxiliary=True`, `multi_grid=(1, 1, 1)`, `dropout=0.5` and `output_stride=8` the network matches torchvision's
@@ -60,7 +67,8 @@ def build_classifier(channels: int, num_classes: int) -> nn.Conv2d:
 class DeepLabV3(ModelWithAuxiliaryHead):
     """DeepLab v3 with ASPP: backbone, ASPP and classifier.
 
-    The multi-grid (1, 2, 4) is the best of table 5. `atrous_rates` apply at output stride 16 and scale with the stride.
+    The multi-grid (1, 2, 4) is the best of table 5; it multiplies the rates of the backbone, which depend on its layout
+    (see the module). `atrous_rates` apply at output stride 16 and scale with the stride.
     With `auxiliary`, an FCN head on the stage before the last adds a training loss of weight `auxiliary_weight`.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
@@ -133,7 +141,8 @@ class DeepLabV3Cascade(SegmentationModel):
 
     With `stages` of 4 to 7 it is "block4" to "block7" of tables 2 and 3. Without dilation every copy would halve the
     resolution again, down to stride 256. At output stride 16 the blocks have rates of 2, 4, 8 and 16, multiplied by
-    `multi_grid` within each block. The multi-grid (1, 2, 1) is the best of table 3.
+    `multi_grid` within each block; with torchvision's layout the first unit of each has half of that, unless the
+    backbone has `whole_stage=True`. The multi-grid (1, 2, 1) is the best of table 3.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
     Raises: `AtrousError` for an output stride the network does not support, or a multi-grid without 3 factors.
@@ -198,7 +207,7 @@ def deeplab_v3_cascade(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DeepLabV3Cascade:
-    """Build the cascade on a ResNet, up to "block" `stages`; `*_beta` ResNets stride where the paper does."""
+    """Build the cascade on a ResNet, up to "block" `stages`; `*_beta` ResNets have the paper's strides and rates."""
     resnet = build_backbone(
         backbone, width=width, in_channels=in_channels, backbone_options=backbone_options, stages=stages
     )

@@ -11,10 +11,14 @@ The ablations of the decoder are arguments: `low_level_channels` (table 1), `dec
 `decoder_kernel_size` and `conv3_tap` (table 2). With the tap there are two decoders in sequence, the first on the
 features of Conv3 (stride 8), the second on those of Conv2, as in TensorFlow DeepLab with `decoder_output_stride=8,4`.
 
-Differences from the paper: on `*_beta` backbones TensorFlow's release takes the low-level features from a convolution
-inside the strided last unit of a stage. Here they are the stage's output before that unit on every backbone ("Conv2
-before striding"). MobileNetV2 and EfficientNet-Lite are not in the paper; they too have separable convolutions by
-default.
+The low-level features are those of "Conv2 before striding" (section 4.1). On `*_beta` backbones they are, as in
+TensorFlow's release, the result of the last convolution of the stage's second unit (`block1/unit_2/conv3`), before the
+sum and the ReLU; `backbone_options={"maps_from": "output"}` takes the output of that unit instead. On other ResNets
+they are the output of the stage. MobileNetV2 and EfficientNet-Lite are not in the paper; they too have separable
+convolutions by default.
+
+On ResNets with torchvision's layout the multi-grid gives other rates than the paper's, unless whole stages are dilated:
+see `models.deeplab_v3`.
 """
 
 from __future__ import annotations
