@@ -21,6 +21,9 @@ class ChannelNetwork(SegmentationModel):
         super().__init__()
         self.inputs: list[Tensor] = []
 
+    def possible_output_strides(self) -> list[int]:
+        return [1]
+
     def scores(self, image: Tensor) -> Tensor:
         self.inputs.append(image)
         return image * 10
@@ -40,6 +43,9 @@ class SmallNetwork(SegmentationModel):
         )
         for layer in self.body[::2]:
             nn.init.normal_(layer.weight, std=0.3)
+
+    def possible_output_strides(self) -> list[int]:
+        return [4]
 
     def scores(self, image: Tensor) -> Tensor:
         return self.body(image)

@@ -31,6 +31,8 @@ class SegmentationModel(nn.Module):
     """Whether resizing aligns the corners of the maps, see `layers.resize`."""
     card: Card | None = None
     """The metadata of the weights, if any were loaded or trained."""
+    is_convertible: bool = True
+    """Whether other runtimes can compute the outputs; False for models with operations that only torch has."""
 
     @abstractmethod
     def scores(self, image: Tensor) -> Tensor:

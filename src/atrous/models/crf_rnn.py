@@ -41,6 +41,8 @@ class ModelWithCRF(SegmentationModel):
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are those of the network, before the CRF.
     """
 
+    is_convertible = False  # the lattice of the CRF has no counterpart in other runtimes
+
     def __init__(self, network: SegmentationModel, *, std: Sequence[float] = (1.0, 1.0, 1.0), **crf: Any) -> None:
         super().__init__()
         self.network = network

@@ -1,0 +1,74 @@
+"""Base class of the engines that run a network."""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.inference.engines.metadata import NetworkMetadata, Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch: TypeAlias = Union["NDArray[np.float32]", "Tensor"]
+"""Images or scores: a NumPy array, or a tensor where torch computes them."""
+
+
+class Engine(ABC):
+    """Run a network: `engine(batch)` computes the scores of a batch of preprocessed images of any size.
+
+    The scores are low-resolution logits, or logits at the size of the image where the network post-processes them
+    (`metadata.output_is_resized_scores` is False).
+
+    Attributes: `name`, as in `ENGINES`; `precision` of the convolutions; `device`, such as "cpu" or "cuda:0";
+    `metadata` of the network.
+    Shape: (N, 3, H, W) float32 -> (N, K, h, w) float32.
+    """
+
+    name: ClassVar[str]
+    precision: Precision
+    device: str = "cpu"
+    metadata: NetworkMetadata
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Batch:
+        """Compute the scores of a batch.
+
+        Shape: (N, 3, H, W) float32 -> (N, K, h, w) float32, a NumPy array or a tensor.
+        """
+
+
+def to_numpy(batch: Any) -> NDArray[np.float32]:
+    """Convert a batch to a contiguous array in main memory; an array or a tensor on the CPU is not copied."""
+    if not isinstance(batch, np.ndarray):
+        batch = batch.numpy(force=True)
+    return np.ascontiguousarray(batch, np.float32)
+
+
+def num_threads() -> int:
+    """Choose the number of threads of other runtimes than torch: torch's where it is loaded, else what it would be.
+
+    That is `OMP_NUM_THREADS`, or the number of physical cores that this process may run on.
+    """
+    if "torch" in sys.modules:
+        threads: int = sys.modules["torch"].get_num_threads()
+        return threads
+    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if setting.isdigit() and int(setting) > 0:
+        return int(setting)
+    affinity = getattr(os, "sched_getaffinity", None)  # unlike os.cpu_count, it heeds taskset and containers
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // 2) if _hyperthreading() else cores
+
+
+def _hyperthreading() -> bool:
+    try:
+        return Path("/sys/devices/system/cpu/smt/active").read_text().strip() == "1"
+    except OSError:
+        return False
