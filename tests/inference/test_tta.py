@@ -93,6 +93,20 @@ def test_every_preset_agrees_with_a_single_view(name: str) -> None:
         assert len(model.inputs) == PRESETS[name].num_views
 
 
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_pspnet_sums_the_scores_of_a_crop_and_its_mirror_image(align_corners: bool, pixels: np.ndarray) -> None:
+    model = Convolution(align_corners)
+    tta = TTAConfig(flip=True, crop=65, long_side=61)
+    segmenter = Segmenter(model, letter_card(align_corners, 4, 30), device="cpu", tta=tta)
+    image = torch.zeros(1, 3, 65, 65)  # the crop, padded with the mean
+    image[0, :, :45, :61] = torch.from_numpy((pixels.astype(np.float32) - 127.5) / 30).permute(2, 0, 1)
+    with torch.no_grad():
+        scores = F.interpolate(model.conv(image), size=(65, 65), mode="bilinear", align_corners=align_corners)
+        mirrored = F.interpolate(model.conv(image.flip(-1)), (65, 65), mode="bilinear", align_corners=align_corners)
+        expected = (scores + mirrored.flip(-1)).softmax(1)[0, :, :45, :61]
+    torch.testing.assert_close(segmenter.probabilities(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_v2_takes_the_largest_score_on_the_grid_of_scale_1(pixels: np.ndarray) -> None:
     model = Convolution()
     segmenter = Segmenter(model, letter_card(True, 4, 30), device="cpu", tta="v2")

@@ -13,6 +13,7 @@ import yaml
 from atrous import create_model, list_models, load
 from atrous.data.catalog import DatasetSpec
 from atrous.files import read_csv
+from atrous.inference.tta import PRESETS
 from atrous.training.recipe import FOLDER, Recipe, list_recipes, make_recipe, read_recipe
 from tests.command_line import Run
 
@@ -112,6 +113,15 @@ def test_fcn_and_gcn_are_not_validated_on_images_they_were_trained_on() -> None:
     assert coco.data.train == ("coco_voc:data/coco?split=train2017", *sbd.data.train)
     assert sbd.data.train == ("voc2012:data/voc2012?split=trainaug",)
     assert voc.data.train == ("voc2012:data/voc2012?split=train",)
+
+
+@pytest.mark.parametrize(("name", "tta"), [("voc", "pspnet_single"), ("cityscapes", "pspnet_cityscapes")])
+def test_pspnet_is_validated_in_crops_of_its_training(name: str, tta: str) -> None:
+    (stage,) = read_recipe(f"pspnet_resnet101_{name}").stages
+    assert stage.evaluate.tta == tta
+    assert stage.preprocessing.resize == "keep"
+    (crop,) = [entry["crop"] for entry in stage.transforms if "crop" in entry]
+    assert crop == {"height": PRESETS[tta].crop, "width": PRESETS[tta].crop}
 
 
 def test_deeplab_v3_is_trained_as_published() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from atrous import AtrousError, Segmenter
 from atrous.data import open_dataset
 from atrous.layers.freeze import freeze
 from atrous.training.stage import build_model
@@ -20,6 +22,21 @@ def test_every_image_is_validated_once(street: str) -> None:
     parts = [validate(model, model.card, data, recipe.stages[0], rank=rank, processes=2).matrix for rank in range(2)]
     assert parts[0] + parts[1] == alone
     assert alone.counts.sum() == sum((data.labels(index) != 255).sum() for index in range(3))
+
+
+def test_test_time_augmentation(street: str) -> None:
+    recipe = small(street, "evaluate={tta: pspnet_single, max_images: 2}")
+    data = open_dataset(f"{street}?split=val")
+    model = build_model(recipe, recipe.stages[0], data)
+    assert model.card is not None
+    result = validate(model, model.card, data, recipe.stages[0])
+    segmenter = Segmenter(model, device="cpu", tta="pspnet_single")
+    expected = [segmenter(data[index].image).labels for index in range(2)]
+    assert all((a == b).all() for a, b in zip(result.predictions, expected, strict=True))
+    plain = validate(model, model.card, data, small(street, "evaluate.max_images=2").stages[0])
+    assert result.matrix != plain.matrix
+    with pytest.raises(AtrousError, match="Did you mean 'pspnet_single'"):
+        small(street, "evaluate.tta=pspnet_singl")
 
 
 def test_modes_and_output_stride_are_restored(street: str) -> None:

@@ -20,7 +20,7 @@ class TTAConfig:
 
     `crop` selects the protocol of PSPNet instead: the longer side of the image becomes `long_side` times each scale,
     windows of `crop` pixels are moved by two thirds of their size, and each pixel's probability is the mean over the
-    windows that cover it.
+    windows that cover it. In a window the scores of its mirror image are added before the softmax, whatever `merge`.
 
     Raises: `AtrousError` for scales that are not positive, or a crop without a longer side.
     """

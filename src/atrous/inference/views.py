@@ -115,13 +115,13 @@ def window_starts(length: int, crop: int) -> list[int]:
 
 
 def _crop_probabilities(network: ScoreFunction, crop: Tensor, *, flip: bool, align_corners: bool) -> Tensor:
-    """The probabilities of one crop, or the mean of those of the crop and its mirror image.
+    """Compute the probabilities of one crop; with `flip`, the softmax of the summed scores of it and its mirror image.
 
     Shape: (1, 3, c, c) -> (K, c, c).
+    Source: PSPNet's released `caffe_process.m`; its port in semseg averages two softmaxes instead.
     """
     size = crop.shape[-2], crop.shape[-1]
-    probabilities = resize(network(crop), size, align_corners=align_corners).softmax(1)
+    scores = network(crop)
     if flip:
-        mirrored = resize(network(crop.flip(-1)), size, align_corners=align_corners).softmax(1).flip(-1)
-        probabilities = (probabilities + mirrored) / 2
-    return probabilities[0]
+        scores = scores + network(crop.flip(-1)).flip(-1)
+    return resize(scores, size, align_corners=align_corners).softmax(1)[0]

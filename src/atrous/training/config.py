@@ -13,6 +13,7 @@ from atrous.card import Preprocessing
 from atrous.data.catalog import DatasetSpec, open_dataset
 from atrous.data.transforms import TRANSFORMS, Compose, Transform
 from atrous.errors import AtrousError, did_you_mean
+from atrous.inference.tta import tta_preset
 from atrous.layers.losses import Loss, WeightedSum
 from atrous.schema import StrictModel
 from atrous.training.losses import LOSSES
@@ -168,10 +169,18 @@ class EvaluationConfig(RecipeModel):
     """Number of steps between validations; 0 validates at the end of the stage only."""
     output_stride: int | None = None
     """Output stride during validation, if not that of training: 8 after training at 16 (DeepLab v3, table 10)."""
+    tta: str = "none"
+    """Test-time augmentation in validation: a preset of `atrous evaluate --tta`, such as pspnet_single."""
     max_images: int = Field(default=0, ge=0)
     """Validate on the first images only, at most this many; 0 for all."""
     samples: int = Field(default=6, ge=0)
     """Number of images whose predictions are drawn beside the ground truth."""
+
+    @field_validator("tta")
+    @classmethod
+    def _check_tta(cls, name: str) -> str:
+        tta_preset(name)
+        return name
 
 
 def _named(expected: str) -> BeforeValidator:
@@ -265,6 +274,8 @@ class StageConfig(RecipeModel):
     def _check(self) -> StageConfig:
         if bool(self.steps) == bool(self.epochs):
             raise ValueError("give either steps or epochs, more than 0")
+        if self.evaluate.tta != "none" and self.precision == "64-true":
+            raise ValueError("evaluate.tta runs in 32 bits: remove it, or choose another precision than 64-true")
         self.make_loss(255)
         self.make_schedule()
         self.make_transform(255)

@@ -17,6 +17,7 @@ from atrous.data.dataset import Sample, SegmentationDataset
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.imaging.io import Pixels
 from atrous.inference.preprocess import preprocess
+from atrous.inference.segmenter import Segmenter
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
 from atrous.training.config import StageConfig
@@ -57,8 +58,12 @@ def validate(
     )
     result = ValidationResult(ConfusionMatrix(num_classes=len(card.classes), ignore_index=data.ignore_index), [], [])
     with _evaluation_mode(model, config.output_stride), torch.inference_mode():
+        segmenter = Segmenter(model, card, device=next(model.parameters()).device, tta=config.tta)
         for sample in loader:
-            labels = _predict(model, card, sample.image)
+            if config.tta == "none":
+                labels = _predict(model, card, sample.image)
+            else:
+                labels = segmenter(sample.image).labels
             result.matrix.update(sample.labels, labels, name=str(sample.mask_path))
             if len(result.samples) < config.samples:
                 result.samples.append(sample)
