@@ -98,6 +98,7 @@ def _tiny(name: str, official: Callable[[str], str], backbone: Path) -> Recipe:
         "evaluate.max_images=1",
         "evaluate.every=0",
         "evaluate.samples=1",
+        "evaluate.tta=none",
         "preprocessing.resize=keep",
         "preprocessing.size=null",
     ]
