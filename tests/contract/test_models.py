@@ -155,3 +155,22 @@ def test_arguments_of_the_model_are_no_backbone_options(option: str) -> None:
         create_model("deeplab_v3.resnet50", backbone_options={option: 1})
     with pytest.raises(AtrousError, match="Did you mean 'whole_stage'"):
         create_model("deeplab_v3.resnet50", backbone_options={"whole_stages": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("deeplab_v1.vgg16", "average_pool", False),
+        ("deeplab_v2.vgg16", "dilate_pools", True),
+        ("deeplab_v2.resnet101", "stride_on", "3x3"),
+        ("deeplab_v3.resnet50_beta", "stride_at", "first"),
+        ("deeplab_v3_cascade.resnet50", "stages", 5),
+        ("dilated_frontend.vgg16", "pool_kernels", (2, 2, 2, 2, 2)),
+        ("pspnet.resnet50", "stem", "plain"),
+        ("segnet.vgg16", "batch_norm", False),
+    ],
+)
+def test_backbone_options_override_what_a_paper_presets(name: str, option: str, value: object) -> None:
+    with torch.device("meta"):
+        backbone = create_model(name, width=WIDTH, backbone_options={option: value}).backbone
+    assert backbone.arguments[option] == value

@@ -8,6 +8,7 @@ from torch import nn
 
 from atrous import AtrousError, create_model
 from atrous.layers.resize import resize
+from atrous.training.recipe import read_recipe
 
 V1_AND_V2 = ["deeplab_v1.vgg16", "deeplab_v2.vgg16", "deeplab_v2.resnet101"]
 
@@ -62,6 +63,17 @@ def test_the_caffe_resnet_dilates_every_3x3_of_a_stage_exactly() -> None:
         assert stage[0].conv1.stride == (1, 1)
     other = create_model("deeplab_v2.resnet101", width=0.125, backbone_options={"whole_stage": True})
     assert [c.dilation for c in convs(other)] == [c.dilation for c in convs(model)]
+
+
+def test_the_recipe_runs_the_layout_of_its_weights_at_the_released_rates() -> None:
+    """Strides on 3x3 convolutions, as torchvision's ImageNet weights were trained, and every 3x3 of a stage dilated."""
+    for stage in read_recipe("deeplab_v2_resnet101_voc").stages:
+        with torch.device("meta"):
+            backbone = create_model(stage.model.id, **stage.model.options).backbone
+        assert "imagenet" in backbone.pretrained
+        assert (backbone.layer2[0].conv1.stride, backbone.layer2[0].conv2.stride) == ((1, 1), (2, 2))
+        for units, rate in ((backbone.layer3, 2), (backbone.layer4, 4)):
+            assert {unit.conv2.dilation[0] for unit in units} == {rate}
 
 
 @pytest.mark.parametrize(

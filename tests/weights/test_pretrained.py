@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from atrous import AtrousError, create_model, list_models
-from atrous.backbones import create_backbone
+from atrous.backbones import base, create_backbone
+from atrous.backbones.resnet import IMAGENET
+from atrous.weights.download import compute_sha256
 from atrous.weights.pretrained import (
     find_pretrained,
     load_pretrained_backbone,
@@ -24,7 +27,8 @@ TORCHVISION = (123.675, 116.28, 103.53)
     [
         ("deeplab_v3.resnet50", {}, "resnet50-0676ba61.pth"),
         ("deeplab_v3_plus.resnet101", {"output_stride": 8, "num_classes": 2}, "resnet101-63fe2227.pth"),
-        ("deeplab_v2.resnet101", {}, "resnet101-63fe2227.pth"),
+        ("deeplab_v2.resnet101", {"backbone_options": {"stride_on": "3x3"}}, "resnet101-63fe2227.pth"),
+        ("deeplab_v3.resnet101", {"backbone_options": {"whole_stage": True}}, "resnet101-63fe2227.pth"),
         ("gcn.resnet152", {}, "resnet152-394f9c45.pth"),
         ("refinenet.resnet101", {"scales": (1.2, 0.6)}, "resnet101-63fe2227.pth"),
         ("pspnet.resnet101", {"stem": "plain"}, "resnet101-63fe2227.pth"),
@@ -57,6 +61,8 @@ def test_each_entry_has_its_own_normalization() -> None:
         ("pspnet.resnet101", {}),  # the deep stem
         ("deeplab_v3.resnet50", {"backbone_options": {"stem": "deep"}}),
         ("deeplab_v3.resnet101_beta", {}),
+        ("deeplab_v3.resnet101_beta", {"backbone_options": {"stem": "plain"}}),  # the strides elsewhere
+        ("deeplab_v2.resnet101", {}),  # the strides on 1x1 convolutions
         ("deeplab_v3_cascade.resnet50", {}),  # more stages than the classifier has
         ("deeplab_v3.mobilenet_v2_x0.5", {}),
         ("deeplab_v3.xception65", {}),
@@ -68,6 +74,34 @@ def test_what_fits_no_backbone_is_refused(name: str, options: dict) -> None:
     assert pretrained_entry(name, options) is None
     with pytest.raises(AtrousError, match=r"No 'imagenet' weights are known for the backbone|has no backbone"):
         find_pretrained(create_model(name, width=0.125, **options))
+
+
+def test_the_arguments_that_known_weights_need_are_named() -> None:
+    with pytest.raises(AtrousError, match=r"They need backbone_options=\{stride_on: 3x3\}\."):
+        find_pretrained(create_model("deeplab_v2.resnet101", width=0.125))
+    with pytest.raises(AtrousError, match=r"They need backbone_options=\{stem: plain\}\."):
+        find_pretrained(create_model("pspnet.resnet101", width=0.125))
+
+
+def test_a_released_file_is_recognized_and_its_geometry_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file given by its path is the same file, whatever its name."""
+    model = create_model("deeplab_v2.resnet101", width=0.125)
+    path = tmp_path / "mine.pth"
+    torch.save(model.backbone.state_dict(), path)
+    load_pretrained_backbone(model, str(path))
+    released = replace(IMAGENET[101], sha256=compute_sha256(path))
+    monkeypatch.setitem(base._PRETRAINED["resnet101"], "imagenet", (released,))
+    with pytest.raises(
+        AtrousError, match=r"mine\.pth: these weights need .*stride_on: 3x3.* has stride_on=1x1: they would"
+    ):
+        load_pretrained_backbone(model, str(path))
+    fitting = create_model("deeplab_v2.resnet101", width=0.125, backbone_options={"stride_on": "3x3"})
+    load_pretrained_backbone(fitting, str(path))
+    beta = create_model("deeplab_v3.resnet101_beta", width=0.125, backbone_options={"stem": "plain"})
+    with pytest.raises(AtrousError, match="has stride_at=last"):
+        load_pretrained_backbone(beta, str(path))
 
 
 def test_a_misspelt_tag_gets_the_nearest() -> None:

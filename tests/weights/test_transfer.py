@@ -51,3 +51,27 @@ def test_networks_with_nothing_in_common() -> None:
     new_card, old_card = card_of(("a", "b")), card_of(("a", "b"), "unet.padded")
     with pytest.raises(AtrousError, match="no tensor in common"):
         transfer(build_from_card(new_card), new_card, {"x": torch.zeros(1)}, old_card, "a file")
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("deeplab_v2.resnet101", r"backbone\.layer2\.0\.conv1 has stride 1 in"),
+        ("deeplab_v3.resnet101_beta", "conv2 has"),
+    ],
+)
+def test_a_network_with_strides_elsewhere_is_refused(name: str, layer: str) -> None:
+    """The tensors have the same names and shapes, but the features would be wrong."""
+    old_card = card_of(("a", "b"), "deeplab_v3.resnet101")
+    options = {"width": 0.125, "backbone_options": {"stem": "plain"}}
+    new_card = card_of(("a", "b"), name).model_copy(update={"arguments": options})
+    tensors = build_from_card(old_card).state_dict()
+    with pytest.raises(AtrousError, match=rf"a file: .*{layer}"):
+        transfer(build_from_card(new_card), new_card, tensors, old_card, "a file")
+
+
+def test_another_output_stride_is_no_other_geometry() -> None:
+    old_card = card_of(("a", "b"), "deeplab_v3.resnet50")
+    new_card = old_card.model_copy(update={"arguments": {"width": 0.125, "output_stride": 8}})
+    source, target = build_from_card(old_card), build_from_card(new_card)
+    assert not transfer(target, new_card, source.state_dict(), old_card, "a file").fresh

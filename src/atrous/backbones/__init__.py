@@ -8,8 +8,8 @@ from atrous.backbones import (  # noqa: F401  (they register themselves)
     vgg,
     xception,
 )
-from atrous.backbones.base import BACKBONES, Backbone, Pretrained, create_backbone
+from atrous.backbones.base import BACKBONES, Backbone, Pretrained, create_backbone, registered_pretrained
 
 list_backbones = BACKBONES.names
 
-__all__ = ["BACKBONES", "Backbone", "Pretrained", "create_backbone", "list_backbones"]
+__all__ = ["BACKBONES", "Backbone", "Pretrained", "create_backbone", "list_backbones", "registered_pretrained"]

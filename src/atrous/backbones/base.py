@@ -32,7 +32,15 @@ class Pretrained:
     package: str = ""
     file: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments the backbone must be built with for these weights to fit, such as {"stem": "plain"}."""
+    """Arguments the backbone must be built with for these weights to fit, such as {"stride_on": "3x3"}.
+
+    They include the geometry, such as the place of a stride: with another one the tensors load, but compute different
+    features.
+    """
+
+    def mismatches(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """List the arguments that these weights need and that differ from those a backbone was built with."""
+        return {key: value for key, value in self.arguments.items() if arguments.get(key, value) != value}
 
 
 def torchvision_imagenet(file: str, **arguments: Any) -> Pretrained:
@@ -65,6 +73,8 @@ class Backbone(nn.Module):
     """Prefixes of the ImageNet classifier's keys, dropped when a state dict is loaded into a backbone without one."""
     name: str = ""
     """The name it was created by, see `create_backbone`."""
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    """The arguments it was created with, defaults included; empty without `create_backbone`."""
     pretrained: Mapping[str, Pretrained] = MappingProxyType({})
     """Released weights that fit this backbone as it was built, by tag; `weights.pretrained` finds the files."""
 
@@ -166,12 +176,23 @@ def create_backbone(name: str, **arguments: Any) -> Backbone:
     Raises: `AtrousError` for an unknown name or argument, with the nearest known one.
     """
     backbone = BACKBONES.create(name, **arguments)
-    complete = {key: p.default for key, p in BACKBONES.entry(name).arguments().items()} | arguments
     backbone.name = name
+    backbone.arguments = {key: p.default for key, p in BACKBONES.entry(name).arguments().items()} | arguments
     backbone.pretrained = {
         tag: weights
         for tag, candidates in _PRETRAINED[name].items()
         for weights in candidates
-        if all(complete[key] == value for key, value in weights.arguments.items())
+        if not weights.mismatches(backbone.arguments)
     }
     return backbone
+
+
+def registered_pretrained(name: str | None = None, tag: str | None = None) -> list[Pretrained]:
+    """List the registered weights, of one backbone or tag if given, whatever arguments they need."""
+    return [
+        weights
+        for backbone, tags in _PRETRAINED.items()
+        for each, candidates in tags.items()
+        for weights in candidates
+        if name in (None, backbone) and tag in (None, each)
+    ]

@@ -65,6 +65,12 @@ def original_geometry(layer: ConvOrPool) -> Geometry:
     return known
 
 
+def original_stride(conv: nn.Conv2d) -> tuple[int, ...]:
+    """Read the stride with which a convolution was built, along both axes."""
+    known: Geometry | None = getattr(conv, "_original_geometry", None)
+    return tuple(conv.stride) if known is None else (known.stride,) * 2
+
+
 def block_stride(block: nn.Module) -> int:
     """Compute the factor by which a block reduces the resolution as built; main path and shortcut have the same one."""
     return max((original_geometry(layer).stride for layer in _convs_and_pools(block)), default=1)

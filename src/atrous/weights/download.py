@@ -72,13 +72,18 @@ def _download_rest(url: str, part: Path, on_progress: OnProgress) -> None:
         raise ConnectionError(f"{done} of {total} bytes received")
 
 
-def check_sha256(path: Path, expected: str, *, remove: bool = False, source: str = "") -> None:
-    """Raise `AtrousError` unless the file's SHA-256 begins with `expected`; with `remove`, remove a wrong file."""
+def compute_sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-    actual = digest.hexdigest()
+    return digest.hexdigest()
+
+
+def check_sha256(path: Path, expected: str, *, remove: bool = False, source: str = "") -> None:
+    """Raise `AtrousError` unless the file's SHA-256 begins with `expected`; with `remove`, remove a wrong file."""
+    actual = compute_sha256(path)
     if not actual.startswith(expected):
         if remove:
             path.unlink()

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from atrous.backbones import Backbone, Pretrained
+from atrous.backbones import Backbone, Pretrained, registered_pretrained
 from atrous.errors import AtrousError, did_you_mean
 from atrous.models import SegmentationModel, create_model
-from atrous.weights.download import check_sha256
+from atrous.weights.download import check_sha256, compute_sha256
 from atrous.weights.find import SUFFIX, fetch, find_file
 from atrous.weights.header import read_card
 from atrous.weights.importers.torchvision import read_state_dict
@@ -77,10 +77,12 @@ def find_pretrained(network: Backbone | SegmentationModel, tag: str = "imagenet"
         raise AtrousError(f"{type(network).__name__} has no backbone to load '{tag}' weights into.")
     backbone = backbones[0]
     if tag not in backbone.pretrained:
+        known = [entry.mismatches(backbone.arguments) for entry in registered_pretrained(backbone.name, tag)]
+        advice = f" They need {_options(min(known, key=len))}." if known else did_you_mean(tag, backbone.pretrained)
         raise AtrousError(
             f"No '{tag}' weights are known for the backbone {backbone.name or type(backbone).__name__} with its "
-            f"arguments.{did_you_mean(tag, backbone.pretrained)} Give a file with backbone_weights=FILE, or train from "
-            "random weights with backbone_weights= (nothing after the equals sign)."
+            f"arguments.{advice} Give a file with backbone_weights=FILE, or train from random weights with "
+            "backbone_weights= (nothing after the equals sign)."
         )
     entry = backbone.pretrained[tag]
     if entry.package:
@@ -89,6 +91,27 @@ def find_pretrained(network: Backbone | SegmentationModel, tag: str = "imagenet"
         path = find_file(entry.url.rsplit("/", 1)[-1]) or fetch(entry.url, entry.sha256)
     check_sha256(path, entry.sha256)
     return path
+
+
+def check_geometry(path: Path, backbone: Backbone) -> None:
+    """Check that a backbone has the geometry for which the weights of a released file were trained.
+
+    Released files are recognized by their checksum; other files pass.
+
+    Raises: `AtrousError` for a backbone with another geometry, such as strides on other convolutions.
+    """
+    digest = compute_sha256(path)
+    entries = [entry for entry in registered_pretrained() if digest.startswith(entry.sha256)]
+    if entries and (mismatches := entries[0].mismatches(backbone.arguments)):
+        raise AtrousError(
+            f"{path}: these weights need {_options(mismatches)}, but {backbone.name} has "
+            f"{', '.join(f'{key}={backbone.arguments[key]}' for key in mismatches)}: they would load, and compute "
+            "different features. Change the options, or choose another file."
+        )
+
+
+def _options(arguments: Mapping[str, Any]) -> str:
+    return f"backbone_options={{{', '.join(f'{key}: {value}' for key, value in arguments.items())}}}"
 
 
 def _packaged(entry: Pretrained) -> Path:
@@ -110,8 +133,10 @@ def load_pretrained_backbone(model: SegmentationModel, weights: str) -> LoadRepo
         path = find_pretrained(model, weights)
     if not path.is_file():
         raise AtrousError(f"backbone_weights: no such file: {path}. Give a file, or a tag such as imagenet.")
-    state = load_file(path) if path.suffix == SUFFIX else read_state_dict(path)
     backbones = model.backbones()
+    for backbone in backbones[:1]:
+        check_geometry(path, backbone)
+    state = load_file(path) if path.suffix == SUFFIX else read_state_dict(path)
     try:
         model.load_backbone(state)
     except RuntimeError as error:

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atrous.card import Card
 from atrous.errors import AtrousError
+from atrous.layers.dilate import original_stride
 from atrous.models import SegmentationModel, build_from_card, create_model
+
+WRAPPED = "network."
+"""CRF-RNN holds another network under this name."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,16 @@ def transfer(
 
     Tensors that depend on the classes are copied class by class, by name; all others keep their initialization.
 
-    Raises: `AtrousError` if the two have no tensor in common.
+    Raises: `AtrousError` if the two have no tensor in common, or a layer with a tensor in common has another stride.
     """
+    _check_strides(model, card, source, where)
     axes = class_axes(card)
     same = card.classes == source.classes
     pairs = [(i, source.classes.index(name)) for i, name in enumerate(card.classes) if name in source.classes]
     new_rows, old_rows = [i for i, _ in pairs], [j for _, j in pairs]
     copied, fresh = 0, []
     for key, target in model.state_dict().items():
-        value = tensors.get(key, tensors.get(key.removeprefix("network.")))  # CRF-RNN wraps a network under this name
+        value = tensors.get(key, tensors.get(key.removeprefix(WRAPPED)))
         dims = axes.get(key, ())
         if value is not None and value.shape == target.shape and (same or not dims):
             target.copy_(value)
@@ -93,6 +98,23 @@ def transfer(
         tuple(card.classes[i] for i in new_rows) if not same else card.classes,
         () if same else tuple(name for name in card.classes if name not in source.classes),
     )
+
+
+def _check_strides(model: SegmentationModel, card: Card, source: Card, where: str) -> None:
+    """Check that convolutions of the same name and shape have the same stride as built, whatever the output stride."""
+    with torch.device("meta"):
+        others = dict(build_from_card(source).named_modules())
+    for name, layer in model.named_modules():
+        other = others.get(name, others.get(name.removeprefix(WRAPPED)))
+        if not isinstance(layer, nn.Conv2d) or not isinstance(other, nn.Conv2d):
+            continue
+        strides = original_stride(layer), original_stride(other)
+        if layer.weight.shape == other.weight.shape and strides[0] != strides[1]:
+            raise AtrousError(
+                f"{where}: {name} has stride {strides[1][0]} in {source.model}, but {strides[0][0]} in {card.model}: "
+                "the weights would load, and compute different features. Choose other weights, or give the backbone "
+                "their layout with backbone_options."
+            )
 
 
 def _comparable(target: Tensor, value: Tensor, dims: Sequence[int], card: Card, source: Card) -> bool:
