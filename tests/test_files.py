@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_the_reason_of_a_failed_write_decides_the_advice(tmp_path: Path, number: int, message: str) -> None:
     with pytest.raises(AtrousError, match=message), writing(tmp_path / "a.json"):
         raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_many_threads_write_files_with_the_permissions_of_new_files(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as executor:
+            list(executor.map(lambda n: write_json(tmp_path / str(n % 5) / f"{n}.json", n), range(200)))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(umask)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.json")} == {0o640}
+    assert len(list(tmp_path.rglob("*.json"))) == 200
 
 
 def test_a_synced_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

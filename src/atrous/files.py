@@ -6,7 +6,7 @@ import csv
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,18 +29,15 @@ def writing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _create_beside(path)
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # last, because some writers replace the file
         if sync:
             # Without it the new name may reach the disk before the content: a power failure would leave an empty file
             # where a complete one was. The folder needs none: it holds the old file or the new one.
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
         raise write_error(path, error) from error
     finally:
@@ -55,10 +52,21 @@ def write_error(path: Path, error: OSError) -> AtrousError:
     return AtrousError(f"Cannot write {path}: {error.strerror or error}. {remedy}.")
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def _create_beside(path: Path) -> Path:
+    """Create an empty file of another name in the folder of `path`, with the permissions of any new file.
+
+    `tempfile` would make one that only its owner can read, and reading the umask changes it for all threads.
+    """
+    while True:
+        temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            continue
+        else:
+            return temporary
 
 
 def check_writable(folder: Path) -> None:

@@ -36,3 +36,15 @@ def test_a_comparison_has_a_row_of_image_truth_and_prediction() -> None:
     sheet = comparison_sheet([(image, truth, prediction)] * 2, ((0, 0, 0), (200, 0, 0)), 255, row_height=48)
     assert sheet.shape == (2 * (48 + 4), 3 * 64, 3)
     assert [sheet[20, x].tolist() for x in (20, 84, 148)] == [[100] * 3, [255] * 3, [200, 0, 0]]
+
+
+def test_a_mirrored_view_of_an_image_is_painted_like_a_copy() -> None:
+    image = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
+    labels = np.zeros((8, 12), np.uint8)
+    labels[:, 5:] = 1
+    of_view, of_copy = (
+        draw_overlay(picture, labels, ("road", "void"), ((200, 0, 0), (0, 0, 0)), legend=False)
+        for picture in (image[:, ::-1], image[:, ::-1].copy())
+    )
+    np.testing.assert_array_equal(of_view, of_copy)
+    np.testing.assert_array_equal(of_view[:, 7:], image[:, ::-1][:, 7:])  # "void" stays unpainted

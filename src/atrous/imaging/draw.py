@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import cv2
@@ -52,6 +53,11 @@ def find_outlines(labels: Labels, thickness: int) -> NDArray[np.bool_]:
     return cv2.dilate(edge, np.ones((thickness, thickness), np.uint8)).astype(bool)
 
 
+@lru_cache(maxsize=8)
+def _load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
 def draw_legend(entries: Sequence[tuple[str, Color]], width: int, *, max_font_size: int = 32) -> Pixels:
     """Draw a legend: color patches with a text next to each, in as many lines as needed.
 
@@ -60,7 +66,7 @@ def draw_legend(entries: Sequence[tuple[str, Color]], width: int, *, max_font_si
     Shape: -> (H, `width`, 3) uint8.
     """
     size = int(np.clip(width / 40, 11, max_font_size))
-    font = ImageFont.load_default(size)
+    font = _load_font(size)
     gap = size // 2
     placed: list[tuple[int, int, str, Color]] = []
     x, line = gap, 0
@@ -98,14 +104,13 @@ def draw_overlay(
     """
     if not 0 <= opacity <= 1:
         raise AtrousError(f"opacity is {opacity}; expected a number from 0 to 1.")
-    palette = np.array(colors, np.float32)
-    weight = np.full(len(class_names), opacity, np.float32)
-    weight[[index for index, name in enumerate(class_names) if name.lower() in UNPAINTED_CLASSES]] = 0
-    mixed = np.empty_like(image)
-    for rows in np.array_split(np.arange(image.shape[0]), max(1, labels.size // 2**20)):  # bands: floats are large
-        part, alpha = labels[rows], weight[labels[rows]][..., None]
-        mixed[rows] = image[rows] * (1 - alpha) + palette[part] * alpha
-    mixed[find_outlines(labels, thickness=max(1, round(min(labels.shape) / 400)))] = 255
+    image = np.ascontiguousarray(image)  # OpenCV takes no mirrored views
+    mixed = np.asarray(cv2.addWeighted(image, 1 - opacity, _color_labels(labels, colors), opacity, 0), np.uint8)
+    unpainted = np.array([name.lower() in UNPAINTED_CLASSES for name in class_names])
+    if unpainted.any():
+        cv2.copyTo(image, unpainted.astype(np.uint8)[labels], mixed)
+    outlines = find_outlines(labels, thickness=max(1, round(min(labels.shape) / 400)))
+    mixed |= np.asarray(cv2.cvtColor(255 * outlines.view(np.uint8), cv2.COLOR_GRAY2RGB), np.uint8)
     if not legend:
         return mixed
     entries = [
@@ -113,6 +118,14 @@ def draw_overlay(
         for name, fraction in class_fractions(labels, class_names).items()
     ]
     return np.vstack([mixed, draw_legend(entries, image.shape[1])])
+
+
+def _color_labels(labels: Labels, colors: Sequence[Color]) -> Pixels:
+    """Shape: (H, W) -> (H, W, 3) uint8."""
+    packed = np.zeros((len(colors), 4), np.uint8)  # one integer for each color is faster to look up than three
+    packed[:, :3] = colors
+    four = packed.view(np.uint32)[:, 0][labels].view(np.uint8).reshape(*labels.shape, 4)
+    return np.asarray(cv2.cvtColor(four, cv2.COLOR_RGBA2RGB), np.uint8)
 
 
 def blend_labels(image: Pixels, labels: Labels, colors: Sequence[Color], *, opacity: float = 0.6) -> Pixels:
@@ -183,6 +196,6 @@ def _draw_tile(sample: LabeledImage, colors: Sequence[Color]) -> Pixels:
         left = margin + number * (TILE_SIZE + margin) + (TILE_SIZE - width) // 2
         tile.paste(Image.fromarray(picture), (left, margin))
     name = sample.name if len(sample.name) <= 60 else f"...{sample.name[-57:]}"
-    font = ImageFont.load_default(13)
+    font = _load_font(13)
     ImageDraw.Draw(tile).text((margin, height + margin + 4), name, font=font, fill=TEXT_COLOR)
     return np.asarray(tile)

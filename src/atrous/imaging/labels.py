@@ -6,6 +6,7 @@ channel. `MaskReader` reads them all, and reports every value or color that belo
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -268,4 +269,4 @@ def save_labels(labels: NDArray[np.integer], colors: Sequence[Color], path: Path
         palette = (*colors, *voc_color_map(256)[len(colors) :])
         picture.putpalette(np.array(palette, np.uint8).tobytes())  # makes it a palette image
     with writing(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG", compress_type=zlib.Z_RLE)  # labels come in runs
