@@ -56,7 +56,7 @@ TABLES = {
         (
             "model=deeplab_v3.efficientnet_lite0",
             "backbone_weights=imagenet",
-            "optimizer={name: adamw, lr: 3.0e-4, weight_decay: 0.01, head_lr_mult: 5}",
+            "optimizer={name: adamw, lr: 3.0e-4, weight_decay: 0.01, lr_mult: {head: 5}}",
         ),
         {
             "output stride 16, batch normalization trained, logits upsampled": (),

@@ -88,7 +88,8 @@ def test_spelling_is_american() -> None:
 
 
 def test_recipes_use_the_keys_of_today() -> None:
-    assert not [path.name for path in RECIPES if re.search(RECIPE_KEYS, path.read_text("utf-8"))]
+    texts = {path.name: re.sub(r"\blr_mult: \{.*?\}", "", path.read_text("utf-8")) for path in RECIPES}
+    assert not [name for name, text in texts.items() if re.search(RECIPE_KEYS, text)]
 
 
 def test_variables_are_nouns_of_the_field() -> None:

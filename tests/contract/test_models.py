@@ -142,7 +142,7 @@ def test_other_numbers_of_classes_and_channels(name: str) -> None:
 @EVERY_MODEL
 def test_parameter_groups_hold_every_parameter_once(name: str) -> None:
     model = tiny(name)
-    groups = model.parameter_groups(0.1, weight_decay=1e-4, head_lr_mult=10, bias_lr_mult=2, decay_bias=False)
+    groups = model.parameter_groups(0.1, weight_decay=1e-4, lr_mult={"head": 10, "bias": 2}, decay_bias=False)
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
     assert {round(group["lr"], 9) for group in groups} <= {0.1, 0.2, 1.0, 2.0}

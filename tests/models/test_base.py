@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from atrous.errors import AtrousError
 from atrous.layers.norm import BatchNorm2d, LayerNorm2d
 from atrous.models import SegmentationModel
 
@@ -30,7 +31,7 @@ class OneLayer(SegmentationModel):
 def test_every_kind_of_normalization_counts_as_normalization(norm: nn.Module) -> None:
     """Its scale and shift are spared from decay by `decay_norm`, and its shift is no bias of a convolution."""
     model = OneLayer(norm)
-    groups = model.parameter_groups(0.1, weight_decay=0.5, head_lr_mult=10, bias_lr_mult=2, decay_norm=False)
+    groups = model.parameter_groups(0.1, weight_decay=0.5, lr_mult={"head": 10, "bias": 2}, decay_norm=False)
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {id(p) for p in model.conv.parameters()}
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -39,9 +40,30 @@ def test_every_kind_of_normalization_counts_as_normalization(norm: nn.Module) ->
 
 def test_rates_and_decay_of_head_and_biases() -> None:
     model = OneLayer(BatchNorm2d(4))
-    groups = model.parameter_groups(0.1, weight_decay=0.5, head_lr_mult=10, decay_bias=False)
+    groups = model.parameter_groups(0.1, weight_decay=0.5, lr_mult={"head": 10}, decay_bias=False)
     assert {(group["name"], group["lr"], group["weight_decay"], len(group["params"])) for group in groups} == {
         ("head", 1.0, 0.5, 3),
         ("head", 1.0, 0.0, 1),
     }
     assert torch.optim.SGD(groups, lr=0.1)
+
+
+def test_the_rate_of_any_part_by_name_is_multiplied() -> None:
+    model = OneLayer(BatchNorm2d(4))
+    groups = model.parameter_groups(0.1, lr_mult={"conv": 10, "norm.bias": 5, "bias": 2})
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    parameters = (model.conv.weight, model.conv.bias, model.norm.weight, model.norm.bias)
+    assert [rates[id(p)] for p in parameters] == pytest.approx([1, 2, 0.1, 0.5])
+    assert [group["name"] for group in groups] == ["conv", "conv bias", "", "norm.bias"]
+
+
+@pytest.mark.parametrize(
+    ("part", "suggestion"),
+    [("conf", "'conv'"), ("heads", "'head'"), ("norm.bais", "'norm.bias'"), ("con", "'conv'")],
+)
+def test_unknown_parts_get_the_nearest_names(part: str, suggestion: str) -> None:
+    with pytest.raises(
+        AtrousError, match=rf"no part '{part}'\. Did you mean {suggestion}.*Parts are head, bias, and"
+    ) as e:
+        OneLayer(BatchNorm2d(4)).parameter_groups(0.1, lr_mult={part: 10})
+    assert "such as conv, norm." in str(e.value)

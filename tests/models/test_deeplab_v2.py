@@ -81,8 +81,8 @@ def test_the_recipe_runs_the_layout_of_its_weights_at_the_released_rates() -> No
 )
 def test_only_the_classifiers_have_a_higher_learning_rate(name: str, parts: int) -> None:
     model = create_model(name, width=0.125, num_classes=7)
-    groups = model.parameter_groups(1.0, head_lr_mult=10, bias_lr_mult=2)
-    fast = {group["lr"]: group["params"] for group in groups if group["name"] == "head"}
+    groups = model.parameter_groups(1.0, lr_mult={"head": 10, "bias": 2})
+    fast = {group["lr"]: group["params"] for group in groups if "head" in group["name"]}
     assert set(fast) == {10, 20}
     assert [len(parameters) for parameters in fast.values()] == [parts, parts]
     assert all(parameter.shape[0] == 7 for parameters in fast.values() for parameter in parameters)

@@ -53,8 +53,8 @@ def test_wrong_keys_and_values(overrides: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "new"),
     [
-        (["optimizer.head=10"], "head_lr_mult"),
-        (["optimizer.bias=2"], "bias_lr_mult"),
+        (["optimizer.head=10"], "lr_mult.head"),
+        (["optimizer.bias_lr_mult=2"], "lr_mult.bias"),
         (["clip=1"], "grad_clip_norm"),
         (["schedule=fixed"], "constant"),
         (["schedule={step: {every: 2000}}"], "step_size"),
@@ -75,6 +75,17 @@ def test_renamed_keys_get_their_new_name(overrides: list[str], new: str) -> None
     with pytest.raises(AtrousError) as raised:
         make_recipe(BASE, overrides)
     assert f"Did you mean '{new}'?" in str(raised.value)
+
+
+def test_parts_of_a_network_have_dotted_names_in_files_and_overrides() -> None:
+    tree = {**BASE, "optimizer": {"lr_mult": {"crf.spatial": 10000, "bias": 2}}}
+    assert make_recipe(tree).stages[0].optimizer.lr_mult == {"crf.spatial": 10000, "bias": 2}
+    overridden = make_recipe(tree, ["optimizer.lr_mult.crf.spatial=5", "optimizer.lr_mult.head=3"])
+    assert overridden.stages[0].optimizer.lr_mult == {"crf.spatial": 5, "bias": 2, "head": 3}
+    with pytest.raises(AtrousError, match="lr_mult"):
+        make_recipe(tree, ["optimizer.lr_mult.head=-1"])
+    with pytest.raises(AtrousError, match=r"optimizer.lr_mult: .*dictionary"):
+        make_recipe(tree, ["optimizer.lr_mult=10"])
 
 
 @pytest.mark.parametrize(("old", "new"), [("about", "description"), ("licence", "license")])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from atrous.data import open_dataset
+from atrous.errors import AtrousError
 from atrous.training.plan import make_plan, summarize
 from tests.training.conftest import small
 
@@ -13,8 +16,14 @@ def test_the_stride_of_the_loss() -> None:
 
 
 def test_multipliers_of_the_learning_rate() -> None:
-    stage = small("camvid:nowhere", "optimizer={lr: 0.01, head_lr_mult: 10, bias_lr_mult: 2}").stages[0]
-    assert summarize(stage)["optimizer"] == "sgd, lr 0.01 poly, head x10, biases x2, weight decay 0.0001"
+    stage = small("camvid:nowhere", "optimizer={lr: 0.01, lr_mult: {head: 10, bias: 2}}").stages[0]
+    assert summarize(stage)["optimizer"] == "sgd, lr 0.01 poly, head x10, bias x2, weight decay 0.0001"
+
+
+def test_unknown_parts_of_the_network_are_reported_before_training(street: str) -> None:
+    recipe = small(street, "optimizer.lr_mult.backbon=0.1")
+    with pytest.raises(AtrousError, match=r"no part 'backbon'\. Did you mean 'backbone'"):
+        make_plan(recipe, recipe.stages[0], open_dataset(f"{street}?split=train"), None)
 
 
 def test_memory_grows_with_the_batch_but_not_with_the_stride_of_evaluation(street: str) -> None:

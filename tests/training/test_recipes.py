@@ -15,6 +15,7 @@ from atrous.data.catalog import DatasetSpec
 from atrous.files import read_csv
 from atrous.inference.tta import PRESETS
 from atrous.training.recipe import FOLDER, Recipe, list_recipes, make_recipe, read_recipe
+from atrous.training.stage import make_optimizer
 from tests.command_line import Run
 
 EVERY_RECIPE = pytest.mark.parametrize("name", list_recipes())
@@ -123,6 +124,30 @@ def test_pspnet_is_validated_in_crops_of_its_training(name: str, tta: str) -> No
     assert stage.preprocessing.resize == "keep"
     (crop,) = [entry["crop"] for entry in stage.transforms if "crop" in entry]
     assert crop == {"height": PRESETS[tta].crop, "width": PRESETS[tta].crop}
+
+
+@EVERY_RECIPE
+def test_deeplab_v3_and_v3_plus_decay_kernels_of_convolutions_only(name: str) -> None:
+    """TensorFlow's DeepLab regularizes no bias, no scale or shift of normalization, and no depthwise kernel."""
+    for stage in read_recipe(name).stages:
+        if not stage.model.id.startswith("deeplab_v3") or name.startswith("camvid"):  # those are recipes of ours
+            return
+        with torch.device("meta"):
+            model = create_model(stage.model.id, **stage.model.options)
+        kernels = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.groups == 1}
+        optimizer = make_optimizer(model, stage)
+        decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+        assert decayed == kernels
+
+
+def test_crf_rnn_has_the_multipliers_of_the_release() -> None:
+    stage = read_recipe("crf_rnn_voc").stages[-1]
+    with torch.device("meta"):
+        model = create_model(stage.model.id, **stage.model.options)
+    rates = {id(p): group["lr"] for group in make_optimizer(model, stage).param_groups for p in group["params"]}
+    crf = (model.crf.spatial_weights, model.crf.bilateral_weights, model.crf.compatibility)
+    assert [rates[id(parameter)] for parameter in crf] == pytest.approx([1e-9, 1e-9, 1e-10], abs=0)
+    assert rates[id(model.network.score.weight)] == pytest.approx(1e-13, abs=0)
 
 
 def test_deeplab_v3_is_trained_as_published() -> None:

@@ -25,9 +25,7 @@ def prepared(*overrides: str) -> torch.nn.Module:
 
 def test_learning_rates_and_weight_decay_of_the_groups() -> None:
     """DeepLab v2: the classifier at ten times the rate, biases at twice theirs, without decay."""
-    stage = stage_of(
-        "optimizer={lr: 0.001, head_lr_mult: 10, bias_lr_mult: 2, decay_bias: false, weight_decay: 0.0005}"
-    )
+    stage = stage_of("optimizer={lr: 0.001, lr_mult: {head: 10, bias: 2}, decay_bias: false, weight_decay: 0.0005}")
     model = tiny_model()
     optimizer = make_optimizer(model, stage)
     set_learning_rate(optimizer, Poly()(15000, 30000))

@@ -68,6 +68,7 @@ class Segmenter:
             raise AtrousError(
                 "This model has no card, so its classes and preprocessing are unknown: pass a card to Segmenter."
             )
+        model.card = model.card or card  # CRF-RNN computes by the std of the preprocessing
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         self.device = torch.device(device)

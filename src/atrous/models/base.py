@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from atrous.backbones import Backbone, create_backbone
 from atrous.card import Card
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, did_you_mean
 from atrous.layers.dilate import check_output_stride
+from atrous.layers.freeze import parameters_of
 from atrous.layers.norm import NORMALIZATION
 from atrous.layers.resize import resize
 from atrous.registry import Paper, Registry
@@ -100,39 +102,69 @@ class SegmentationModel(nn.Module):
         """List the modules that the paper trains at a higher rate than the backbone; by default, all others."""
         return [child for name, child in self.named_children() if name != "backbone"]
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """List the parts that are not submodules: `head`, and `bias`, the biases of convolutions.
+
+        `parameter_groups` takes them by these names, and submodules and single parameters by their own names.
+        """
+        head = [parameter for module in self.head() for parameter in module.parameters()]
+        layers = [layer for layer in self.modules() if not isinstance(layer, NORMALIZATION)]
+        own = [dict(layer.named_parameters(recurse=False)) for layer in layers]
+        return {"head": head, "bias": [parameters["bias"] for parameters in own if "bias" in parameters]}
+
     def parameter_groups(
         self,
         lr: float,
         *,
         weight_decay: float = 0.0,
-        head_lr_mult: float = 1.0,
-        bias_lr_mult: float = 1.0,
+        lr_mult: Mapping[str, float] | None = None,
         decay_bias: bool = True,
         decay_norm: bool = True,
         decay_depthwise: bool = True,
     ) -> list[dict[str, Any]]:
         """Group the parameters for an optimizer, with the papers' learning-rate multipliers and weight decay.
 
-        `head_lr_mult` and `bias_lr_mult` multiply the learning rate (DeepLab v2: 10 and 2). The `decay_` switches
-        exempt the biases of convolutions, the scale and shift of normalization (batch, layer, group, instance), and
-        depthwise kernels (DeepLab v3+) from weight decay. Parameters that need no gradient are left out.
+        `lr_mult` multiplies the learning rate of parts of the network (DeepLab v2: `{"head": 10, "bias": 2}`): those of
+        `parts`, and submodules or parameters by name. A parameter of several parts gets the product. The `decay_`
+        switches exempt the biases of convolutions, the scale and shift of normalization (batch, layer, group,
+        instance), and depthwise kernels (DeepLab v3+) from weight decay. Parameters that need no gradient are left out.
+
+        Raises: `AtrousError` for a part that the network lacks, with the nearest names.
         """
-        in_head = {id(p) for part in self.head() for p in part.parameters()}
-        groups: dict[tuple[str, float, float], dict[str, Any]] = {}
+        multipliers, named = dict(lr_mult or {}), self.parts()
+        parts = {
+            part: {id(parameter) for parameter in (named[part] if part in named else self._submodule_parameters(part))}
+            for part in multipliers
+        }
+        biases = {id(parameter) for parameter in named["bias"]}
+        groups: dict[tuple[tuple[str, ...], bool], dict[str, Any]] = {}
         for layer in self.modules():
             norm = isinstance(layer, NORMALIZATION)
             depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
-            for name, parameter in layer.named_parameters(recurse=False):
+            for parameter in layer.parameters(recurse=False):
                 if not parameter.requires_grad:
                     continue
-                is_bias = name == "bias" and not norm
+                is_bias = id(parameter) in biases
                 decay = decay_norm if norm else decay_bias if is_bias else decay_depthwise if depthwise else True
-                part = "head" if id(parameter) in in_head else "backbone"
-                rate = lr * (head_lr_mult if part == "head" else 1.0) * (bias_lr_mult if is_bias else 1.0)
-                key = (part, rate, weight_decay if decay else 0.0)
-                group = groups.setdefault(key, {"name": part, "params": [], "lr": rate, "weight_decay": key[2]})
-                group["params"].append(parameter)
+                names = tuple(part for part, members in parts.items() if id(parameter) in members)
+                if (names, decay) not in groups:
+                    rate = lr * math.prod(multipliers[name] for name in names)
+                    decayed = weight_decay if decay else 0.0
+                    groups[names, decay] = {"name": " ".join(names), "params": [], "lr": rate, "weight_decay": decayed}
+                groups[names, decay]["params"].append(parameter)
         return list(groups.values())
+
+    def _submodule_parameters(self, part: str) -> list[nn.Parameter]:
+        parameters = parameters_of(self, part)
+        if not parameters:
+            parts = tuple(self.parts())
+            known = (*parts, *dict(self.named_modules()), *dict(self.named_parameters()))
+            children = ", ".join(name for name, _ in self.named_children())
+            raise AtrousError(
+                f"lr_mult: the network has no part '{part}'.{did_you_mean(part, known)} Parts are {', '.join(parts)}, "
+                f"and submodules and parameters by name, such as {children}."
+            )
+        return parameters
 
     def _to_size_of(self, image: Tensor, scores: Tensor) -> Tensor:
         height, width = image.shape[-2:]
@@ -173,14 +205,16 @@ register_model = MODELS.register
 
 
 def build_from_card(card: Card) -> SegmentationModel:
-    """Build the network that a card describes, with random weights.
+    """Build the network that a card describes, with random weights and this card.
 
     Raises: `AtrousError` for an unknown network or argument.
     """
     arguments = dict(card.arguments)
     if card.align_corners and "align_corners" in MODELS.entry(card.model).arguments():
         arguments["align_corners"] = True  # DeepLab v1 and v2 always align corners
-    return MODELS.create(card.model, num_classes=len(card.classes), **arguments)
+    model = MODELS.create(card.model, num_classes=len(card.classes), **arguments)
+    model.card = card
+    return model
 
 
 def build_backbone(

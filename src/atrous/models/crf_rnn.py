@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from atrous.card import Preprocessing
 from atrous.crf import CRFRNN
 from atrous.models.base import SegmentationModel, register_model
 from atrous.models.fcn import fcn_vgg16
@@ -34,22 +35,32 @@ PAPER = Paper(
 class ModelWithCRF(SegmentationModel):
     """Any network of this package followed by a CRF-RNN layer, trained end to end.
 
-    The color kernel of the CRF is in units of 8-bit pixel values. It needs the `std` of the preprocessing in these
-    units (1 for Caffe's preprocessing, which does not divide), but not the mean, which cancels in differences. The CRF
-    uses the first three channels of the image; an image of one or two channels has its first repeated three times.
+    The color kernel of the CRF is in units of 8-bit pixel values, so the image is multiplied by the standard deviation
+    that preprocessing divided it by; the mean cancels in differences. This `std` is the card's, of this model or of
+    its network (weights that are loaded or trained have a card), unless it is given; a model without a card takes
+    that of `Preprocessing()`. The CRF uses the first three channels of the image; an image of one or two channels has
+    its first repeated three times.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are those of the network, before the CRF.
     """
 
     is_convertible = False  # the lattice of the CRF has no counterpart in other runtimes
 
-    def __init__(self, network: SegmentationModel, *, std: Sequence[float] = (1.0, 1.0, 1.0), **crf: Any) -> None:
+    def __init__(self, network: SegmentationModel, *, std: Sequence[float] | None = None, **crf: Any) -> None:
         super().__init__()
         self.network = network
         self.num_classes = network.num_classes
         self.align_corners = network.align_corners
         self.crf = CRFRNN(network.num_classes, **crf)
-        self.std = tuple(std)
+        self._std = tuple(std) if std is not None else None
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The standard deviation that the input was divided by, in units of the 8-bit pixel: 1 for Caffe's networks."""
+        if self._std is not None:
+            return self._std
+        card = self.card or self.network.card
+        return (card.preprocessing if card is not None else Preprocessing()).std
 
     @property
     def output_stride(self) -> int:
@@ -64,6 +75,10 @@ class ModelWithCRF(SegmentationModel):
 
     def head(self) -> Iterable[nn.Module]:
         return [self.crf, *self.network.head()]
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        kernels = {"crf.spatial": [self.crf.spatial_weights], "crf.bilateral": [self.crf.bilateral_weights]}
+        return {**super().parts(), **kernels}
 
     def scores(self, image: Tensor) -> Tensor:
         return self.network.scores(image)
@@ -80,11 +95,14 @@ def crf_rnn(
     width: float = 1.0,
     in_channels: int = 3,
     backbone_options: Mapping[str, Any] | None = None,
-    std: Sequence[float] = (1.0, 1.0, 1.0),
+    std: Sequence[float] | None = None,
     training_iterations: int = 5,
     iterations: int = 10,
 ) -> ModelWithCRF:
-    """Build FCN-8s with CRF-RNN; all upsampling but the last is learned, `width` scales the backbone's channels."""
+    """Build FCN-8s with CRF-RNN; all upsampling but the last is learned, `width` scales the backbone's channels.
+
+    `std`, by which the input was divided, is the card's unless it is given.
+    """
     network = fcn_vgg16(
         finest=8,
         upsampling="learned",

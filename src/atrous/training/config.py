@@ -22,7 +22,8 @@ from atrous.training.schedules import SCHEDULES, Schedule, WarmUp
 RENAMED_KEYS = {
     "about": "description",
     "at": "milestones",
-    "bias": "bias_lr_mult",
+    "bias": "lr_mult.bias",
+    "bias_lr_mult": "lr_mult.bias",
     "bootstrap": "duplicate_classes",
     "clip": "grad_clip_norm",
     "colour": "color",
@@ -30,7 +31,8 @@ RENAMED_KEYS = {
     "every": "step_size",
     "fixed": "constant",
     "hard_pixels": "ohem",
-    "head": "head_lr_mult",
+    "head": "lr_mult.head",
+    "head_lr_mult": "lr_mult.head",
     "images": "max_images",
     "licence": "license",
     "optimiser": "optimizer",
@@ -48,8 +50,11 @@ T = TypeVar("T")
 def suggest_key(key: str, known: Iterable[str]) -> str:
     """Suggest the new name of a renamed key, else the nearest known names: `" Did you mean 'grad_clip_norm'?"`."""
     names = list(known)
-    new = RENAMED_KEYS.get(key)
-    return f" Did you mean '{new}'?" if new in names else did_you_mean(key, names)
+    return f" Did you mean '{RENAMED_KEYS[key]}'?" if _is_renamed(key, names) else did_you_mean(key, names)
+
+
+def _is_renamed(key: str, known: Iterable[str]) -> bool:
+    return key not in known and RENAMED_KEYS.get(key, "").partition(".")[0] in known
 
 
 class RecipeModel(StrictModel):
@@ -59,13 +64,24 @@ class RecipeModel(StrictModel):
     @classmethod
     def _refuse_renamed_keys(cls, data: Any) -> Any:
         for key in data if isinstance(data, Mapping) else ():
-            if key not in cls.model_fields and RENAMED_KEYS.get(key) in cls.model_fields:
+            if _is_renamed(key, cls.model_fields):
                 raise ValueError(f"there is no key '{key}'.{suggest_key(key, cls.model_fields)}")
         return data
 
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
+
+
+def _flatten(value: Any) -> Any:
+    """Join the keys of nested mappings by dots: `lr_mult.crf.spatial=1` on the command line is nested."""
+    if not isinstance(value, Mapping):
+        return value
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        nested = _flatten(inner)
+        flat |= {f"{key}.{name}": each for name, each in nested.items()} if isinstance(nested, dict) else {key: inner}
+    return flat
 
 
 class ModelConfig(RecipeModel):
@@ -141,10 +157,10 @@ class OptimizerConfig(RecipeModel):
     """Nesterov momentum, SGD only."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Weight decay: L2 penalty of SGD and Adam, decoupled in AdamW."""
-    head_lr_mult: float = Field(default=1.0, ge=0)
-    """Learning-rate multiplier of the head (DeepLab v2: 10)."""
-    bias_lr_mult: float = Field(default=1.0, ge=0)
-    """Learning-rate multiplier of the biases of convolutions (Caffe models: 2)."""
+    lr_mult: Annotated[dict[str, Annotated[float, Field(ge=0)]], BeforeValidator(_flatten)] = Field(default={})
+    """Learning-rate multipliers of parts of the network: `head`, `bias` (the biases of convolutions), `crf.spatial`,
+    or the name of any submodule or parameter, such as `{head: 10, bias: 2}` (DeepLab v2); their product where parts
+    overlap."""
     decay_bias: bool = True
     """Apply weight decay to the biases of convolutions."""
     decay_norm: bool = True

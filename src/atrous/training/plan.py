@@ -13,7 +13,7 @@ from atrous.data.dataset import SegmentationDataset
 from atrous.layers.freeze import freeze
 from atrous.training.config import StageConfig
 from atrous.training.recipe import Recipe
-from atrous.training.stage import build_model
+from atrous.training.stage import build_model, make_optimizer
 
 OPTIMIZER_COPIES = {"sgd": 1, "adam": 2, "adamw": 2}
 """Tensors of a parameter's size that an optimizer keeps."""
@@ -46,6 +46,7 @@ def make_plan(
         model = build_model(recipe, stage, data)
     height, width = crop_size(stage) or data[0].labels.shape
     freeze(model, stage.freeze)
+    make_optimizer(model, stage)  # report an unknown part of the network now
     if stage.evaluate.output_stride is not None:  # report an impossible stride now
         stride = model.output_stride
         model.set_output_stride(stage.evaluate.output_stride).set_output_stride(stride)
@@ -82,8 +83,7 @@ def summarize(stage: StageConfig) -> Mapping[str, str]:
     """Summarize the most important settings of a stage for printing."""
     optimizer = stage.optimizer
     rates = [f"{optimizer.lr:g} {next(iter(stage.schedule))}"]
-    rates += [f"head x{optimizer.head_lr_mult:g}"] if optimizer.head_lr_mult != 1 else []
-    rates += [f"biases x{optimizer.bias_lr_mult:g}"] if optimizer.bias_lr_mult != 1 else []
+    rates += [f"{part} x{multiplier:g}" for part, multiplier in optimizer.lr_mult.items()]
     stride = f", stride {stage.loss_stride}" if stage.loss_stride > 1 else ""
     return {
         "optimizer": f"{optimizer.name}, lr {', '.join(rates)}, weight decay {optimizer.weight_decay:g}",
