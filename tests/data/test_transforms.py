@@ -19,6 +19,7 @@ from atrous.data.transforms import (
     RandomBlur,
     RandomCrop,
     RandomFlip,
+    RandomMarginCrop,
     RandomRotation,
     RandomScale,
     Resize,
@@ -145,6 +146,25 @@ def test_crops_reach_every_corner() -> None:
     rng = np.random.default_rng(0)
     corners = {int(RandomCrop(3, 3)(np.dstack([labels] * 3), labels, rng)[1][0, 0]) for _ in range(500)}
     assert corners == {row * 6 + column for row in range(4) for column in range(4)}
+
+
+@pytest.mark.parametrize("size", [(30, 41), (200, 700), (1000, 3)])
+def test_crops_that_contain_a_margin(size: tuple[int, int]) -> None:
+    """Dilated's: 16 x 16 labels of a crop of 500 pixels, at pixels 186 + 8 k of it; outside of the image none."""
+    labels = np.random.default_rng(0).integers(0, 200, size, np.uint8)
+    image = np.stack([labels] * 3, -1)
+    transform = RandomMarginCrop(500, 500, margin=186, label_stride=8)
+    counts = set()
+    for seed in range(5):
+        crop, cut = transform(image, labels, np.random.default_rng(seed))
+        assert (crop.shape, cut.shape, cut.dtype) == ((500, 500, 3), (16, 16), np.uint8)
+        valid = cut != 255
+        np.testing.assert_array_equal(crop[186:-186:8, 186:-186:8, 0][valid], cut[valid])
+        counts.add(int(valid.sum()))
+    rows, columns = (min(16, side / 8) for side in size)
+    assert all(abs(count - rows * columns) <= rows + columns for count in counts)
+    with pytest.raises(AtrousError, match="expected sides above twice the margin"):
+        RandomMarginCrop(372, 500, margin=186)
 
 
 class Theirs:

@@ -43,6 +43,14 @@ def test_fields_of_view_of_table_2(fov: str, kernel: int, rate: int, pixels: int
     assert 8 * (kernel - 1) * rate + 32 == pytest.approx(pixels, abs=8)
 
 
+def test_initialization_of_the_multi_scale_branches() -> None:
+    """train.prototxt of DeepLab-MSc: 0.001 in the first two layers, but 0.005 in pool4's second, 0.01 in the last."""
+    model = create_model("deeplab_v1_msc.vgg16", num_classes=200)
+    stds = [[conv.weight.std().item() for conv in convs(branch)] for branch in model.branches]
+    for number, branch in enumerate(stds):
+        assert branch == pytest.approx([0.001, 0.005 if number == 4 else 0.001, 0.01], rel=0.05)
+
+
 def test_multi_scale_branches_are_strided_in_training_only() -> None:
     model = create_model("deeplab_v1_msc.vgg16", width=0.125, num_classes=3)
     image = torch.randn(1, 3, 65, 49)

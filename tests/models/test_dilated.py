@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from atrous import AtrousError, create_model
+from atrous.layers.pad import mirror_pad
 from atrous.models.dilated import LARGE_MULTIPLES, ContextModule
 
 BASIC = (1, 1, 2, 4, 8, 16, 1)
@@ -63,6 +64,22 @@ def test_context_modules_as_released(name: str, dilations: list[int]) -> None:
     assert (fc6.kernel_size, fc6.dilation, fc6.padding) == ((7, 7), (4, 4), (0, 0))
     convs = [layer for layer in model.backbone.features if isinstance(layer, nn.Conv2d)]
     assert [conv.dilation[0] for conv in convs] == [1] * 10 + [2] * 3
+
+
+@pytest.mark.parametrize("name", ["dilated_frontend.vgg16", "dilation8.vgg16"])
+@torch.no_grad()
+def test_training_crops_contain_the_margin(name: str) -> None:
+    """As released: a crop of 500 pixels has 16 x 16 labels, where the scores of its inner 128 pixels are."""
+    model = create_model(name, width=0.0625, num_classes=2, pad_in_training=False).eval()
+    crop = torch.randn(1, 3, 500, 500)
+    ((scores, weight),) = model.training_outputs(crop)
+    assert (*scores.shape, weight) == (1, 2, 16, 16, 1.0)
+    inner = torch.randn(1, 3, 128, 128)
+    ((scores, _),) = model.training_outputs(mirror_pad(inner, (186, 186), (186, 186)))
+    torch.testing.assert_close(scores, model.scores(inner))
+    torch.testing.assert_close(model(inner)[..., ::8, ::8], scores)
+    with pytest.raises(AtrousError, match="65 x 49 pixels has none inside its margin of 186"):
+        model.training_outputs(torch.zeros(1, 3, 49, 65))
 
 
 def test_scores_are_anchored_at_every_eighth_pixel() -> None:

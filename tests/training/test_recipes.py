@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -95,7 +96,7 @@ def _tiny(name: str, official: Callable[[str], str], backbone: Path) -> Recipe:
         "workers=0",
         "model.options.width=0.125",
         f"backbone_weights={backbone if published.stages[0].backbone_weights else ''}",
-        "transforms=[{crop: {height: 49, width: 65}}, flip]",
+        f"transforms=[{_tiny_crop(published)}, flip]",
         "evaluate.max_images=1",
         "evaluate.every=0",
         "evaluate.samples=1",
@@ -105,6 +106,36 @@ def _tiny(name: str, official: Callable[[str], str], backbone: Path) -> Recipe:
     ]
     recipe = read_recipe(name, overrides)
     return recipe.with_data(datasets_of(published, official))
+
+
+def _tiny_crop(recipe: Recipe) -> str:
+    """A crop of 65 x 49 pixels; of a recipe whose crops contain a margin, with the margin."""
+    crops = [entry["margin_crop"] for entry in recipe.stages[0].transforms if "margin_crop" in entry]
+    if not crops:
+        return "{crop: {height: 49, width: 65}}"
+    margin, stride = crops[0]["margin"], crops[0]["label_stride"]
+    height, width = (side // stride * stride + 2 * margin for side in (49, 65))
+    return f"{{margin_crop: {{height: {height}, width: {width}, margin: {margin}, label_stride: {stride}}}}}"
+
+
+def test_dilated_is_trained_on_one_label_per_score() -> None:
+    for stage, size in zip(read_recipe("dilated_voc").stages, (500, 900, 500), strict=True):
+        assert stage.model.options == {"pad_in_training": False}
+        image, labels = stage.make_transform(255)(
+            np.zeros((375, 500, 3), np.uint8), np.zeros((375, 500), np.uint8), np.random.default_rng(0)
+        )
+        assert image.shape == (size, size, 3)
+        assert labels.shape == ((size - 372) // 8, (size - 372) // 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen"), [("deeplab_v1_voc", ("backbone",)), ("deeplab_v1_paper_voc", ("backbone", "classifier"))]
+)
+def test_variants_of_training_the_multi_scale_branches(name: str, frozen: tuple[str, ...]) -> None:
+    large_fov, branches = read_recipe(name).stages
+    assert (large_fov.steps, large_fov.optimizer.lr_mult) == (6000, {"head": 10, "bias": 2})
+    assert (branches.steps, branches.optimizer.lr, branches.optimizer.lr_mult) == (8000, 0.001, {"head": 1, "bias": 2})
+    assert branches.freeze == frozen
 
 
 def test_fcn_and_gcn_are_not_validated_on_images_they_were_trained_on() -> None:

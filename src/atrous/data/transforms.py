@@ -142,6 +142,46 @@ class RandomCrop:
 
 
 @dataclass(frozen=True)
+class RandomMarginCrop:
+    """Crop a random window whose outer `margin` has no labels: the pixels that unpadded convolutions remove.
+
+    The image is extended by reflection, by the margin and up to the size of the window; the labels there are ignored.
+    The result has the labels of the window without its margin, of every `label_stride`-th row and column: with the
+    margin of Dilated, 186 pixels, and a stride of 8, a window of 500 x 500 pixels has 16 x 16 labels.
+
+    Shape: (H, W, 3) and (H, W) -> (height, width, 3) and ((height - 2 margin) / label_stride, ...), rounded up.
+    Source: `ImageLabelData` layer of Dilated's released training code (fyu/caffe-dilation), `network.py`.
+    """
+
+    height: int
+    width: int
+    margin: int
+    label_stride: int = 1
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        _check(
+            min(self.height, self.width) > 2 * self.margin >= 0 and self.label_stride > 0,
+            f"RandomMarginCrop of {self.height} x {self.width} with margin {self.margin} and label stride "
+            f"{self.label_stride}: expected sides above twice the margin, and a stride of at least 1",
+        )
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        before, after = [], []
+        for size, side in zip((self.height, self.width), labels.shape, strict=True):
+            missing = max(0, size - side - 2 * self.margin)
+            before.append(self.margin + missing // 2)
+            after.append(self.margin + missing - missing // 2)
+        borders = (before[0], after[0], before[1], after[1])
+        image = np.asarray(cv2.copyMakeBorder(image, *borders, cv2.BORDER_REFLECT_101), np.uint8)
+        ignored = cv2.copyMakeBorder(labels, *borders, cv2.BORDER_CONSTANT, value=self.ignore_index)
+        window = RandomCrop(self.height, self.width, ignore_index=self.ignore_index)
+        image, labels = window(image, np.asarray(ignored, labels.dtype), rng)
+        inner = slice(self.margin, self.height - self.margin), slice(self.margin, self.width - self.margin)
+        return image, np.ascontiguousarray(labels[inner][:: self.label_stride, :: self.label_stride])
+
+
+@dataclass(frozen=True)
 class RandomFlip:
     """Flip horizontally."""
 
@@ -233,6 +273,7 @@ TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
     "scale": RandomScale,
     "rotate": RandomRotation,
     "crop": RandomCrop,
+    "margin_crop": RandomMarginCrop,
     "flip": RandomFlip,
     "blur": RandomBlur,
     "color": ColorJitter,

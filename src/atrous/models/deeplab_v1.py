@@ -72,19 +72,26 @@ class CaffeDeepLab(SegmentationModel):
         return crop(resize(scores, (height, width), align_corners=True), image.shape[2:], top=0, left=0)
 
 
+HIDDEN_STDS = (0.001, 0.001, 0.001, 0.001, 0.005)
+"""Initial standard deviations of the 1x1 convolutions of 128 channels on the image and pool1 to pool4, as released."""
+
+
 class MultiScaleBranch(nn.Sequential):
     """Classifier on finer features: 3x3 and 1x1 convolutions of 128 channels with dropout, then a 1x1 score layer.
 
+    `std` is the standard deviation of the weights of the 1x1 convolution of 128 channels.
+
     Shape: (N, in_channels, h, w) -> (N, num_classes, ceil(h / stride), ceil(w / stride)).
-    Source: section 4.3 (MSc).
+    Source: section 4.3 (MSc); initialization: train.prototxt of DeepLab-MSc as released, in which pool3's last layer
+    has none and starts at zero; here it starts like the others.
     """
 
-    def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
+    def __init__(self, in_channels: int, channels: int, num_classes: int, *, std: float = 0.001) -> None:
         first, second = nn.Conv2d(in_channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 1)
         last = nn.Conv2d(channels, num_classes, 1)
         super().__init__(first, nn.ReLU(), nn.Dropout(), second, nn.ReLU(), nn.Dropout(), last)
-        for conv, std in ((first, 0.001), (second, 0.01), (last, 0.01)):
-            init_gaussian(conv, std)
+        for conv, deviation in ((first, 0.001), (second, std), (last, 0.01)):
+            init_gaussian(conv, deviation)
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
         first, *others = self
@@ -122,7 +129,10 @@ class DeepLabV1(CaffeDeepLab):
         self.classifier = nn.Conv2d(backbone.channels[-1], num_classes, 1)
         init_gaussian(self.classifier, 0.01)
         inputs = (in_channels, *backbone.channels[:4]) if msc else ()
-        self.branches = nn.ModuleList(MultiScaleBranch(n, branch_channels, num_classes) for n in inputs)
+        self.branches = nn.ModuleList(
+            MultiScaleBranch(n, branch_channels, num_classes, std=std)
+            for n, std in zip(inputs, HIDDEN_STDS, strict=False)
+        )
         self.set_output_stride(output_stride)
 
     def scores(self, image: Tensor) -> Tensor:

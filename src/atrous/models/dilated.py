@@ -10,6 +10,10 @@ table 1, which pads its input once, by 33), `dilation7` (KITTI, without dilation
 dilations 32 and 64 and a transposed convolution at the end). CamVid's network is `dilation8` with `context="basic"` and
 11 classes.
 
+The released training code takes crops that contain the margin of 186 pixels, and computes the loss on one label per
+score: 16x16 labels for a crop of 500 pixels. With `pad_in_training=False` and the transform `margin_crop` so does this
+code (recipe `dilated_voc`); by default `training_outputs` has the size of the image, like that of all other networks.
+
 Differences: the released script interpolates probabilities; here scores are interpolated, as in all other networks.
 """
 
@@ -107,9 +111,12 @@ class Dilated(SegmentationModel):
     """The front-end and, with `context`, the context module. The backbone is an unpadded VGG-16 with fc6 and fc7.
 
     `dilations` are those of the context module's 3x3 convolutions. The scores are upsampled bilinearly, with samples at
-    every eighth pixel as in the released scripts, or by a fixed transposed convolution (`deconvolution=True`).
+    every eighth pixel as in the released scripts, or by a fixed transposed convolution (`deconvolution=True`). With
+    `pad_in_training=False`, `training_outputs` takes images that contain the margin of 186 pixels on each side, and
+    returns one score for every eighth pixel of the rest (every pixel with `deconvolution`).
 
-    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have ceil(H / 8) rows.
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have ceil(H / 8) rows, `training_outputs` without
+    padding (H - 372) / 8.
     Raises: `AtrousError` for an unknown `context`, or a "large" one whose dilations are not seven.
     """
 
@@ -121,6 +128,7 @@ class Dilated(SegmentationModel):
         context: Context | None = None,
         dilations: Sequence[int] = (1, 1, 2, 4, 8, 16, 1),
         deconvolution: bool = False,
+        pad_in_training: bool = True,
         output_stride: int = NOMINAL_OUTPUT_STRIDE,
     ) -> None:
         super().__init__()
@@ -129,6 +137,7 @@ class Dilated(SegmentationModel):
         if context == "large" and len(dilations) != len(LARGE_MULTIPLES):
             raise AtrousError(f"dilations {tuple(dilations)}: the large context module needs {len(LARGE_MULTIPLES)}.")
         self.num_classes = num_classes
+        self.pad_in_training = pad_in_training
         self.backbone = backbone
         self.score = nn.Conv2d(backbone.channels[-1], num_classes, 1)
         nn.init.normal_(self.score.weight, std=0.001)
@@ -161,7 +170,26 @@ class Dilated(SegmentationModel):
         grid = max(self.output_stride, NOMINAL_OUTPUT_STRIDE)
         height, width = image.shape[-2:]
         after = (MARGIN + -height % grid, MARGIN + -width % grid)  # to sides that every pooling divides evenly
-        scores = self.score(self.backbone(mirror_pad(image, (MARGIN, MARGIN), after))[-1])
+        return self._scores_inside_margin(mirror_pad(image, (MARGIN, MARGIN), after))
+
+    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
+        """Compute the outputs of the training loss; without padding they have (H - 372) / 8 rows.
+
+        Raises: `AtrousError` for an image without padding that has no pixels inside of its margin.
+        """
+        if self.pad_in_training:
+            return super().training_outputs(image)
+        height, width = image.shape[-2:]
+        if min(height, width) < 2 * MARGIN + self.output_stride:
+            raise AtrousError(
+                f"A training image of {width} x {height} pixels has none inside its margin of {MARGIN} pixels: use the "
+                f"transform margin_crop with sides of {2 * MARGIN} + 8 k pixels, or pad_in_training=true."
+            )
+        scores = self._scores_inside_margin(image)
+        return [(scores if self.upsample is None else self.upsample(scores), 1.0)]
+
+    def _scores_inside_margin(self, image: Tensor) -> Tensor:
+        scores = self.score(self.backbone(image)[-1])
         return scores if self.context is None else self.context(scores)
 
     def _to_size_of(self, image: Tensor, scores: Tensor) -> Tensor:

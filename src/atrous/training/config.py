@@ -241,7 +241,7 @@ class StageConfig(RecipeModel):
     data: DataConfig
     """Data sets for training and validation."""
     transforms: Annotated[tuple[TransformConfig, ...], BeforeValidator(_require_list)] = ()
-    """Augmentation in order: scale, rotate, crop, flip, blur, color, pad, resize, each with its arguments."""
+    """Augmentation in order: scale, rotate, crop, margin_crop, flip, blur, color, pad, resize, with arguments."""
     preprocessing: Preprocessing = Preprocessing()
     """Mean, std and channel order of the network's input; image size and grid in validation and inference."""
     steps: int = Field(default=0, ge=0)

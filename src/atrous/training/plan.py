@@ -74,7 +74,7 @@ def crop_size(stage: StageConfig) -> tuple[int, int] | None:
     size = None
     for entry in stage.transforms:
         for name, arguments in entry.items():
-            if name in ("crop", "resize") and {"height", "width"} <= arguments.keys():
+            if name in ("crop", "margin_crop", "resize") and {"height", "width"} <= arguments.keys():
                 size = int(arguments["height"]), int(arguments["width"])
     return size
 
