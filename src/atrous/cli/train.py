@@ -74,11 +74,14 @@ def train(
     from atrous.training.fabric import check_requirements
 
     console = Console()
-    recipe = _read_recipe(list(arguments or []), model, list(data or []))
+    words, specs = list(arguments or []), list(data or [])
+    recipe, download = (
+        _read_without_download(words, model, specs) if dry_run else (_read_recipe(words, model, specs), "")
+    )
     check_requirements()
     first_process = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
     if first_process:
-        _check_and_plan(console, recipe, check=check and not resume)
+        _check_and_plan(console, recipe, check=check and not resume, download=download)
     if dry_run:
         return
     options = {
@@ -111,6 +114,17 @@ def _read_recipe(words: list[str], model: str, data: list[str]) -> Recipe:
     return _default_recipe(model, data, overrides)
 
 
+def _read_without_download(words: list[str], model: str, data: list[str]) -> tuple[Recipe, str]:
+    """Read a recipe for a dry run; initial weights that would be downloaded are left out of it, and described."""
+    from atrous.weights.find import DownloadNeededError, downloads_disabled
+
+    try:
+        with downloads_disabled():
+            return _read_recipe(words, model, data), ""
+    except DownloadNeededError as error:  # their card is unknown too: normalization, corners
+        return _read_recipe([*words, "weights="], model, data), f"weights, to be downloaded from {error.url}"
+
+
 def _default_recipe(model: str, data: list[str], overrides: list[str]) -> Recipe:
     """Make a recipe for a network and data without a recipe: scales, crops of 513, flips; poly from 0.01; 50 epochs."""
     from atrous.models import MODELS
@@ -140,22 +154,23 @@ def _initial_align_corners(overrides: list[str]) -> bool:
     from atrous.weights import read_card
 
     weights = [word.partition("=")[2] for word in overrides if word.startswith("weights=")]
-    return read_card(weights[-1]).align_corners if weights else True
+    return read_card(weights[-1]).align_corners if weights and weights[-1] else True
 
 
-def _check_and_plan(console: Console, recipe: Recipe, *, check: bool) -> None:
+def _check_and_plan(console: Console, recipe: Recipe, *, check: bool, download: str) -> None:
     from atrous.training.initialize import initial_images
-    from atrous.training.loader import add_trained_images, open_stage_data
+    from atrous.training.loader import add_trained_images
+    from atrous.training.required_files import resolve_files
 
+    opened, initial_weights = resolve_files(recipe, download)
     checked: set[str] = set()
     trained = initial_images(recipe.stages[0], None)
-    for stage in recipe.stages:
-        train_data, val = open_stage_data(stage.data)
+    for stage, (train_data, val) in zip(recipe.stages, opened, strict=True):
         trained = add_trained_images(trained, train_data, val, stage.data)
         if check and (key := f"{stage.data.train} {stage.data.val}") not in checked:
             checked.add(key)
             _check_data(console, [train_data, *([val] if val is not None else [])])
-        _print_plan(console, recipe, stage, train_data, val)
+        _print_plan(console, recipe, stage, train_data, val, initial_weights if stage is recipe.stages[0] else "")
 
 
 def _check_data(console: Console, datasets: list[SegmentationDataset]) -> None:
@@ -187,6 +202,7 @@ def _print_plan(
     stage: StageConfig,
     data: SegmentationDataset,
     val: SegmentationDataset | None,
+    initial_weights: str,
 ) -> None:
     from rich.table import Table
 
@@ -202,6 +218,7 @@ def _print_plan(
     rows = {
         "network": f"{stage.model.id}, {plan.parameters:,} parameters{trainable}",
         "data": f"{data.name} {data.split}, {plan.images:,} images, {len(data.classes)} classes; {validation}",
+        **({"initial weights": initial_weights} if initial_weights else {}),
         "steps": f"{plan.steps:,} of {stage.batch} images of {plan.crop[1]} x {plan.crop[0]}, {plan.epochs:.1f} epochs",
         **summarize(stage),
         "memory": f"about {bytes_text(plan.memory)} per process",

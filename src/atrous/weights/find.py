@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +31,27 @@ class WeightsInfo:
     description: str
     megabytes: float | None
     """The size of the download; None if there is none."""
+
+
+class DownloadNeededError(AtrousError):
+    """A file that would have to be downloaded where downloads are disabled."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"{url} would have to be downloaded.")
+        self.url = url
+
+
+@contextmanager
+def downloads_disabled() -> Iterator[None]:
+    """Raise `DownloadNeededError` within this context instead of downloading a file."""
+    token = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(token)
+
+
+_downloads = ContextVar("downloads", default=True)
 
 
 def find_weights(source: str | os.PathLike[str]) -> Path:
@@ -116,7 +140,8 @@ def _check_released(path: Path) -> None:
 def fetch(url: str, sha256: str) -> Path:
     """Download a file of weights to the cache, with a progress bar.
 
-    Raises: `AtrousError` if the download fails, or if `ATROUS_OFFLINE` is set.
+    Raises: `AtrousError` if the download fails, or if `ATROUS_OFFLINE` is set; `DownloadNeededError` where downloads
+    are disabled.
     """
     path = cache_folder() / url.rsplit("/", 1)[-1]
     if os.environ.get("ATROUS_OFFLINE"):
@@ -124,5 +149,7 @@ def fetch(url: str, sha256: str) -> Path:
             f"{path.name} is not on this machine, and ATROUS_OFFLINE is set. Get {url} and put it into a folder "
             "listed in ATROUS_WEIGHTS."
         )
+    if not _downloads.get():
+        raise DownloadNeededError(url)
     with progress_bar(f"{path.name} -> {path.parent}", unit="bytes") as on_progress:
         return download(url, path, sha256, on_progress)

@@ -121,6 +121,21 @@ def _packaged(entry: Pretrained) -> Path:
     return Path(spec.origin).parent / entry.file
 
 
+def find_backbone_weights(model: SegmentationModel, weights: str) -> Path:
+    """Find the classifier's weights for the backbone of a model: a file, or a tag as for `find_pretrained`.
+
+    Raises: `AtrousError` for a missing file, or one with the weights of another geometry, and as `find_pretrained`.
+    """
+    path = Path(weights)
+    if not path.suffix and not path.is_file():
+        path = find_pretrained(model, weights)
+    if not path.is_file():
+        raise AtrousError(f"backbone_weights: no such file: {path}. Give a file, or a tag such as imagenet.")
+    for backbone in model.backbones()[:1]:
+        check_geometry(path, backbone)
+    return path
+
+
 def load_pretrained_backbone(model: SegmentationModel, weights: str) -> LoadReport:
     """Load a classifier into the backbone of a model (into each of them, if there are several).
 
@@ -128,14 +143,7 @@ def load_pretrained_backbone(model: SegmentationModel, weights: str) -> LoadRepo
 
     Raises: `AtrousError` for a file that does not fit the backbone, or a tag that the backbone does not have.
     """
-    path = Path(weights)
-    if not path.suffix and not path.is_file():
-        path = find_pretrained(model, weights)
-    if not path.is_file():
-        raise AtrousError(f"backbone_weights: no such file: {path}. Give a file, or a tag such as imagenet.")
-    backbones = model.backbones()
-    for backbone in backbones[:1]:
-        check_geometry(path, backbone)
+    path, backbones = find_backbone_weights(model, weights), model.backbones()
     state = load_file(path) if path.suffix == SUFFIX else read_state_dict(path)
     try:
         model.load_backbone(state)
