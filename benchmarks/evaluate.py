@@ -27,7 +27,7 @@ def main() -> None:
     data = open_dataset(arguments.data)
     segmenter = Segmenter.load(arguments.weights, tta=arguments.tta)
     if arguments.output_stride:
-        segmenter.model.set_output_stride(arguments.output_stride)
+        segmenter.set_output_stride(arguments.output_stride)
     evaluate(segmenter, data.select(range(2)))  # compiles the kernels
     result = evaluate(segmenter, data, boundaries=not arguments.no_boundaries)
     for name, value in result.metrics().items():

@@ -110,7 +110,7 @@ def main() -> None:
     data = open_dataset(f"{arguments.data}?split=val")
     for title, (trained, stride) in table.other_strides.items():
         segmenter = Segmenter.load(folders[trained] / "last.safetensors")
-        segmenter.model.set_output_stride(stride)
+        segmenter.set_output_stride(stride)
         matrix = evaluate(segmenter, data, boundaries=False).confusion
         print_row(title, matrix.miou, matrix.pixel_accuracy, "")
 

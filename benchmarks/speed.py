@@ -82,7 +82,7 @@ def build(row: Row) -> atrous.Segmenter:
     """Load the weights of a row, or build its network with random ones."""
     if row.name in atrous.list_weights():
         segmenter = atrous.Segmenter.load(row.name, device="cpu")
-        segmenter.model.set_output_stride(row.output_stride)
+        segmenter.set_output_stride(row.output_stride)
         return segmenter
     model = create_model(row.name, num_classes=21, output_stride=row.output_stride, **row.arguments)
     classes = tuple(f"class {index}" for index in range(21))

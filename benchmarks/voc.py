@@ -28,7 +28,7 @@ def main() -> None:
 
     segmenter = Segmenter.load(arguments.weights)
     if arguments.output_stride:
-        segmenter.model.set_output_stride(arguments.output_stride)
+        segmenter.set_output_stride(arguments.output_stride)
     matrix = ConfusionMatrix(len(segmenter.card.classes), ignore_index=segmenter.card.ignore_index)
     (split_file,) = arguments.folder.glob("ImageSets/**/val.txt")
     names = [
@@ -40,7 +40,7 @@ def main() -> None:
         matrix.update(truth, segmenter(arguments.folder / "JPEGImages" / f"{name}.jpg").labels, name=name)
     seconds = time.perf_counter() - start
 
-    print(f"{arguments.weights} at output stride {segmenter.model.output_stride}, {len(names)} images")
+    print(f"{arguments.weights} at output stride {segmenter.output_stride}, {len(names)} images")
     print(f"mIoU {100 * matrix.miou:.2f}, pixel accuracy {100 * matrix.pixel_accuracy:.2f}")
     print(f"{1000 * seconds / len(names):.0f} ms per image, reading included")
 

@@ -43,8 +43,18 @@ def _same_numbers() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def converted_networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of converted networks that tests share, because conversion takes a second or more."""
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.fixture(autouse=True)
-def _no_surprises(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _no_surprises(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, converted_networks: Path
+) -> None:
     """Tests read no weights of the person who runs them, and write nothing to their cache."""
     monkeypatch.delenv("ATROUS_WEIGHTS", raising=False)
-    monkeypatch.setenv("ATROUS_CACHE", str(tmp_path_factory.mktemp("cache")))
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "engines").symlink_to(converted_networks, target_is_directory=True)
+    monkeypatch.setenv("ATROUS_CACHE", str(cache))

@@ -14,7 +14,7 @@ def test_the_estimate_counts_inputs_and_outputs_of_the_widest_layer() -> None:
     needs = memory.bytes_per_pixel(model, model.scores, torch.device("cpu"))
     widest = 4 * (3 + 8 / 4)  # the first convolution: 3 channels in, 8 out at half the size
     assert needs == pytest.approx(2 * widest, rel=0.1)
-    assert memory.free_memory(torch.device("cpu")) > 2**20
+    assert memory.free_memory("cpu") > 2**20
 
 
 def test_large_labels_are_memory_mapped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atrous.cli.crf import CRF
-from atrous.cli.options import TTA, Device, OutputStride, Tile, load_segmenter
+from atrous.cli.options import TTA, Device, Engine, OutputStride, Precision, Tile, load_segmenter
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
@@ -36,6 +36,8 @@ def evaluate(
     output_stride: OutputStride = None,
     tile: Tile = None,
     device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     boundaries: Annotated[bool, typer.Option(help="Compute trimap curve, boundary IoU and boundary F too.")] = True,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Evaluate on images that the network was trained on, too.")
@@ -67,7 +69,9 @@ def evaluate(
     if write_card and path.suffix != ".safetensors":
         raise AtrousError(f"{path}: only .safetensors files have a card; make one with `atrous import-weights`.")
     dataset = open_dataset(data)
-    segmenter = load_segmenter(path, device=device, tta=tta, tile=tile, output_stride=output_stride)
+    segmenter = load_segmenter(
+        path, device=device, tta=tta, tile=tile, output_stride=output_stride, engine=engine, precision=precision
+    )
     check_classes(segmenter, dataset)
     settings = {
         "weights": weights,
@@ -75,7 +79,9 @@ def evaluate(
         "data": data,
         "tta": tta,
         "crf": crf,
-        "output_stride": segmenter.model.output_stride,
+        "output_stride": segmenter.output_stride,
+        "engine": segmenter.engine.name,
+        "precision": segmenter.engine.precision,
         "tile": tile,
         "boundaries": boundaries,
     }

@@ -21,6 +21,20 @@ TTA_PRESETS = (
 )  # fmt: skip
 """The names of `atrous.inference.tta.PRESETS`, repeated here so that `atrous --help` does not load torch."""
 
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="The runtime of the network: torch, compile, onnxruntime or openvino; auto is torch on a GPU, onnxruntime "
+        "on the CPU."
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="The data type of convolutions: float32, bfloat16, or int8 of a quantized network; auto is float32, or "
+        "int8 of a quantized network."
+    ),
+]
 TTA = Annotated[str, typer.Option(help=f"Test-time augmentation of a paper: {', '.join(TTA_PRESETS)}.")]
 Tile = Annotated[
     int | None,
@@ -29,7 +43,14 @@ Tile = Annotated[
 
 
 def load_segmenter(
-    weights: str | Path, *, device: str, tta: str, tile: int | None, output_stride: int | None
+    weights: str | Path,
+    *,
+    device: str,
+    tta: str,
+    tile: int | None,
+    output_stride: int | None,
+    engine: str = "auto",
+    precision: str = "auto",
 ) -> Segmenter:
     """Load the segmenter that the options of a command describe.
 
@@ -37,7 +58,12 @@ def load_segmenter(
     """
     from atrous.inference import Segmenter
 
-    segmenter = Segmenter.load(weights, device=device, tta=tta, tile=tile)
-    if output_stride is not None:
-        segmenter.model.set_output_stride(output_stride)
-    return segmenter
+    return Segmenter.load(
+        weights,
+        engine=engine,
+        precision=precision,
+        output_stride=output_stride,
+        device=device,
+        tta=tta,
+        tile=tile,
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from atrous.cli.crf import CRF
-from atrous.cli.options import TTA, Device, OutputStride, Tile, load_segmenter
+from atrous.cli.options import TTA, Device, Engine, OutputStride, Precision, Tile, load_segmenter
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
@@ -50,6 +50,8 @@ def predict(
         float, typer.Option(help="Temporal smoothing of videos, from 0 (off) to below 1; 0.7 removes flicker.")
     ] = 0.0,
     device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image instead of text.")] = False,
 ) -> None:
     """Segment images and videos: write label maps (palette PNG) and overlays (PNG, or MP4 for videos).
@@ -77,7 +79,9 @@ def predict(
     if crf is not None:
         _check_crf(crf, videos)
     TemporalSmoother(smooth)  # checks the option before anything is loaded
-    segmenter = load_segmenter(weights, device=device, tta=tta, tile=tile, output_stride=output_stride)
+    segmenter = load_segmenter(
+        weights, device=device, tta=tta, tile=tile, output_stride=output_stride, engine=engine, precision=precision
+    )
     for source, target in plan_videos(videos, out):
         _segment_video(segmenter, source, target, smooth, as_json=as_json)
     if image_jobs:

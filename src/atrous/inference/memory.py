@@ -52,13 +52,13 @@ def bytes_per_pixel(model: nn.Module, scores: ScoreFunction, device: torch.devic
     return 2 * largest / PROBE_SIDE**2
 
 
-def free_memory(device: torch.device) -> float:
+def free_memory(device: str) -> float:
     """Measure the free memory of a device in bytes; infinite where the system does not report it."""
-    if device.type == "cuda":
+    if device.startswith("cuda"):
         import torch
 
-        return float(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu":
+        return float(torch.cuda.mem_get_info(torch.device(device))[0])
+    if device != "cpu":
         return float("inf")
     return min(_free_system_memory(), _free_cgroup_memory())
 

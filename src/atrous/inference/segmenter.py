@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.imaging.io import ImageLike, Pixels, read_image
 from atrous.imaging.labels import label_dtype
-from atrous.inference.memory import allocate_labels, bytes_per_pixel, free_memory, is_out_of_memory
+from atrous.inference.engines.create import EXPORTED, create_engine, resolve_device
+from atrous.inference.engines.engine import Batch, Engine
+from atrous.inference.memory import allocate_labels, free_memory, is_out_of_memory
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.prefetch import prefetch
 from atrous.inference.preprocess import preprocess, preprocessed_size
 from atrous.inference.segmentation import Segmentation
-from atrous.inference.tiling import TiledAxis, TiledPrediction
 from atrous.inference.tta import TTAConfig, tta_preset
-from atrous.inference.views import run_crops, run_views, run_views_fused
-from atrous.models import SegmentationModel
+from atrous.inference.upsampled_argmax import Scores
 from atrous.progress import OnProgress
-from atrous.weights import load
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from atrous.inference.tiling import TiledPrediction
+    from atrous.models import SegmentationModel
 
 log = logging.getLogger("atrous")
 
@@ -42,14 +51,15 @@ SMALL_IMAGE_PIXELS = 2**20
 class Segmenter:
     """Segment images of any kind and size with a network: `segmenter(image)` returns a `Segmentation`.
 
-    `card` describes classes and preprocessing (by default `model.card`). `tta` selects test-time augmentation, by the
-    name of a preset (`atrous.inference.tta.PRESETS`) or as a `TTAConfig`. With `tile`, images are segmented in tiles of
-    this side in pixels: the card's resize is skipped, and neighboring tiles overlap by the fraction `overlap`. Without
-    `tile` an image is segmented as a whole; if it would not fit into memory and the card does not resize, in tiles,
-    with a warning in the log.
+    `Segmenter(model)` runs a model as it is, so that changes of its weights take effect; `Segmenter.load` runs weights
+    by the fastest engine. `card` describes classes and preprocessing (by default `model.card`). `tta` selects test-time
+    augmentation, by the name of a preset (`atrous.inference.tta.PRESETS`) or as a `TTAConfig`. With `tile`, images are
+    segmented in tiles of this side in pixels: the card's resize is skipped, and neighboring tiles overlap by the
+    fraction `overlap`. Without `tile` an image is segmented as a whole; if it would not fit into memory and the card
+    does not resize, in tiles, with a warning in the log.
 
-    Attributes: `on_progress`, if set, is called for each window of a tiled image with the numbers of finished and of
-    all windows; `network_seconds` is the time spent in forward passes so far.
+    Attributes: `engine` computes the scores; `on_progress`, if set, is called for each window of a tiled image with the
+    numbers of finished and of all windows; `network_seconds` is the time spent in forward passes so far.
     Raises: `AtrousError` for a model without a card, an unknown preset, or an empty window.
     """
 
@@ -63,40 +73,110 @@ class Segmenter:
         tile: int | None = None,
         overlap: float = 0.25,
     ) -> None:
+        from atrous.inference.engines.torch import EagerEngine
+
         card = card or model.card
         if card is None:
             raise AtrousError(
                 "This model has no card, so its classes and preprocessing are unknown: pass a card to Segmenter."
             )
         model.card = model.card or card  # CRF-RNN computes by the std of the preprocessing
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        self.device = torch.device(device)
-        self.model = model.eval().to(self.device)
+        self._set_up(EagerEngine(model, card, resolve_device(str(device))), card, tta, tile, overlap)
+        self._model: SegmentationModel | None = model
+
+    def _set_up(self, engine: Engine, card: Card, tta: str | TTAConfig, tile: int | None, overlap: float) -> None:
+        self.engine = engine
         self.card = card
         self.tta = tta_preset(tta)
         if tile is not None:
-            TiledAxis.cover(tile, tile, overlap, align_corners=model.align_corners)  # checks tile and overlap
+            from atrous.inference.tiling import TiledAxis
+
+            TiledAxis.cover(tile, tile, overlap, align_corners=engine.align_corners)  # checks tile and overlap
             if self.tta.crop is not None:
                 raise AtrousError("This test-time augmentation crops its own windows: remove tile, or choose another.")
         self.tile = tile
         self.overlap = overlap
         self.on_progress: OnProgress | None = None
         self.network_seconds = 0.0
-        self._bytes_per_pixel: dict[int, float] = {}  # by output stride
+        self._path: Path | None = None
+        self._engine_options: dict[str, str] = {}
 
     @classmethod
     def load(
         cls,
         weights: str | os.PathLike[str],
         *,
+        engine: str = "auto",
+        precision: str = "auto",
+        output_stride: int | None = None,
         device: str | torch.device = "auto",
         tta: str | TTAConfig = "none",
         tile: int | None = None,
         overlap: float = 0.25,
     ) -> Segmenter:
-        """Create a segmenter from weights: an id, a safetensors file, or a file that `atrous.load` can import."""
-        return cls(load(weights), device=device, tta=tta, tile=tile, overlap=overlap)
+        """Create a segmenter from weights: an id, a safetensors file, an exported network (ONNX, OpenVINO), or a file
+        that `atrous.load` can import.
+
+        `engine` runs the network: "torch", "compile", "onnxruntime" or "openvino"; "auto" is torch on a GPU and ONNX
+        Runtime on the CPU. `precision` is that of the convolutions: "float32", "bfloat16", or "int8" of a quantized
+        network; "auto" is float32, or that of a quantized network. See `inference.engines.create`.
+
+        Raises: `AtrousError` for unknown weights, and for options that the engine or the network does not support.
+        """
+        from atrous.weights import find_weights
+
+        path = find_weights(weights)
+        options = {"engine": engine, "precision": precision, "device": str(device)}
+        segmenter = cls.__new__(cls)
+        created = create_engine(path, **options, output_stride=output_stride)
+        segmenter._set_up(created, created.metadata.card, tta, tile, overlap)
+        segmenter._path = path
+        segmenter._engine_options = options
+        segmenter._model = None
+        return segmenter
+
+    @property
+    def model(self) -> SegmentationModel:
+        """The network in PyTorch.
+
+        If the segmenter was loaded from a file, this is a copy for inspection, loaded when first used: the engine does
+        not see changes of its weights (`Segmenter(segmenter.model)` does), but follows `model.set_output_stride`.
+
+        Raises: `AtrousError` for an exported network, which PyTorch does not run.
+        """
+        if self._model is None:
+            from atrous.weights import load
+
+            assert self._path is not None
+            if self._path.suffix in EXPORTED:
+                raise AtrousError(f"{self._path}: an exported network has no PyTorch model; load the original weights.")
+            self._model = load(self._path, device=self.engine.device).set_output_stride(self.engine.output_stride)
+        return self._model
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the network runs on."""
+        import torch
+
+        return torch.device(self.engine.device)
+
+    @property
+    def output_stride(self) -> int:
+        """The output stride that the network runs at."""
+        return self.engine.output_stride
+
+    def set_output_stride(self, output_stride: int) -> Segmenter:
+        """Run the network at another output stride; returns the segmenter itself.
+
+        Raises: `AtrousError` for a stride at which the network cannot run; then nothing has changed.
+        """
+        if self._path is None:
+            self.model.set_output_stride(output_stride)
+        elif output_stride != self.engine.output_stride:
+            self.engine = create_engine(self._path, **self._engine_options, output_stride=output_stride)
+            if self._model is not None:
+                self._model.set_output_stride(output_stride)
+        return self
 
     def __call__(self, image: ImageLike, *, probabilities: bool = False) -> Segmentation:
         """Segment an image: a path, PIL image, array or tensor; see `read_image` for their shapes.
@@ -122,7 +202,6 @@ class Segmenter:
             for pixels, prediction in zip(group, predictions, strict=True):
                 yield self._to_segmentation(pixels, prediction, False)
 
-    @torch.inference_mode()
     def probabilities(self, image: ImageLike) -> Tensor:
         """Compute the softmax over classes at the size of the image: a path, PIL image, array or tensor.
 
@@ -131,9 +210,9 @@ class Segmenter:
         Shape: see `read_image` -> (K, H, W) float32.
         Raises: `AtrousError` for an image that cannot be read.
         """
-        return self.predict_coarse(image).probabilities()
+        with _inference_mode():
+            return self.predict_coarse(image).probabilities()
 
-    @torch.inference_mode()
     def logits(self, image: ImageLike) -> Tensor:
         """Compute class logits at the size of the image: a path, PIL image, array or tensor.
 
@@ -142,9 +221,9 @@ class Segmenter:
         Shape: see `read_image` -> (K, H, W) float.
         Raises: `AtrousError` for an image that cannot be read.
         """
-        return self.predict_coarse(image).logits()
+        with _inference_mode():
+            return self.predict_coarse(image).logits()
 
-    @torch.inference_mode()
     def predict_coarse(self, image: ImageLike) -> CoarsePrediction | TiledPrediction:
         """Run the network on an image and keep its coarse scores, from which labels or probabilities are upsampled.
 
@@ -165,67 +244,91 @@ class Segmenter:
                 raise
         return self._fall_back_to_tiles(pixels, "Memory ran out for")
 
-    @torch.inference_mode()
     def _to_segmentation(
         self, pixels: Pixels, prediction: CoarsePrediction | TiledPrediction, probabilities: bool
     ) -> Segmentation:
         if probabilities:
-            softmax = prediction.probabilities()
+            with _inference_mode():
+                softmax = prediction.probabilities()
             labels = softmax.argmax(0).numpy(force=True).astype(label_dtype(softmax.shape[0], 0))
             return Segmentation(pixels, labels, self.card.classes, self.card.colors, softmax.numpy(force=True))
         out = allocate_labels((pixels.shape[0], pixels.shape[1]), len(self.card.classes))
-        return Segmentation(pixels, prediction.labels(out), self.card.classes, self.card.colors)
+        with _inference_mode():
+            labels = prediction.labels(out)
+        return Segmentation(pixels, labels, self.card.classes, self.card.colors)
 
-    def _run_network(self, image: Tensor) -> Tensor:
-        """Return low-resolution logits, or full-size logits if the model post-processes them.
-
-        The time is added to `network_seconds`.
+    def _run_network(self, batch: Batch) -> Batch:
+        """Run the engine, and add the time to `network_seconds`.
 
         Shape: (N, 3, H, W) -> (N, K, h, w).
         """
+        if self._path is not None and self._model is not None:
+            self.set_output_stride(self._model.output_stride)  # it may have been changed there
         start = time.perf_counter()
-        scores = self.model.scores(image) if self.model.output_is_resized_scores else self.model(image)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        scores = self.engine(batch)
+        if self.engine.device.startswith("cuda"):
+            sys.modules["torch"].cuda.synchronize(self.engine.device)
         self.network_seconds += time.perf_counter() - start
         return scores
 
-    @torch.inference_mode()
+    def _run_on_tensor(self, image: Tensor) -> Tensor:
+        import torch
+
+        return torch.as_tensor(self._run_network(image))
+
     def _predict_batch(self, images: list[Pixels]) -> list[CoarsePrediction]:
         """Run the network on whole images whose inputs have the same size, in one batch."""
         inputs = [preprocess(pixels, self.card.preprocessing) for pixels in images]
-        batch = torch.from_numpy(np.stack([planes for planes, _ in inputs])).to(self.device)
-        views = run_views(self._run_network, batch, self.tta, align_corners=self.model.align_corners)
-        softmax_first = len(views) > 1 and self.tta.merge == "mean_softmax"
-        return [
-            CoarsePrediction(
-                tuple(view[index] for view in views),
-                input_size=(batch.shape[-2], batch.shape[-1]),
-                content_size=content_size,
-                image_size=(pixels.shape[0], pixels.shape[1]),
-                align_corners=self.model.align_corners,
-                merge="mean_softmax" if softmax_first else "mean_logits",  # "max_logits" is a single view by now
-            )
-            for index, (pixels, (_, content_size)) in enumerate(zip(images, inputs, strict=True))
-        ]
+        batch = np.stack([planes for planes, _ in inputs])
+        with _inference_mode():
+            views = self._run_views(batch)
+            softmax_first = len(views) > 1 and self.tta.merge == "mean_softmax"
+            return [
+                CoarsePrediction(
+                    tuple(view[index] for view in views),
+                    input_size=(batch.shape[-2], batch.shape[-1]),
+                    content_size=content_size,
+                    image_size=(pixels.shape[0], pixels.shape[1]),
+                    align_corners=self.engine.align_corners,
+                    merge="mean_softmax" if softmax_first else "mean_logits",  # "max_logits" is a single view by now
+                )
+                for index, (pixels, (_, content_size)) in enumerate(zip(images, inputs, strict=True))
+            ]
+
+    def _run_views(self, batch: NDArray[np.float32]) -> list[Scores]:
+        if self.tta.scales == (1.0,) and not self.tta.flip:
+            return [self._run_network(batch)]  # without torch
+        import torch
+
+        from atrous.inference.views import run_views
+
+        image = torch.from_numpy(batch).to(self.device)
+        views: list[Any] = run_views(self._run_on_tensor, image, self.tta, align_corners=self.engine.align_corners)
+        return views
 
     def _predict_crops(self, pixels: Pixels) -> CoarsePrediction:
+        from atrous.inference.views import run_crops
+
         size = pixels.shape[0], pixels.shape[1]
-        views = run_crops(
-            self._run_network,
-            pixels,
-            self.tta,
-            self.card.preprocessing,
-            align_corners=self.model.align_corners,
-            device=self.device,
-        )
+        with _inference_mode():
+            views = run_crops(
+                self._run_on_tensor,
+                pixels,
+                self.tta,
+                self.card.preprocessing,
+                align_corners=self.engine.align_corners,
+                device=self.device,
+            )
         return CoarsePrediction(tuple(views), size, size, size, align_corners=False, merge="mean_probabilities")
 
     def _predict_tiled(self, pixels: Pixels, tile: int) -> TiledPrediction:
-        align_corners = self.model.align_corners
+        from atrous.inference.tiling import TiledPrediction
+        from atrous.inference.views import run_views_fused
+
+        align_corners = self.engine.align_corners
 
         def network(windows: Tensor) -> Tensor:
-            return run_views_fused(self._run_network, windows, self.tta, align_corners=align_corners)
+            return run_views_fused(self._run_on_tensor, windows, self.tta, align_corners=align_corners)
 
         return TiledPrediction(
             network,
@@ -254,11 +357,8 @@ class Segmenter:
         height, width = self._input_size(pixels)
         if height * width <= SMALL_IMAGE_PIXELS:
             return True
-        stride = self.model.output_stride
-        if stride not in self._bytes_per_pixel:
-            self._bytes_per_pixel[stride] = bytes_per_pixel(self.model, self.model.scores, self.device)
         area = height * width * max(self.tta.scales) ** 2
-        return area * self._bytes_per_pixel[stride] <= MEMORY_FRACTION * free_memory(self.device)
+        return area * self.engine.metadata.bytes_per_pixel <= MEMORY_FRACTION * free_memory(self.engine.device)
 
     def _batches(self, images: Iterator[Pixels], max_batch: int) -> Iterator[list[Pixels]]:
         """Group up to `max_batch` consecutive images whose network inputs have the same size."""
@@ -273,3 +373,8 @@ class Segmenter:
 
     def _input_size(self, pixels: Pixels) -> tuple[int, int]:
         return preprocessed_size((pixels.shape[0], pixels.shape[1]), self.card.preprocessing)
+
+
+def _inference_mode() -> contextlib.AbstractContextManager[object]:
+    """Torch's inference mode, if torch is loaded."""
+    return sys.modules["torch"].inference_mode() if "torch" in sys.modules else contextlib.nullcontext()

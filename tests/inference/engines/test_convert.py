@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from atrous.inference.engines.convert import ConversionError, describe_network, encode_metadata, to_onnx
-from atrous.inference.engines.metadata import METADATA_KEY
+from atrous.inference.engines.convert import ConversionError, describe_network, to_onnx
+from atrous.inference.engines.metadata import METADATA_KEY, encode_metadata
 from atrous.inference.engines.onnxruntime import OnnxRuntimeEngine
 from atrous.layers.resize import resize
 from tests.inference.engines.examples import SIX, SIZES, eager_scores, images, relative_difference, small_network

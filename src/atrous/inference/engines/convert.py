@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
 from atrous.card import Card
-from atrous.errors import AtrousError
-from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata
-from atrous.inference.engines.onnxruntime import IMAGE, SCORES, OnnxRuntimeEngine
+from atrous.inference.engines.engine import ConversionError, Engine, to_numpy
+from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata, encode_metadata
+from atrous.inference.engines.onnxruntime import IMAGE, SCORES
 from atrous.inference.memory import bytes_per_pixel
 from atrous.models import SegmentationModel
 
@@ -30,12 +31,8 @@ TRACED_SIZE = (2, 3, 65, 97)
 CHECKED_SIZE = (1, 3, 70, 121)
 """The shape of the batch on which a converted network is compared with the original."""
 
-TOLERANCE = 1e-3
-"""The largest difference of scores from the original's, relative to the largest score."""
-
-
-class ConversionError(AtrousError):
-    """A network that cannot be converted for another runtime."""
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.2, "int8": 0.5}
+"""The largest difference of scores from the original's by precision, relative to the largest score."""
 
 
 class ScoreModule(nn.Module):
@@ -51,14 +48,14 @@ class ScoreModule(nn.Module):
 
 def describe_network(model: SegmentationModel, card: Card) -> NetworkMetadata:
     """Make the metadata of a network at its present output stride; its memory is measured on a small image."""
-    with _evaluation_mode(model) as scores:
+    with _evaluation_mode(model):
         return NetworkMetadata(
             card=card,
             output_stride=model.output_stride,
             possible_output_strides=tuple(model.possible_output_strides()),
             align_corners=model.align_corners,
             output_is_resized_scores=model.output_is_resized_scores,
-            bytes_per_pixel=bytes_per_pixel(model, scores, _device(model)),
+            bytes_per_pixel=bytes_per_pixel(model, model.scores, module_device(model)),
         )
 
 
@@ -66,7 +63,6 @@ def to_onnx(model: SegmentationModel, metadata: NetworkMetadata) -> bytes:
     """Convert a network at its present output stride to ONNX, for batches of any size and images of any size.
 
     Torch's older exporter takes a fraction of the time of the newer one, which serves where the older one is missing.
-    The converted network is compared with the original on an image of another size.
 
     Raises: `ConversionError` for a network with operations that ONNX lacks.
     """
@@ -75,14 +71,30 @@ def to_onnx(model: SegmentationModel, metadata: NetworkMetadata) -> bytes:
         raise ConversionError(f"{name} contains operations that only torch has: use the engine 'torch'.")
     with _evaluation_mode(model) as scores:
         try:
-            content = _export(scores, torch.zeros(TRACED_SIZE, device=_device(model)))
+            content = _export(scores, torch.zeros(TRACED_SIZE, device=module_device(model)))
         except Exception as error:  # the exporters raise many kinds
             reason = str(error).strip().splitlines()[0]
             raise ConversionError(f"{name} cannot be converted to ONNX ({reason}): use the engine 'torch'.") from error
-        content += encode_metadata(METADATA_KEY, metadata.model_dump_json())
-        if not _agrees(content, scores, _device(model)):
-            raise ConversionError(f"{name} computes other scores after conversion to ONNX: use the engine 'torch'.")
-    return content
+    return content + encode_metadata(METADATA_KEY, metadata.model_dump_json())
+
+
+def check_scores(engine: Engine, model: SegmentationModel) -> None:
+    """Compare the scores of a converted network with the original's, on an image of another size than the traced one.
+
+    Raises: `ConversionError` if they differ by more than the engine's precision explains.
+    """
+    image = torch.rand(CHECKED_SIZE, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    with _evaluation_mode(model) as module, torch.no_grad():
+        expected = module(image.to(module_device(model))).numpy(force=True)
+    scores = to_numpy(engine(image))
+    if scores.shape != expected.shape or not _is_close(scores, expected, TOLERANCES[engine.precision]):
+        raise ConversionError(
+            f"{type(model).__name__} computes other scores after conversion to ONNX: use the engine 'torch'."
+        )
+
+
+def _is_close(scores: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float) -> bool:
+    return bool(np.abs(scores - expected).max() <= tolerance * np.abs(expected).max())
 
 
 @contextlib.contextmanager
@@ -94,19 +106,9 @@ def _evaluation_mode(model: SegmentationModel) -> Iterator[ScoreModule]:
         model.train(training)
 
 
-def _device(model: nn.Module) -> torch.device:
+def module_device(model: nn.Module) -> torch.device:
+    """Find the device of a network; the CPU for one without parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-@torch.no_grad()
-def _agrees(content: bytes, module: nn.Module, device: torch.device) -> bool:
-    """Compare a converted network with the original, on an image of another size than the traced one."""
-    image = torch.rand(CHECKED_SIZE, generator=torch.Generator().manual_seed(0)) - 0.5
-    expected = module(image.to(device)).numpy(force=True)
-    scores = OnnxRuntimeEngine(content)(image)
-    if scores.shape != expected.shape:
-        return False
-    return float(np.abs(scores - expected).max()) <= TOLERANCE * float(np.abs(expected).max())
 
 
 def _export(module: nn.Module, image: Tensor) -> bytes:
@@ -132,26 +134,3 @@ def _export(module: nn.Module, image: Tensor) -> bytes:
             program.save(content)
     result: bytes = content.getvalue()
     return result
-
-
-def encode_metadata(key: str, value: str) -> bytes:
-    """Encode a metadata property that, appended to the content of an ONNX file, becomes part of it.
-
-    ONNX files are protocol buffers, in which two concatenated messages are one that has the fields of both.
-
-    Source: `ModelProto.metadata_props` (field 14) and `StringStringEntryProto` (fields 1 and 2) of `onnx.proto`.
-    """
-    return _field(14, _field(1, key.encode()) + _field(2, value.encode()))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """Encode a field of variable length: its number and wire type (2), its length, its content."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*encoded, value])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.errors import AtrousError
 from atrous.inference.engines.metadata import NetworkMetadata, Precision
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 Batch: TypeAlias = Union["NDArray[np.float32]", "Tensor"]
 """Images or scores: a NumPy array, or a tensor where torch computes them."""
+
+
+class ConversionError(AtrousError):
+    """A network that cannot be converted for another runtime."""
 
 
 class Engine(ABC):
@@ -35,6 +40,16 @@ class Engine(ABC):
     precision: Precision
     device: str = "cpu"
     metadata: NetworkMetadata
+
+    @property
+    def align_corners(self) -> bool:
+        """Whether resizing the scores aligns the corners of the maps."""
+        return self.metadata.align_corners
+
+    @property
+    def output_stride(self) -> int:
+        """The output stride that the network runs at."""
+        return self.metadata.output_stride
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Batch:

@@ -17,6 +17,10 @@ Precision = Literal["float32", "bfloat16", "int8"]
 """The data type that convolutions are computed in."""
 
 
+class InvalidFileError(AtrousError):
+    """A file of a converted network that is damaged, or was not written by atrous."""
+
+
 class NetworkMetadata(StrictModel):
     """The metadata of a network that was converted for another runtime."""
 
@@ -44,7 +48,7 @@ class NetworkMetadata(StrictModel):
         Raises: `AtrousError` naming the file (`source`) for missing or invalid metadata.
         """
         if not text:
-            raise AtrousError(
+            raise InvalidFileError(
                 f"{source}: this file has no card, so its classes and preprocessing are unknown; it was not written by "
                 "atrous. Convert the weights with `atrous export`."
             )
@@ -52,4 +56,29 @@ class NetworkMetadata(StrictModel):
             return cls.model_validate_json(text)
         except ValidationError as error:
             problem = describe_error(error, "the metadata")
-            raise AtrousError(f"{source}: the metadata is invalid: {problem}. Export the weights again.") from error
+            raise InvalidFileError(
+                f"{source}: the metadata is invalid: {problem}. Export the weights again."
+            ) from error
+
+
+def encode_metadata(key: str, value: str) -> bytes:
+    """Encode a metadata property that, appended to the content of an ONNX file, becomes part of it.
+
+    ONNX files are protocol buffers, in which two concatenated messages are one that has the fields of both.
+
+    Source: `ModelProto.metadata_props` (field 14) and `StringStringEntryProto` (fields 1 and 2) of `onnx.proto`.
+    """
+    return _field(14, _field(1, key.encode()) + _field(2, value.encode()))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Encode a field of variable length: its number and wire type (2), its length, its content."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*encoded, value])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from atrous.errors import AtrousError
 from atrous.inference.engines.engine import Batch, Engine, num_threads, to_numpy
-from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata
+from atrous.inference.engines.metadata import METADATA_KEY, InvalidFileError, NetworkMetadata
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,47 +24,74 @@ IMAGE, SCORES = "image", "scores"
 class OnnxRuntimeEngine(Engine):
     """Run an ONNX file that atrous wrote, or its content, by ONNX Runtime on the CPU.
 
-    `optimized` skips the graph optimizations, for a file that ONNX Runtime itself wrote after them. `save_optimized`
-    writes the optimized network to a file, which then starts faster; it is specific to this CPU and version.
+    `optimized` skips the optimization of the graph, for the content that `optimize` returned.
 
-    Raises: `AtrousError` for a file that is damaged or was not written by atrous.
+    Raises: `AtrousError` without ONNX Runtime, and for a file that is damaged or was not written by atrous.
     """
 
     name: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, source: Path | bytes, *, optimized: bool = False, save_optimized: Path | None = None) -> None:
-        self.file = str(source) if isinstance(source, Path) else "the converted network"
-        self._session = _create_session(source, self.file, optimized, save_optimized)
+    def __init__(self, source: Path | bytes, *, optimized: bool = False) -> None:
+        options = _session_options()
+        if optimized:
+            options.graph_optimization_level = import_onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._start(source, options)
+
+    @classmethod
+    def optimize(cls, content: bytes) -> tuple[OnnxRuntimeEngine, bytes]:
+        """Create an engine from the content of an ONNX file; return it with the content of its optimized network.
+
+        That starts faster. It is specific to this CPU and to this version of ONNX Runtime.
+        """
+        engine = cls.__new__(cls)
+        options = _session_options()
+        with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
+            path = Path(folder) / "optimized.onnx"
+            options.optimized_model_filepath = str(path)
+            engine._start(content, options)
+            return engine, path.read_bytes()
+
+    def _start(self, source: Path | bytes, options: onnxruntime.SessionOptions) -> None:
+        runtime = import_onnxruntime()
+        file = str(source) if isinstance(source, Path) else "the converted network"
+        content = source if isinstance(source, bytes) else str(source)
+        try:
+            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of many classes without a common base
+            reason = str(error).strip().splitlines()[0]
+            raise InvalidFileError(
+                f"{file}: ONNX Runtime cannot load this file ({reason}). Export the weights again."
+            ) from error
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        self.metadata = NetworkMetadata.read(text, self.file)
+        self.metadata = NetworkMetadata.read(text, file)
         self.precision = self.metadata.precision
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = self._session.run([SCORES], {IMAGE: to_numpy(batch)})[0]
+        try:
+            scores: NDArray[np.float32] = self._session.run([SCORES], {IMAGE: to_numpy(batch)})[0]
+        except Exception as error:
+            if "alloc" in str(error).lower():
+                raise MemoryError(str(error)) from error
+            raise
         return scores
 
 
-def _create_session(
-    source: Path | bytes, file: str, optimized: bool, save_optimized: Path | None
-) -> onnxruntime.InferenceSession:
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime.
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings on each node that is not optimized are of no use here
+    Raises: `AtrousError` if it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise AtrousError("The engine 'onnxruntime' needs ONNX Runtime: pip install onnxruntime.") from error
+    onnxruntime.disable_telemetry_events()  # only its builds for Windows have any
+    return onnxruntime
+
+
+def _session_options() -> onnxruntime.SessionOptions:
+    options = import_onnxruntime().SessionOptions()
+    options.log_severity_level = 4  # errors are raised
     options.intra_op_num_threads = num_threads()
     options.inter_op_num_threads = 1
-    level = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_DISABLE_ALL if optimized else level.ORT_ENABLE_ALL
-    if save_optimized is not None:
-        options.optimized_model_filepath = str(save_optimized)
-    onnxruntime.disable_telemetry_events()  # only builds for Windows have any
-    content = source if isinstance(source, bytes) else str(source)
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.NoSuchFile,
-            errors.NotImplemented, errors.RuntimeException) as error:  # fmt: skip
-        reason = str(error).splitlines()[0]
-        raise AtrousError(
-            f"{file}: ONNX Runtime cannot load this file ({reason}). Export the weights again."
-        ) from error
+    return options

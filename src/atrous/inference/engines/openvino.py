@@ -1,0 +1,91 @@
+"""Run a converted network by OpenVINO, without torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.errors import AtrousError
+from atrous.inference.engines.engine import Batch, Engine, num_threads, to_numpy
+from atrous.inference.engines.metadata import METADATA_KEY, InvalidFileError, NetworkMetadata, Precision
+
+if TYPE_CHECKING:
+    import openvino
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVinoEngine(Engine):
+    """Run an OpenVINO (.xml with .bin) or ONNX file that atrous wrote, or the content of the latter, on the CPU.
+
+    The precision is that of the arithmetic: OpenVINO itself would choose bfloat16 wherever the CPU has it. A quantized
+    network computes in 8 bits where it is quantized, and otherwise in float32.
+
+    Raises: `AtrousError` without OpenVINO, for a precision that the network or the CPU does not support, and for a file
+    that is damaged or was not written by atrous.
+    """
+
+    name: ClassVar[str] = "openvino"
+
+    def __init__(self, source: Path | bytes, *, precision: Precision = "float32") -> None:
+        openvino = import_openvino()
+        file = str(source) if isinstance(source, Path) else "the converted network"
+        core = openvino.Core()
+        try:
+            model = core.read_model(source)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InvalidFileError(
+                f"{file}: OpenVINO cannot load this file ({reason}). Export the weights again."
+            ) from error
+        self.metadata = NetworkMetadata.read(_read_property(model), file)
+        self.precision = self.metadata.precision if self.metadata.precision == "int8" else precision
+        options = {
+            "INFERENCE_PRECISION_HINT": _HINTS.get(self.precision, "f32"),
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": num_threads(),
+            "ENABLE_CPU_PINNING": False,  # arg-max and drawing use the same cores
+        }
+        if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise AtrousError("This CPU does not compute in bfloat16: use precision 'float32'.")
+        self._compiled = core.compile_model(model, "CPU", options)
+
+    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        try:
+            scores: NDArray[np.float32] = self._compiled.create_infer_request().infer([to_numpy(batch)])[0]
+        except RuntimeError as error:
+            if "alloc" in str(error).lower():
+                raise MemoryError(str(error)) from error
+            raise
+        return scores
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry, which would report each import to its developers.
+
+    Raises: `AtrousError` if OpenVINO is not installed.
+    """
+    telemetry = sys.modules.get("openvino_telemetry")
+    if telemetry is None:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # to import it fails: a stub takes its place
+    try:
+        import openvino
+    except ImportError as error:
+        raise AtrousError("The engine 'openvino' needs OpenVINO: pip install 'atrous[openvino]'.") from error
+    finally:
+        if telemetry is None:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+def _read_property(model: openvino.Model) -> str | None:
+    """Read the metadata as OpenVINO stores those of its own files, or those of an ONNX file."""
+    for path in ([METADATA_KEY], ["framework", METADATA_KEY]):
+        if model.has_rt_info(path):
+            return str(model.get_rt_info(path).astype(str))
+    return None

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from atrous import AtrousError
+from atrous.inference.engines.convert import describe_network, to_onnx
+from atrous.inference.engines.openvino import OpenVinoEngine, import_openvino
+from tests.inference.engines.examples import SIZES, eager_scores, images, relative_difference, small_network
+
+pytest.importorskip("onnx")
+openvino = import_openvino() if __import__("importlib.util").util.find_spec("openvino") else None
+pytestmark = pytest.mark.skipif(openvino is None, reason="needs OpenVINO")
+
+
+@pytest.fixture(scope="module")
+def converted() -> bytes:
+    model = small_network()
+    return to_onnx(model, describe_network(model, model.card))
+
+
+def test_float32_agrees_at_any_size(converted: bytes) -> None:
+    model = small_network()
+    engine = OpenVinoEngine(converted)
+    assert engine.precision == "float32"
+    for size in SIZES:
+        assert relative_difference(engine(images(*size)), eager_scores(model, images(*size))) < 1e-3
+
+
+def test_an_own_file_of_openvino(converted: bytes, tmp_path: Path) -> None:
+    engine = OpenVinoEngine(converted)
+    model = openvino.Core().read_model(converted)
+    model.set_rt_info(engine.metadata.model_dump_json(), "atrous")
+    openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+    saved = OpenVinoEngine(tmp_path / "model.xml")
+    assert saved.metadata == engine.metadata
+    assert relative_difference(saved(images(1, 65, 65)), engine(images(1, 65, 65))) < 1e-6
+
+
+def test_bfloat16_is_used_on_request_alone(converted: bytes) -> None:
+    def hint(engine: OpenVinoEngine) -> str:
+        return engine._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+
+    assert hint(OpenVinoEngine(converted)) == "f32"
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        engine = OpenVinoEngine(converted, precision="bfloat16")
+        assert hint(engine) == "bf16"
+        assert engine.precision == "bfloat16"
+    else:
+        with pytest.raises(AtrousError, match="This CPU does not compute in bfloat16"):
+            OpenVinoEngine(converted, precision="bfloat16")
+
+
+def test_a_damaged_file(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a network")
+    with pytest.raises(AtrousError, match=r"model\.onnx: OpenVINO cannot load this file \(.*Export the weights again"):
+        OpenVinoEngine(tmp_path / "model.onnx")
+
+
+def test_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(AtrousError, match=r"needs OpenVINO: pip install 'atrous\[openvino\]'"):
+        import_openvino()
+    assert sys.modules.get("openvino_telemetry", "") is not None
