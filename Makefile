@@ -7,7 +7,7 @@ OUT ?= out
 SITE ?= site
 PHOTOGRAPH ?= examples/street.jpg
 
-.PHONY: help demo test test-slow lint docs reference clean
+.PHONY: help demo test test-slow lint docs reference benchmark-env clean
 
 help:
 	@echo "make demo       segment a photograph into $(OUT)"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint       check formatting, style, types and the direction of imports"
 	@echo "make docs       build the documentation into site/"
 	@echo "make reference  write docs/reference from the code, after a change of options or keys"
+	@echo "make benchmark-env  install atrous beside the libraries that benchmarks/engines.py compares it with"
 	@echo "make clean      remove all of the above"
 
 demo: $(VENV)/.installed
@@ -41,8 +42,14 @@ docs: $(VENV)/.installed-dev
 reference: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate_reference.py
 
+# torchvision's wheels for the CPU are not on every index: it is installed without its dependencies.
+benchmark-env:
+	$(PYTHON) -m venv .venv-benchmark
+	.venv-benchmark/bin/python -m pip install --quiet -c constraints.txt -e ".[openvino]" ai-edge-litert huggingface_hub tqdm
+	.venv-benchmark/bin/python -m pip install --quiet --no-deps torchvision timm segmentation-models-pytorch
+
 clean:
-	rm -rf $(VENV) $(OUT) $(SITE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmark $(OUT) $(SITE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

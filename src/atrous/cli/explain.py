@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from atrous.cli.options import parse_size
+
 
 def explain(
     model: Annotated[str, typer.Argument(help="Id of a network; `atrous models` lists them.")],
@@ -33,7 +35,7 @@ def explain(
     from atrous.analysis.explain import explain as summarize
 
     arguments = {} if output_stride is None else {"output_stride": output_stride}
-    summary = summarize(model, _parse_size(size), num_classes=num_classes, **arguments)
+    summary = summarize(model, parse_size(size), num_classes=num_classes, **arguments)
     headers = (name.replace(" ", "\n").replace("-", "-\n") for name in summary.COLUMNS)
     table = Table(*headers, box=None, pad_edge=False)
     for column in table.columns[1:]:
@@ -42,12 +44,3 @@ def explain(
         table.add_row(*row)
     Console(width=200).print(table)  # lines wrap in a narrow terminal, but no column is cut
     typer.echo(f"{summary.parameters:,} parameters, {format_count(summary.multiply_adds)} multiply-adds")
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    from atrous.errors import AtrousError
-
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
-        raise AtrousError(f"--size {text}: expected height and width, such as 513x513.")
-    return int(sides[0]), int(sides[1])

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from atrous import __version__
+from atrous.cli.benchmark import benchmark
 from atrous.cli.crf import PRESETS
 from atrous.cli.crf import app as crf
 from atrous.cli.data import app as data
@@ -58,6 +59,7 @@ app.command()(weights)
 app.command()(info)
 app.command("import-weights")(import_weights)
 app.command()(inspect)
+app.command()(benchmark)
 app.add_typer(data)
 app.add_typer(crf)
 

@@ -67,3 +67,16 @@ def load_segmenter(
         tta=tta,
         tile=tile,
     )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Parse height and width, such as `513x513`.
+
+    Raises: `AtrousError` for anything else.
+    """
+    from atrous.errors import AtrousError
+
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise AtrousError(f"--size {text}: expected height and width, such as 513x513.")
+    return int(sides[0]), int(sides[1])
