@@ -1,11 +1,14 @@
-"""Max pooling with Caffe's rounding."""
+"""Max pooling with Caffe's rounding, and adaptive pooling that exports."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
+from torch import Tensor, nn
 
-from atrous.layers.pool import CeilMaxPool2d
+from atrous.layers.pool import CeilMaxPool2d, adaptive_pool2d
 
 
 @pytest.mark.parametrize(("kernel_size", "sizes"), [(1, {8: 4, 9: 5}), (2, {8: 4, 9: 5}), (3, {8: 5, 9: 5})])
@@ -28,3 +31,24 @@ def test_padding_before_shifts_an_even_window_to_end_at_its_pixel() -> None:
     x = torch.tensor([[[[0.0, 3.0, 1.0, 2.0]]]])
     assert CeilMaxPool2d(2, 1)(x).flatten().tolist() == [3, 3, 2, 2]
     assert CeilMaxPool2d(2, 1, pad_before=True)(x).flatten().tolist() == [0, 3, 3, 2]
+
+
+class PooledGrids(nn.Module):
+    def __init__(self, kind: Literal["average", "max"]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [adaptive_pool2d(x, bins, self.kind) for bins in (1, 2, 3, 6)]
+
+
+@pytest.mark.parametrize("kind", ["average", "max"])
+def test_exported_adaptive_pooling_is_right_at_every_size(kind: Literal["average", "max"]) -> None:
+    """Torch's own decomposition unrolls the bins of the traced size."""
+    dynamic = torch.export.Dim.DYNAMIC
+    x = torch.randn(2, 3, 13, 17)
+    program = torch.export.export(PooledGrids(kind), (x,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
+    for size in ((13, 17), (6, 40), (5, 1), (64, 7)):
+        x = torch.randn(1, 3, *size)
+        for exported, eager in zip(program.module()(x), PooledGrids(kind)(x), strict=True):
+            torch.testing.assert_close(exported, eager, rtol=1e-5 if kind == "average" else 0, atol=1e-6)

@@ -20,8 +20,10 @@ def mirror_pad(image: Tensor, before: tuple[int, int], after: tuple[int, int]) -
     """
     for axis, first, last in zip((2, 3), before, after, strict=True):
         size = image.shape[axis]
-        period = max(2 * size - 2, 1)  # a reflected image repeats after this many pixels
-        index = torch.arange(-first, size + last, device=image.device) % period
+        index = torch.arange(-first, size + last, device=image.device)
+        # A reflected image repeats after this many pixels; a tensor, because ONNX has no remainder by a symbolic size.
+        period = index.new_full((), max(2 * size - 2, 1))
+        index = index % period
         image = image.index_select(axis, torch.minimum(index, 2 * size - 2 - index))
     return image
 

@@ -1,7 +1,10 @@
-"""Max pooling with Caffe's rounding."""
+"""Max pooling with Caffe's rounding, and adaptive pooling that exports."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,3 +39,31 @@ class CeilMaxPool2d(nn.MaxPool2d):
         before = beyond // 2 if size % 2 else beyond if self.pad_before else 0
         x = F.pad(x, (before, beyond - before) * 2, value=float("-inf"))
         return F.max_pool2d(x, size, stride=1, dilation=dilation)
+
+
+def adaptive_pool2d(x: Tensor, bins: int, kind: Literal["average", "max"]) -> Tensor:
+    """Pool feature maps of any size over a grid of `bins` x `bins`.
+
+    In traced and compiled networks it is written as products with matrices, or as masked maxima, because torch's own
+    decomposition is right for maps of the traced size only.
+
+    Shape: (N, C, H, W) -> (N, C, bins, bins).
+    """
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        return F.adaptive_avg_pool2d(x, bins) if kind == "average" else F.adaptive_max_pool2d(x, bins)
+    rows, columns = (_bin_members(size, bins, x.device) for size in x.shape[2:])
+    if kind == "average":
+        row_weights, column_weights = (each.to(x.dtype) / each.sum(1, keepdim=True) for each in (rows, columns))
+        return row_weights @ x @ column_weights.mT
+    x = torch.stack([x.masked_fill(~row[:, None], float("-inf")).amax(2) for row in rows.unbind()], 2)
+    return torch.stack([x.masked_fill(~column, float("-inf")).amax(3) for column in columns.unbind()], 3)
+
+
+def _bin_members(size: int, bins: int, device: torch.device) -> Tensor:
+    """Mark the pixels of each bin: from floor(i size / bins) to ceil((i + 1) size / bins).
+
+    Shape: -> (bins, size) bool.
+    """
+    scaled = torch.arange(size, device=device) * bins
+    index = torch.arange(bins, device=device)[:, None]
+    return (scaled > index * size - bins) & (scaled < (index + 1) * size)

@@ -28,6 +28,7 @@ from atrous.backbones.resnet import Stem
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
+from atrous.layers.pool import adaptive_pool2d
 from atrous.layers.resize import resize
 from atrous.models.base import ModelWithAuxiliaryHead, SegmentationModel, build_backbone, register_model, scaled
 from atrous.registry import Paper
@@ -95,8 +96,7 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         if self.crop_map_size is None:
-            adaptive = F.adaptive_avg_pool2d if self.pool == "average" else F.adaptive_max_pool2d
-            pooled = [adaptive(x, count) for count in self.bins]
+            pooled = [adaptive_pool2d(x, count, self.pool) for count in self.bins]
         else:
             pooled = [self._pool_windows(x, window) for window in self.windows()]
         maps = [
