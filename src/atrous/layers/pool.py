@@ -49,7 +49,7 @@ def adaptive_pool2d(x: Tensor, bins: int, kind: Literal["average", "max"]) -> Te
 
     Shape: (N, C, H, W) -> (N, C, bins, bins).
     """
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if not (torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()):
         return F.adaptive_avg_pool2d(x, bins) if kind == "average" else F.adaptive_max_pool2d(x, bins)
     rows, columns = (_bin_members(size, bins, x.device) for size in x.shape[2:])
     if kind == "average":
