@@ -1,14 +1,12 @@
-"""Max pooling with Caffe's rounding, and adaptive pooling that exports."""
+"""Max pooling with Caffe's rounding, and pooling over grids and windows that exports."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from atrous.layers.pool import CeilMaxPool2d, adaptive_pool2d
+from atrous.layers.pool import CeilMaxPool2d, Pool, adaptive_pool2d, window_pool2d
 
 
 @pytest.mark.parametrize(("kernel_size", "sizes"), [(1, {8: 4, 9: 5}), (2, {8: 4, 9: 5}), (3, {8: 5, 9: 5})])
@@ -34,7 +32,7 @@ def test_padding_before_shifts_an_even_window_to_end_at_its_pixel() -> None:
 
 
 class PooledGrids(nn.Module):
-    def __init__(self, kind: Literal["average", "max"]) -> None:
+    def __init__(self, kind: Pool) -> None:
         super().__init__()
         self.kind = kind
 
@@ -43,7 +41,7 @@ class PooledGrids(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["average", "max"])
-def test_exported_adaptive_pooling_is_right_at_every_size(kind: Literal["average", "max"]) -> None:
+def test_exported_adaptive_pooling_is_right_at_every_size(kind: Pool) -> None:
     """Torch's own decomposition unrolls the bins of the traced size."""
     dynamic = torch.export.Dim.DYNAMIC
     x = torch.randn(2, 3, 13, 17)
@@ -52,3 +50,26 @@ def test_exported_adaptive_pooling_is_right_at_every_size(kind: Literal["average
         x = torch.randn(1, 3, *size)
         for exported, eager in zip(program.module()(x), PooledGrids(kind)(x), strict=True):
             torch.testing.assert_close(exported, eager, rtol=1e-5 if kind == "average" else 0, atol=1e-6)
+
+
+class PooledWindows(nn.Module):
+    def __init__(self, kind: Pool, stride: int | None) -> None:
+        super().__init__()
+        self.kind: Pool = kind
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return window_pool2d(x, (5, 6), self.kind, stride=self.stride)
+
+
+@pytest.mark.parametrize("stride", [1, None])
+@pytest.mark.parametrize("kind", ["average", "max"])
+@pytest.mark.parametrize("size", [(3, 4), (9, 4), (3, 11), (9, 13)])
+def test_exported_windows_shrink_to_smaller_maps(kind: Pool, stride: int | None, size: tuple[int, int]) -> None:
+    x = torch.randn(1, 3, *size)
+    pool = PooledWindows(kind, stride)
+    dynamic = torch.export.Dim.DYNAMIC
+    program = torch.export.export(pool, (x,), dynamic_shapes=({2: dynamic, 3: dynamic},))
+    for more in (0, 2):
+        x = torch.randn(1, 3, size[0] + more * (size[0] > 5), size[1] + more * (size[1] > 6))
+        torch.testing.assert_close(program.module()(x), pool(x), rtol=1e-5, atol=1e-6)

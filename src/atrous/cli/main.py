@@ -21,6 +21,7 @@ from atrous.cli.crf import app as crf
 from atrous.cli.data import app as data
 from atrous.cli.evaluate import evaluate
 from atrous.cli.explain import explain
+from atrous.cli.export import export
 from atrous.cli.import_weights import import_weights
 from atrous.cli.info import info
 from atrous.cli.inspect import inspect
@@ -58,6 +59,7 @@ app.command()(explain)
 app.command()(weights)
 app.command()(info)
 app.command("import-weights")(import_weights)
+app.command()(export)
 app.command()(inspect)
 app.command()(benchmark)
 app.add_typer(data)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, SeparableConv
 from atrous.layers.dilate import set_dilation
+from atrous.layers.pool import window_pool2d
 from atrous.layers.resize import resize
 
 NOMINAL_OUTPUT_STRIDE = 16
@@ -38,8 +38,7 @@ class ImagePooling(nn.Module):
         height, width = x.shape[-2:]
         if self.window is None:
             return self.conv(x.mean((2, 3), keepdim=True)).expand(-1, -1, height, width)
-        window = min(self.window[0], height), min(self.window[1], width)
-        pooled = self.conv(F.avg_pool2d(x, window, stride=1))
+        pooled = self.conv(window_pool2d(x, self.window, "average"))
         return resize(pooled, (height, width), align_corners=self.align_corners)
 
 

@@ -1,14 +1,16 @@
-"""Max pooling with Caffe's rounding, and adaptive pooling that exports."""
+"""Max pooling with Caffe's rounding, and pooling over grids and windows that exports."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atrous.layers.dilate import single_value
+
+Pool: TypeAlias = Literal["average", "max"]
 
 
 class CeilMaxPool2d(nn.MaxPool2d):
@@ -41,15 +43,20 @@ class CeilMaxPool2d(nn.MaxPool2d):
         return F.max_pool2d(x, size, stride=1, dilation=dilation)
 
 
-def adaptive_pool2d(x: Tensor, bins: int, kind: Literal["average", "max"]) -> Tensor:
+def is_traced() -> bool:
+    """Whether the network is being compiled or exported, so that sizes are symbols."""
+    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+
+
+def adaptive_pool2d(x: Tensor, bins: int, kind: Pool) -> Tensor:
     """Pool feature maps of any size over a grid of `bins` x `bins`.
 
-    In traced and compiled networks it is written as products with matrices, or as masked maxima, because torch's own
-    decomposition is right for maps of the traced size only.
+    In traced networks it is written as products with matrices, or as masked maxima, because torch's own decomposition
+    is right for maps of the traced size only.
 
     Shape: (N, C, H, W) -> (N, C, bins, bins).
     """
-    if not (torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()):
+    if not is_traced():
         return F.adaptive_avg_pool2d(x, bins) if kind == "average" else F.adaptive_max_pool2d(x, bins)
     rows, columns = (_bin_members(size, bins, x.device) for size in x.shape[2:])
     if kind == "average":
@@ -67,3 +74,29 @@ def _bin_members(size: int, bins: int, device: torch.device) -> Tensor:
     scaled = torch.arange(size, device=device) * bins
     index = torch.arange(bins, device=device)[:, None]
     return (scaled > index * size - bins) & (scaled < (index + 1) * size)
+
+
+def window_pool2d(x: Tensor, window: tuple[int, int], kind: Pool, *, stride: int | None = 1) -> Tensor:
+    """Pool over windows without padding; a window larger than the map shrinks to the map.
+
+    Without a `stride` the windows lie side by side, and the last ones may extend beyond the map. In traced networks,
+    whose windows cannot depend on the size of the map, a smaller map is padded to the window instead.
+
+    Shape: (N, C, H, W) -> (N, C, max(H - window[0], 0) / stride + 1, ...), rounded up without a `stride`.
+    """
+    height, width = x.shape[2:]
+    pool = F.avg_pool2d if kind == "average" else F.max_pool2d
+    if not is_traced():
+        size = min(window[0], height), min(window[1], width)
+        return pool(x, size, stride or size, ceil_mode=stride is None)
+    below, right = _missing(height, window[0]), _missing(width, window[1])
+    padded = F.pad(x, (0, right, 0, below), value=0.0 if kind == "average" else float("-inf"))
+    pooled = pool(padded, window, stride or window, ceil_mode=stride is None)
+    if kind == "max":
+        return pooled
+    return pooled * (window[0] * window[1] / ((window[0] - below) * (window[1] - right)))
+
+
+def _missing(size: Any, window: int) -> Any:
+    """By how many pixels a map is smaller than a window; sizes are tensors where TorchScript traces them."""
+    return (window - size).clamp(min=0) if isinstance(size, Tensor) else torch.sym_max(window - size, 0)

@@ -17,10 +17,9 @@ Differences between the paper and the released networks, each available as an ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atrous.backbones import Backbone
@@ -28,7 +27,7 @@ from atrous.backbones.resnet import Stem
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
-from atrous.layers.pool import adaptive_pool2d
+from atrous.layers.pool import Pool, adaptive_pool2d, window_pool2d
 from atrous.layers.resize import resize
 from atrous.models.base import ModelWithAuxiliaryHead, SegmentationModel, build_backbone, register_model, scaled
 from atrous.registry import Paper
@@ -39,8 +38,6 @@ PAPER = Paper(
     year=2017,
     arxiv="1612.01105",
 )
-
-Pool = Literal["average", "max"]
 
 
 class PyramidPooling(nn.Module):
@@ -98,17 +95,12 @@ class PyramidPooling(nn.Module):
         if self.crop_map_size is None:
             pooled = [adaptive_pool2d(x, count, self.pool) for count in self.bins]
         else:
-            pooled = [self._pool_windows(x, window) for window in self.windows()]
+            pooled = [window_pool2d(x, window, self.pool, stride=None) for window in self.windows()]
         maps = [
             resize(conv(grid), (height, width), align_corners=self.align_corners)
             for conv, grid in zip(self.convs, pooled, strict=True)
         ]
         return torch.cat([x, *maps], 1)
-
-    def _pool_windows(self, x: Tensor, window: tuple[int, int]) -> Tensor:
-        size = min(window[0], x.shape[2]), min(window[1], x.shape[3])
-        pool = F.avg_pool2d if self.pool == "average" else F.max_pool2d
-        return pool(x, size, size, ceil_mode=True)
 
 
 class PSPNet(ModelWithAuxiliaryHead):

@@ -41,6 +41,11 @@ class NetworkMetadata(StrictModel):
     precision: Precision = "float32"
     """The precision of the stored network: "int8" for a quantized one."""
 
+    output: Literal["scores", "labels"] = "scores"
+    """What the file computes: scores of preprocessed images, or labels of 8-bit images."""
+    size: tuple[int, int] | None = None
+    """The height and width of the input if they are fixed."""
+
     @classmethod
     def read(cls, text: str | None, source: str) -> NetworkMetadata:
         """Parse the metadata of a converted network from their JSON text.

@@ -1,0 +1,65 @@
+"""`atrous export`: write networks to the files of other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atrous.cli.options import OutputStride, parse_size
+
+
+def export(
+    weights: Annotated[str, typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file of weights.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The file to write: .onnx, .xml (OpenVINO) or .pt2 (torch.export).")
+    ],
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Include preprocessing, resizing and arg-max: 8-bit images in, labels out.")
+    ] = False,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Fix the size of the input, such as 513x513; any size otherwise.")
+    ] = None,
+    output_stride: OutputStride = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="An image, or a folder of images, to compare file and network on; otherwise random ones."),
+    ] = None,
+) -> None:
+    """Export a network with its card to ONNX, OpenVINO or torch.export.
+
+    The file takes batches and images of any size: input `image`, normalized, output `scores`, low-resolution logits.
+    With `--labels`, it takes 8-bit RGB images (N, H, W, 3) and gives labels (N, H, W). Before it gets its name, the
+    file is run on images of three sizes; one that differs from the network is not kept.
+
+    Examples:
+
+      atrous export -w deeplab_v3_plus.efficientnet_lite0.camvid -o street.onnx
+
+      atrous export -w runs/best.safetensors -o best.xml --output-stride 8 --images photos/
+
+      atrous export -w deeplab_v3.mobilenet_v2.voc -o voc.onnx --labels --size 375x500
+    """
+    from rich.console import Console
+
+    from atrous.cli.predict import plan_images
+    from atrous.export import export_model
+    from atrous.files import check_writable
+    from atrous.imaging.io import read_image
+    from atrous.weights import load
+
+    fixed = parse_size(size) if size is not None else None
+    check_writable(out.parent)
+    jobs = [] if images is None else plan_images([str(images)], out.parent)[:3]
+    model = load(weights)
+    if output_stride is not None:
+        model.set_output_stride(output_stride)
+    report = export_model(model, out, labels=labels, size=fixed, images=[read_image(job.source) for job in jobs])
+    sizes = ", ".join(f"{width} x {height}" for height, width in sorted({each.size for each in report.differences}))
+    Console().print(
+        f"-> {report.path}, {report.num_bytes / 1e6:.1f} MB; differs from the network by at most "
+        f"{report.largest_difference:.1g} of the largest score (at {sizes} pixels)",
+        soft_wrap=True,
+        highlight=False,
+    )

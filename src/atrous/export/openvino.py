@@ -1,0 +1,42 @@
+"""`.xml`: the format of OpenVINO, whose weights lie in a `.bin` file of the same name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.export.onnx import convert
+from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata
+from atrous.telemetry import import_without_telemetry
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+def write(program: ExportedProgram, path: Path, metadata: NetworkMetadata) -> None:
+    """Write a traced network to an OpenVINO file and its `.bin` file, in float32, with its metadata in `rt_info`."""
+    openvino = import_without_telemetry("openvino", "export")
+    model = openvino.Core().read_model(convert(program, metadata).SerializeToString())
+    save(model, path, metadata)
+
+
+def save(model: Any, path: Path, metadata: NetworkMetadata) -> None:
+    """Write an OpenVINO model with its metadata; floats keep their 32 bits."""
+    model.set_rt_info(metadata.model_dump_json(), [METADATA_KEY])
+    import_without_telemetry("openvino", "export").save_model(model, path, compress_to_fp16=False)
+
+
+class Runner:
+    """Run an OpenVINO file on the CPU, in float32."""
+
+    def __init__(self, path: Path) -> None:
+        core = import_without_telemetry("openvino", "export").Core()
+        # OpenVINO would choose 16 bits by itself where the CPU has them.
+        self._network = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def __call__(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
+        output: NDArray[np.generic] = self._network(image)[0]
+        return output

@@ -1,0 +1,30 @@
+"""Run programs that must not open a connection, with an empty home folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+FORBID_SOCKETS = """
+import socket, sys
+
+def forbidden(*arguments, **options):
+    raise AssertionError("a connection was opened")
+
+socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = socket.getaddrinfo = forbidden
+"""
+"""The beginning of a program that must not open a connection."""
+
+
+def run_offline(program: str, home: Path) -> None:
+    """Run a program with an empty home folder, in a process that must not open a connection."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("XDG_")}
+    environment |= {"HOME": str(home), "USERPROFILE": str(home), "ATROUS_CACHE": str(home / "cache")}
+    environment.pop("CI", None)  # where OpenVINO would keep quiet by itself
+    result = subprocess.run(
+        [sys.executable, "-c", FORBID_SOCKETS + program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "a connection was opened" not in result.stderr
