@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 from atrous.errors import AtrousError
 
 _SENDER = "openvino_telemetry"
 
 
-def import_without_telemetry(name: str, extra: str) -> Any:
-    """Import OpenVINO or NNCF, which send usage data and write an id to the home folder as soon as they are imported.
+def import_without_telemetry(name: str, extra: str | None = None) -> ModuleType:
+    """Import ONNX Runtime, OpenVINO or NNCF, which send usage data and write an id to the home folder when imported.
 
-    Both do so through the package `openvino_telemetry`, and work without it: in this process, it counts as not
-    installed. `extra` is the extra of this package that installs `name`.
+    ONNX Runtime reads an environment variable, from version 1.31 on Linux too, where `disable_telemetry_events` would
+    come too late. The others send by the package `openvino_telemetry`, and work without it: in this process, it counts
+    as not installed. `extra` is the extra of this package that installs `name`.
 
     Raises: `AtrousError` if `name` is not installed.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if sys.modules.get(_SENDER) is None:
         sys.modules[_SENDER] = None  # type: ignore[assignment]  # importing it then raises ImportError
     try:
@@ -26,4 +29,5 @@ def import_without_telemetry(name: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != name:
             raise
-        raise AtrousError(f"{name} is not installed: pip install 'atrous[{extra}]'.") from error
+        package = f"'atrous[{extra}]'" if extra else name
+        raise AtrousError(f"{name} is not installed: pip install {package}.") from error

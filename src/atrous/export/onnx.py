@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from atrous.errors import AtrousError
 from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata
-from atrous.inference.engines.onnxruntime import IMAGE
+from atrous.inference.engines.onnxruntime import IMAGE, import_onnxruntime
 
 if TYPE_CHECKING:
     import onnx
@@ -97,9 +97,7 @@ class Runner:
     """Run an ONNX file by ONNX Runtime."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        self._session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self._session: Any = import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def __call__(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
         output: NDArray[np.generic] = self._session.run(None, {IMAGE: image})[0]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from atrous.export.onnx import convert
 from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata
-from atrous.telemetry import import_without_telemetry
+from atrous.inference.engines.openvino import import_openvino
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def write(program: ExportedProgram, path: Path, metadata: NetworkMetadata) -> None:
     """Write a traced network to an OpenVINO file and its `.bin` file, in float32, with its metadata in `rt_info`."""
-    openvino = import_without_telemetry("openvino", "export")
+    openvino = import_openvino()
     model = openvino.Core().read_model(convert(program, metadata).SerializeToString())
     save(model, path, metadata)
 
@@ -26,14 +26,14 @@ def write(program: ExportedProgram, path: Path, metadata: NetworkMetadata) -> No
 def save(model: Any, path: Path, metadata: NetworkMetadata) -> None:
     """Write an OpenVINO model with its metadata; floats keep their 32 bits."""
     model.set_rt_info(metadata.model_dump_json(), [METADATA_KEY])
-    import_without_telemetry("openvino", "export").save_model(model, path, compress_to_fp16=False)
+    import_openvino().save_model(model, path, compress_to_fp16=False)
 
 
 class Runner:
     """Run an OpenVINO file on the CPU, in float32."""
 
     def __init__(self, path: Path) -> None:
-        core = import_without_telemetry("openvino", "export").Core()
+        core = import_openvino().Core()
         # OpenVINO would choose 16 bits by itself where the CPU has them.
         self._network = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

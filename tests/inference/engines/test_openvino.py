@@ -61,6 +61,5 @@ def test_a_damaged_file(tmp_path: Path) -> None:
 
 def test_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(AtrousError, match=r"needs OpenVINO: pip install 'atrous\[openvino\]'"):
+    with pytest.raises(AtrousError, match=r"openvino is not installed: pip install 'atrous\[openvino\]'"):
         import_openvino()
-    assert sys.modules.get("openvino_telemetry", "") is not None

@@ -168,6 +168,11 @@ def _open_exported(path: Path, engine: str, precision: str, device: str, output_
         opened: Engine = OnnxRuntimeEngine(path)
     else:
         opened = OpenVinoEngine(path, precision="bfloat16" if precision == "bfloat16" else "float32")
+    if opened.metadata.output == "labels":
+        raise AtrousError(
+            f"{path}: this file takes 8-bit images and gives labels, for other programs; inference here needs scores. "
+            "Export the weights without --labels."
+        )
     if precision not in ("auto", opened.precision):
         raise AtrousError(f"{path}: this network computes in {opened.precision}, not in {precision}.")
     if output_stride not in (None, opened.output_stride):

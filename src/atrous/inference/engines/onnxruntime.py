@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError
 from atrous.inference.engines.engine import Batch, Engine, num_threads, to_numpy
 from atrous.inference.engines.metadata import METADATA_KEY, InvalidFileError, NetworkMetadata
+from atrous.telemetry import import_without_telemetry
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -77,16 +77,11 @@ class OnnxRuntimeEngine(Engine):
 
 
 def import_onnxruntime() -> ModuleType:
-    """Import ONNX Runtime.
+    """Import ONNX Runtime without its telemetry.
 
     Raises: `AtrousError` if it is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise AtrousError("The engine 'onnxruntime' needs ONNX Runtime: pip install onnxruntime.") from error
-    onnxruntime.disable_telemetry_events()  # only its builds for Windows have any
-    return onnxruntime
+    return import_without_telemetry("onnxruntime")
 
 
 def _session_options() -> onnxruntime.SessionOptions:

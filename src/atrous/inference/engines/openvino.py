@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from atrous.errors import AtrousError
 from atrous.inference.engines.engine import Batch, Engine, num_threads, to_numpy
 from atrous.inference.engines.metadata import METADATA_KEY, InvalidFileError, NetworkMetadata, Precision
+from atrous.telemetry import import_without_telemetry
 
 if TYPE_CHECKING:
     import openvino
@@ -70,17 +70,7 @@ def import_openvino() -> ModuleType:
 
     Raises: `AtrousError` if OpenVINO is not installed.
     """
-    telemetry = sys.modules.get("openvino_telemetry")
-    if telemetry is None:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # to import it fails: a stub takes its place
-    try:
-        import openvino
-    except ImportError as error:
-        raise AtrousError("The engine 'openvino' needs OpenVINO: pip install 'atrous[openvino]'.") from error
-    finally:
-        if telemetry is None:
-            del sys.modules["openvino_telemetry"]
-    return openvino
+    return import_without_telemetry("openvino", "openvino")
 
 
 def _read_property(model: openvino.Model) -> str | None:
