@@ -10,6 +10,13 @@ from atrous.analysis.counts import count_parameters, multiply_adds
 from atrous.backbones import create_backbone
 
 TORCHVISION = {"refine": True, "multi_grid": (1, 1, 1), "output_stride": 8}
+TORCHVISION_MOBILE = {
+    "refine": True,
+    "atrous_rates": (12, 24, 36),
+    "auxiliary": True,
+    "auxiliary_map": 1,
+    "backbone_options": {"layout": "torchvision"},
+}
 FULL_ASPP = {"atrous_rates": (6, 12, 18)}
 CLASSIFIER = {"num_classes": 1000}
 DEEP_STEM = {"backbone_options": {"stem": "deep"}}
@@ -34,6 +41,8 @@ BACKBONES = [
     ("vgg16_bn", {}, 14_723_136),
     ("vgg16_bn", CLASSIFIER, 138_365_992),
     ("convnext_tiny", CLASSIFIER, 28_589_128),
+    ("mobilenet_v3_large", CLASSIFIER, 5_483_032),
+    ("mobilenet_v3_small", CLASSIFIER, 2_542_856),
 ]
 
 PARAMETERS = [
@@ -47,6 +56,8 @@ PARAMETERS = [
     ("deeplab_v3.resnet101", TORCHVISION, 58_630_997),
     ("deeplab_v3.resnet50", TORCHVISION | {"auxiliary": True}, 42_004_074),  # published by torchvision
     ("deeplab_v3.resnet101", TORCHVISION | {"auxiliary": True}, 60_996_202),  # published by torchvision
+    ("deeplab_v3.mobilenet_v3_large", TORCHVISION_MOBILE, 11_029_328),  # published by torchvision
+    ("lraspp.mobilenet_v3_large", {}, 3_221_538),  # published by torchvision
     ("deeplab_v3_plus.resnet101_beta", {}, 59_468_085),
     ("deeplab_v3_plus.resnet50", {}, 40_352_181),
     ("deeplab_v3_plus.resnet101", {}, 59_344_309),
@@ -120,6 +131,7 @@ PARAMETERS = [
     ("deeplab_v2.resnet101", {}, 44_048_532),
     ("deeplab_v2.resnet101", {"atrous_rates": (12,)}, 42_887_253),
     ("deeplab_v2_msc.resnet101", {}, 44_048_532),
+    ("deeplab_v2_msc.vgg16", {}, 37_877_652),
 ]
 
 MULTIPLY_ADDS = [  # at 513 x 513, in units of 1e9
@@ -157,6 +169,7 @@ MULTIPLY_ADDS = [  # at 513 x 513, in units of 1e9
 MULTIPLY_ADDS_ELSEWHERE = [  # (height, width), in units of 1e9
     ("deeplab_v3.resnet50", TORCHVISION, (520, 520), 168.731),
     ("deeplab_v3.resnet101", TORCHVISION, (520, 520), 248.752),
+    ("lraspp.mobilenet_v3_large", {}, (520, 520), 2.086),  # published 2.09 by torchvision
     ("fcn.resnet50", {}, (520, 520), 142.726),  # the auxiliary head, idle here, is torchvision's 9.991 more
     ("fcn.resnet101", {}, (520, 520), 222.747),
     ("fcn_32s.vgg16", {}, (500, 500), 181.366),  # transposed convolutions charged densely, all pairs of classes

@@ -170,6 +170,7 @@ POSITION_PRESERVING = {
     "contiguous",
     "copy_",
     "native_dropout",
+    "hardswish",
     "stack",
     "_softmax",
     "_log_softmax",

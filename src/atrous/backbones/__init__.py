@@ -4,6 +4,7 @@ from atrous.backbones import (  # noqa: F401  (they register themselves)
     convnext,
     efficientnet_lite,
     mobilenet_v2,
+    mobilenet_v3,
     resnet,
     vgg,
     xception,

@@ -9,6 +9,7 @@ from atrous.models import (  # noqa: F401  (they register themselves)
     dilated,
     fcn,
     gcn,
+    lraspp,
     pspnet,
     refinenet,
     segnet,

@@ -172,13 +172,15 @@ class SegmentationModel(nn.Module):
 
 
 class ModelWithAuxiliaryHead(SegmentationModel):
-    """Base class of networks with a second head, on the feature map before the last, for an auxiliary loss.
+    """Base class of networks with a second head, on an earlier feature map, for an auxiliary loss.
 
     A subclass sets `auxiliary`, the second head or None, and `auxiliary_weight`, the weight of its loss.
     """
 
     auxiliary: nn.Module | None
     auxiliary_weight: float
+    auxiliary_map: int = -2
+    """Index of the backbone's map that the second head classifies, by default the one before the last."""
 
     @abstractmethod
     def _classify(self, maps: list[Tensor]) -> Tensor:
@@ -191,7 +193,7 @@ class ModelWithAuxiliaryHead(SegmentationModel):
         if self.auxiliary is None:
             return super().training_outputs(image)
         maps = self.backbone(image)
-        outputs = ((self._classify(maps), 1.0), (self.auxiliary(maps[-2]), self.auxiliary_weight))
+        outputs = ((self._classify(maps), 1.0), (self.auxiliary(maps[self.auxiliary_map]), self.auxiliary_weight))
         return [(self._to_size_of(image, scores), weight) for scores, weight in outputs]
 
 

@@ -175,8 +175,10 @@ class DeepLabV2MSC(DeepLabV2):
 
 
 @register_model("deeplab_v2.vgg16", PAPER, options_of=DeepLabV2)
+@register_model("deeplab_v2_msc.vgg16", PAPER, options_of=DeepLabV2, msc=True)
 def deeplab_v2_vgg16(
     *,
+    msc: bool = False,
     width: float = 1.0,
     in_channels: int = 3,
     backbone_options: Mapping[str, Any] | None = None,
@@ -187,7 +189,7 @@ def deeplab_v2_vgg16(
     backbone = build_backbone(
         "vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, **geometry
     )
-    return DeepLabV2(backbone, **{"hidden": scaled(1024, width), **options})
+    return (DeepLabV2MSC if msc else DeepLabV2)(backbone, **{"hidden": scaled(1024, width), **options})
 
 
 @register_model("deeplab_v2.resnet101", PAPER, options_of=DeepLabV2)

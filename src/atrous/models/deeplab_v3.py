@@ -21,6 +21,8 @@ Differences between the paper and the released networks, each available by an id
 - `refine=True` adds the 3x3 convolution that torchvision has between ASPP and classifier. With `refine=True`,
   `auxiliary=True`, `multi_grid=(1, 1, 1)`, `dropout=0.5` and `output_stride=8` the network matches torchvision's
   released state dicts.
+- `deeplab_v3.mobilenet_v3_large` is torchvision's network, which runs at output stride 16, with the arguments above but
+  `output_stride=16`, and `atrous_rates=(12, 24, 36)`, `auxiliary_map=1`, `backbone_options={"layout": "torchvision"}`.
 - Xception and EfficientNet are not in the paper. The paper of v3+, which added Xception, found no gain from multi-grid
   on it.
 """
@@ -69,7 +71,8 @@ class DeepLabV3(ModelWithAuxiliaryHead):
 
     The multi-grid (1, 2, 4) is the best of table 5; it multiplies the rates of the backbone, which depend on its layout
     (see the module). `atrous_rates` apply at output stride 16 and scale with the stride.
-    With `auxiliary`, an FCN head on the stage before the last adds a training loss of weight `auxiliary_weight`.
+    With `auxiliary`, an FCN head on the map `auxiliary_map` of the backbone, by default the one before the last, adds a
+    training loss of weight `auxiliary_weight`.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
     Raises: `AtrousError` for an output stride or rates the network does not support.
@@ -91,6 +94,7 @@ class DeepLabV3(ModelWithAuxiliaryHead):
         refine: bool = False,
         auxiliary: bool = False,
         auxiliary_weight: float = 0.5,
+        auxiliary_map: int = -2,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
@@ -110,7 +114,8 @@ class DeepLabV3(ModelWithAuxiliaryHead):
             align_corners=align_corners,
         )
         self.refine = ConvNormAct(channels, channels, 3) if refine else None
-        self.auxiliary = FCNHead(backbone.channels[-2], num_classes) if auxiliary else None
+        self.auxiliary_map = auxiliary_map
+        self.auxiliary = FCNHead(backbone.channels[auxiliary_map], num_classes) if auxiliary else None
         self.auxiliary_weight = auxiliary_weight
         for part in (self.aspp, self.refine, self.auxiliary):
             if part is not None:
@@ -179,11 +184,12 @@ RESNETS = ("resnet50", "resnet101", "resnet152", "resnet50_beta", "resnet101_bet
 MOBILENETS = ("mobilenet_v2", "mobilenet_v2_x0.5")
 XCEPTIONS = ("xception41", "xception65", "xception71")
 EFFICIENTNETS = ("efficientnet_lite0",)
+MOBILENETS_V3 = ("mobilenet_v3_large",)
 
 DEFAULTS: dict[str, Mapping[str, Any]] = {
     **{name: {} for name in RESNETS},
     **dict.fromkeys(MOBILENETS, MOBILENET_DEFAULTS),
-    **{name: {"multi_grid": None} for name in (*XCEPTIONS, *EFFICIENTNETS)},
+    **{name: {"multi_grid": None} for name in (*XCEPTIONS, *EFFICIENTNETS, *MOBILENETS_V3)},
 }
 """Arguments whose defaults differ from the paper's, by backbone."""
 
