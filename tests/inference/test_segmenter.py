@@ -124,6 +124,19 @@ def test_an_image_too_large_for_memory_is_tiled_with_a_warning(
     assert "400 x 300 pixels: segmenting it in windows of 64" in caplog.text
 
 
+def test_memory_kept_from_earlier_images_counts_as_free(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    free = [1e6]
+    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(segmenter, "free_memory", lambda device: free[-1])
+    monkeypatch.setattr(segmenter, "release_freed_memory", lambda: free.append(1e12) or True)
+    with caplog.at_level(logging.WARNING, "atrous"):
+        Segmenter(SmallNetwork(False), letter_card(False), device="cpu")(noise(300, 400))
+    assert free == [1e6, 1e12]
+    assert not caplog.text
+
+
 def test_a_long_strip_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shorter side says nothing of the longer one: 16 x 2000 would be 545 x 67,505."""
     model = create_model("deeplab_v3.mobilenet_v2", num_classes=3, width=0.125)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.allocator import keep_freed_memory, release_freed_memory
 from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.imaging.io import ImageLike, Pixels, read_image
@@ -85,6 +86,7 @@ class Segmenter:
         self._model: SegmentationModel | None = model
 
     def _set_up(self, engine: Engine, card: Card, tta: str | TTAConfig, tile: int | None, overlap: float) -> None:
+        keep_freed_memory()
         self.engine = engine
         self.card = card
         self.tta = tta_preset(tta)
@@ -358,7 +360,9 @@ class Segmenter:
         if height * width <= SMALL_IMAGE_PIXELS:
             return True
         area = height * width * max(self.tta.scales) ** 2
-        return area * self.engine.metadata.bytes_per_pixel <= MEMORY_FRACTION * free_memory(self.engine.device)
+        needed = area * self.engine.metadata.bytes_per_pixel / MEMORY_FRACTION
+        device = self.engine.device
+        return needed <= free_memory(device) or (release_freed_memory() and needed <= free_memory(device))
 
     def _batches(self, images: Iterator[Pixels], max_batch: int) -> Iterator[list[Pixels]]:
         """Group up to `max_batch` consecutive images whose network inputs have the same size."""

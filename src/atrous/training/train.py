@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atrous.allocator import keep_freed_memory
 from atrous.data.loading import Batch
 from atrous.errors import AtrousError
 from atrous.training.ema import averaged_model
@@ -84,6 +85,7 @@ def train(
     if strategy not in STRATEGIES:
         raise AtrousError(f"Unknown strategy '{strategy}': use {' or '.join(STRATEGIES)}.")
     check_requirements()
+    keep_freed_memory()
     folder = Path(folder)
     checkpoint = prepare_run_dir(recipe, folder, resume)
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
