@@ -61,7 +61,7 @@ def adaptive_pool2d(x: Tensor, bins: int, kind: Pool) -> Tensor:
     rows, columns = (_bin_members(size, bins, x.device) for size in x.shape[2:])
     if kind == "average":
         row_weights, column_weights = (each.to(x.dtype) / each.sum(1, keepdim=True) for each in (rows, columns))
-        return row_weights @ x @ column_weights.mT
+        return row_weights @ x @ column_weights.t()
     x = torch.stack([x.masked_fill(~row[:, None], float("-inf")).amax(2) for row in rows.unbind()], 2)
     return torch.stack([x.masked_fill(~column, float("-inf")).amax(3) for column in columns.unbind()], 3)
 

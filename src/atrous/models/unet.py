@@ -107,7 +107,7 @@ class UNet(SegmentationModel):
         side of 16 b, which is even before every pooling.
         """
         stride, lost = self.output_stride, 0 if self.padded else 4 * (self.output_stride - 1)
-        bottom = -(-(size + lost) // stride)
+        bottom = (size + lost + stride - 1) // stride  # rounded up; ONNX rounds negative quotients toward zero
         return stride * bottom + 2 * self.margin() - lost
 
     def margin(self) -> int:

@@ -15,9 +15,9 @@ SIX = (
     "deeplab_v1.vgg16",
     "deeplab_v3.mobilenet_v2",
     "deeplab_v3_plus.xception65",
-    "dilation8.vgg16",
+    "pspnet.resnet50",
     "segnet.basic",
-    "fcn_8s.vgg16",
+    "unet.valid",
 )
 """Networks that differ most in their operations."""
 
