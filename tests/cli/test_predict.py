@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import signal
+import threading
 from pathlib import Path
 
 import cv2
@@ -66,19 +70,27 @@ def test_an_image_is_never_overwritten(run: Run, photographs: Path, weights: Pat
 def test_ctrl_c_keeps_finished_images(
     run: Run, photographs: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = Segmenter.__call__, []
+    original, calls, interrupted = Segmenter.__call__, [], threading.Event()
 
-    def interrupted(self, image):
+    def interrupt(self, image):
         calls.append(image)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
+        if len(calls) == 8:
+            signal.raise_signal(signal.SIGINT)  # which Python raises in the main thread
+            interrupted.set()
+        elif len(calls) > 8:
+            interrupted.wait(30)
         return original(self, image)
 
-    monkeypatch.setattr(Segmenter, "__call__", interrupted)
+    monkeypatch.setattr(Segmenter, "__call__", interrupt)
+    for number in range(20):
+        shutil.copy(photographs / "a.jpg", photographs / f"{number}.jpg")
     result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out")
     assert result.code == 130
-    assert "stopped after 1 of 3 images" in result.err
-    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
+    finished = int(re.search(r"stopped after (\d+) of 23 images", result.err)[1])
+    assert 8 <= finished == len(calls) < 23
+    names = {path.name for path in (tmp_path / "out").rglob("*")} - {"deep"}
+    assert len(names) == 2 * finished  # no file is incomplete, and none lacks its overlay
+    assert all(Image.open(path).size == (50, 40) for path in (tmp_path / "out").glob("*[0-9].png"))
 
 
 def test_ids_are_found_in_folders(

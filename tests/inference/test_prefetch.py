@@ -6,7 +6,7 @@ import time
 import pytest
 
 from atrous import AtrousError
-from atrous.inference.prefetch import BackgroundWorker, prefetch
+from atrous.inference.prefetch import BackgroundWorker, BusyTimer, Slots, parallel_map, prefetch
 
 
 def test_items_are_prefetched_in_order() -> None:
@@ -74,3 +74,77 @@ def test_waiting_tasks_are_canceled_when_the_block_fails() -> None:
     with pytest.raises(KeyError):
         leave_and_fail()
     assert len(done) < 50
+
+
+def test_results_of_several_threads_keep_the_order() -> None:
+    barrier = threading.Barrier(3, timeout=30)
+
+    def together(number: int) -> int:
+        barrier.wait()  # passes only where three items are in progress at once
+        time.sleep(0.02 * (3 - number % 3))
+        return number * number
+
+    assert list(parallel_map(together, range(12), 3)) == [n * n for n in range(12)]
+
+
+def test_few_items_are_begun_before_their_results_are_taken() -> None:
+    begun: list[int] = []
+    results = parallel_map(lambda n: begun.append(n) or n, iter(range(100)), 2)
+    assert [next(results), next(results)] == [0, 1]
+    time.sleep(0.1)
+    assert len(begun) <= 6
+    results.close()
+    assert len(begun) <= 6
+    assert not any(thread.name.startswith("atrous-parallel") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("broken", ["function", "items"])
+def test_an_error_of_a_thread_is_raised_in_its_turn(broken: str) -> None:
+    def items():
+        yield from range(3)
+        if broken == "items":
+            raise ValueError("bad")
+        yield from range(3, 9)
+
+    def function(number: int) -> int:
+        if number == 3:
+            raise ValueError("bad")
+        return number
+
+    results = parallel_map(function, items(), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="bad"):
+        next(results)
+
+
+def test_the_timer_counts_time_in_several_threads_once() -> None:
+    timer = BusyTimer()
+
+    def work() -> None:
+        with timer:
+            time.sleep(0.1)
+
+    start = time.perf_counter()
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0.1 <= timer.seconds <= time.perf_counter() - start
+
+
+def test_slots_are_taken_by_a_number_of_threads_or_by_one_alone() -> None:
+    slots, inside, most = Slots(3), [], {True: 0, False: 0}
+
+    def work(number: int) -> None:
+        alone = number % 4 == 0
+        with slots.take(alone=alone):
+            inside.append(alone)
+            time.sleep(0.005)
+            if any(inside):
+                assert len(inside) == 1
+            most[alone] = max(most[alone], len(inside))
+            inside.remove(alone)
+
+    list(parallel_map(work, range(40), 8))
+    assert most == {True: 1, False: 3}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 
 from atrous import AtrousError, Segmenter, create_model, list_models
 from atrous.inference import segmenter
+from atrous.inference.engines.engine import Engine
 from atrous.inference.preprocess import preprocess
 from atrous.layers.resize import resize
+from atrous.weights import save
+from tests.inference.engines.examples import small_network
 from tests.inference.networks import ChannelNetwork, SmallNetwork, letter_card, noise, quadrants, rgb_card, waves
 
 
@@ -174,3 +178,31 @@ def test_other_errors_are_not_mistaken_for_out_of_memory() -> None:
 
     with pytest.raises(RuntimeError, match="shapes"):
         Segmenter(Broken(False), letter_card(False), device="cpu")(noise(40, 40))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_throughput_runs_several_images_at_once_with_the_same_labels(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(name)
+    pytest.importorskip("onnx")
+    monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("atrous.inference.engines.engine.num_threads", lambda: 2)
+    weights = save(small_network(), tmp_path / "weights.safetensors")
+    pictures = [waves(40 + 8 * (n % 3), 50 + n) for n in range(12)]
+    alone = Segmenter.load(weights, engine=name, device="cpu")
+    expected = [alone(pixels).labels for pixels in pictures]
+    many = Segmenter.load(weights, engine=name, device="cpu", throughput=True)
+    assert (alone.engine.parallel, many.engine.parallel) == (1, 2)
+    barrier, together, run = threading.Barrier(2), [], type(many.engine).__call__
+
+    def meet(engine: Engine, batch: np.ndarray) -> np.ndarray:
+        barrier.wait(60)  # passes only where two images are in the network at once
+        together.append(batch.shape)
+        return run(engine, batch)
+
+    monkeypatch.setattr(type(many.engine), "__call__", meet)
+    for result, labels in zip(many.segment_many(pictures), expected, strict=True):
+        np.testing.assert_array_equal(result.labels, labels)
+    assert len(together) == 12
+    assert many.network_seconds > 0

@@ -70,7 +70,14 @@ def evaluate(
         raise AtrousError(f"{path}: only .safetensors files have a card; make one with `atrous import-weights`.")
     dataset = open_dataset(data)
     segmenter = load_segmenter(
-        path, device=device, tta=tta, tile=tile, output_stride=output_stride, engine=engine, precision=precision
+        path,
+        device=device,
+        tta=tta,
+        tile=tile,
+        output_stride=output_stride,
+        engine=engine,
+        precision=precision,
+        throughput=True,
     )
     check_classes(segmenter, dataset)
     settings = {

@@ -51,8 +51,9 @@ def load_segmenter(
     output_stride: int | None,
     engine: str = "auto",
     precision: str = "auto",
+    throughput: bool = False,
 ) -> Segmenter:
-    """Load the segmenter that the options of a command describe.
+    """Load the segmenter that the options of a command describe; `throughput` is for many images.
 
     Raises: `AtrousError` for unknown weights, or options that the network does not support.
     """
@@ -66,6 +67,7 @@ def load_segmenter(
         device=device,
         tta=tta,
         tile=tile,
+        throughput=throughput and tile is None,  # the windows of an image follow one another
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -15,11 +16,10 @@ from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from rich.console import Console
 
-    from atrous.imaging.io import Pixels
     from atrous.inference import Segmentation, Segmenter
 
 DEFAULT_WEIGHTS = "deeplab_v3_plus.efficientnet_lite0.camvid"
@@ -80,7 +80,14 @@ def predict(
         _check_crf(crf, videos)
     TemporalSmoother(smooth)  # checks the option before anything is loaded
     segmenter = load_segmenter(
-        weights, device=device, tta=tta, tile=tile, output_stride=output_stride, engine=engine, precision=precision
+        weights,
+        device=device,
+        tta=tta,
+        tile=tile,
+        output_stride=output_stride,
+        engine=engine,
+        precision=precision,
+        throughput=len(image_jobs) > 1 or bool(videos),
     )
     for source, target in plan_videos(videos, out):
         _segment_video(segmenter, source, target, smooth, as_json=as_json)
@@ -168,38 +175,45 @@ def _check_crf(preset: str, videos: list[str]) -> None:
 
 
 def _segment_images(segmenter: Segmenter, jobs: list[ImageJob], out: Path, crf: str | None, *, as_json: bool) -> None:
-    """Segment images with prefetching and background writing; failed images are reported at the end."""
+    """Segment images, several side by side, and report them in order; failed images are reported at the end."""
     from rich.console import Console
 
-    from atrous.inference.prefetch import BackgroundWorker, prefetch
+    from atrous.imaging.io import read_image
+    from atrous.inference.prefetch import parallel_map
     from atrous.inference.refine import segment
 
     console = Console()
     failures: list[AtrousError] = []
     written: list[Path] = []
 
-    def write(job: ImageJob, segmentation: Segmentation, seconds: float) -> None:
+    def segment_and_save(job: ImageJob) -> dict[str, Any] | AtrousError:
         try:
-            _print_result(console, _save(job, segmentation, seconds), as_json=as_json)
-            written.append(job.target)
+            pixels = read_image(job.source)
+            start = time.perf_counter()
+            segmentation = segment(segmenter, pixels, crf)
+            result = _save(job, segmentation, time.perf_counter() - start)
         except AtrousError as error:
-            failures.append(error)
+            return error
+        written.append(job.target)
+        return result
 
     single = len(jobs) == 1
+    if single or segmenter.tile is not None:  # in this thread, which Ctrl-C stops at once
+        results: Generator[dict[str, Any] | AtrousError] = (segment_and_save(job) for job in jobs)
+    else:
+        results = parallel_map(segment_and_save, jobs, segmenter.workers)
     with progress_bar("segmenting", disable=single and segmenter.tile is None) as on_progress:
         if single:
             segmenter.on_progress = on_progress  # the windows of the image
         else:
             on_progress(0, len(jobs))
         try:
-            with BackgroundWorker() as worker:
-                for done, (job, pixels) in enumerate(prefetch((job, _read(job.source)) for job in jobs), start=1):
-                    if isinstance(pixels, AtrousError):
-                        failures.append(pixels)
+            with contextlib.closing(results):
+                for done, result in enumerate(results, start=1):
+                    if isinstance(result, AtrousError):
+                        failures.append(result)
                     else:
-                        start = time.perf_counter()
-                        segmentation = segment(segmenter, pixels, crf)
-                        worker.submit(write, job, segmentation, time.perf_counter() - start)
+                        _print_result(console, result, as_json=as_json)
                     if not single:
                         on_progress(done, len(jobs))
         except KeyboardInterrupt:
@@ -213,15 +227,6 @@ def _segment_images(segmenter: Segmenter, jobs: list[ImageJob], out: Path, crf: 
 def _failures_error(failures: list[AtrousError], count: int, out: Path) -> AtrousError:
     listed = "\n".join(f"  {failure}" for failure in failures)
     return AtrousError(f"{len(failures)} of {count} images could not be segmented, the others are in {out}:\n{listed}")
-
-
-def _read(source: Path) -> Pixels | AtrousError:
-    from atrous.imaging.io import read_image
-
-    try:
-        return read_image(source)
-    except AtrousError as error:
-        return error
 
 
 def _segment_video(segmenter: Segmenter, source: Path | int, target: Path, smooth: float, *, as_json: bool) -> None:

@@ -1,10 +1,11 @@
-"""Evaluate a segmenter on a data set: images are prefetched, counted in the background, and counts can be resumed."""
+"""Evaluate a segmenter on a data set: several images side by side, counted in the background; counts can be resumed."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from atrous.files import writing
 from atrous.imaging.draw import LabeledImage
 from atrous.imaging.labels import Labels
 from atrous.inference import Segmenter
-from atrous.inference.prefetch import BackgroundWorker, prefetch
+from atrous.inference.prefetch import BackgroundWorker, parallel_map
 from atrous.inference.refine import segment
 from atrous.progress import OnProgress
 
@@ -157,7 +158,7 @@ def evaluate(
     settings: str = "",
     on_progress: OnProgress | None = None,
 ) -> EvaluationResult:
-    """Evaluate a segmenter on all images of a data set, with prefetching and resume.
+    """Evaluate a segmenter on all images of a data set, several side by side, with resume.
 
     `crf` names the preset of a fully connected CRF that refines the probabilities. `boundaries` also counts trimap
     curve, boundary IoU and boundary F. `checkpoint` is a file in which the counts are saved every half minute and when
@@ -190,14 +191,15 @@ def evaluate(
             result.save(checkpoint)
             last_save = time.perf_counter()
 
-    def samples() -> Iterator[tuple[int, LabeledImage]]:
-        for index in remaining:
-            yield index, data[index]
+    def predict(index: int) -> tuple[int, LabeledImage, Labels]:
+        sample = data[index]
+        return index, sample, segment(segmenter, sample.image, crf).labels
 
     try:
-        with BackgroundWorker() as worker:
-            for done, (index, sample) in enumerate(prefetch(samples()), len(data) - len(remaining) + 1):
-                worker.submit(count, index, sample, segment(segmenter, sample.image, crf).labels)
+        predictions = parallel_map(predict, remaining, segmenter.workers)
+        with contextlib.closing(predictions), BackgroundWorker() as worker:
+            for done, prediction in enumerate(predictions, len(data) - len(remaining) + 1):
+                worker.submit(count, *prediction)
                 if on_progress is not None:
                     on_progress(done, len(data))
     finally:

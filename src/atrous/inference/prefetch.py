@@ -1,4 +1,4 @@
-"""Overlap reading, the network, and writing: prefetching before the network, a background worker after it.
+"""Overlap reading, the network, and writing: several images side by side, prefetching, a background worker.
 
 Threads are enough: decoding, encoding and drawing happen in libraries that release Python's global lock.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Result = TypeVar("Result")
 
 _END = object()
 
@@ -58,6 +61,87 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
     finally:
         stopped.set()
         producer.join()
+
+
+def parallel_map(function: Callable[[T], Result], items: Iterable[T], workers: int) -> Generator[Result]:
+    """Apply a function to items in several threads, and yield the results in the order of the items.
+
+    At most `2 * workers` results are in progress or wait. Where the iteration ends early, no further item is begun, and
+    those in progress are finished first; `contextlib.closing` makes sure of that wherever the caller fails.
+
+    Raises: an exception of the function or of the iterable, when the item's turn comes; the iteration ends there.
+    """
+    with ThreadPoolExecutor(workers, thread_name_prefix="atrous-parallel") as executor:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for task in _tasks(executor, function, items):
+                waiting.append(task)
+                if len(waiting) == 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+
+def _tasks(
+    executor: ThreadPoolExecutor, function: Callable[[T], Result], items: Iterable[T]
+) -> Iterator[Future[Result]]:
+    """Submit a task for each item; an exception of the iterable becomes that of the last task."""
+    try:
+        for item in items:
+            yield executor.submit(function, item)
+    except Exception as error:
+        failed: Future[Result] = Future()
+        failed.set_exception(error)
+        yield failed
+
+
+class Slots:
+    """Limit the threads that use something at once: `with slots.take():` waits until one of `count` slots is free."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._free = threading.Semaphore(count)
+        self._alone = threading.Lock()
+
+    @contextlib.contextmanager
+    def take(self, *, alone: bool = False) -> Iterator[None]:
+        """Take one slot, or all of them (`alone`), for the block."""
+        wanted = self._count if alone else 1
+        with self._alone if alone else contextlib.nullcontext():  # two that take all would wait for each other
+            for _ in range(wanted):
+                self._free.acquire()
+        try:
+            yield
+        finally:
+            self._free.release(wanted)
+
+
+class BusyTimer:
+    """Measure the time in which one or more threads are inside `with timer:`.
+
+    Attributes: `seconds`, the time so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._threads = 0
+        self._start = 0.0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._threads == 0:
+                self._start = time.perf_counter()
+            self._threads += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._threads == 0:
+                self.seconds += time.perf_counter() - self._start
 
 
 class BackgroundWorker:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from atrous.inference.engines.create import EXPORTED, create_engine, resolve_dev
 from atrous.inference.engines.engine import Batch, Engine
 from atrous.inference.memory import allocate_labels, free_memory, is_out_of_memory
 from atrous.inference.prediction import CoarsePrediction
-from atrous.inference.prefetch import prefetch
+from atrous.inference.prefetch import BusyTimer, Slots, parallel_map, prefetch
 from atrous.inference.preprocess import preprocess, preprocessed_size
 from atrous.inference.segmentation import Segmentation
 from atrous.inference.tta import TTAConfig, tta_preset
@@ -59,8 +58,10 @@ class Segmenter:
     fraction `overlap`. Without `tile` an image is segmented as a whole; if it would not fit into memory and the card
     does not resize, in tiles, with a warning in the log.
 
+    It may be called from several threads.
+
     Attributes: `engine` computes the scores; `on_progress`, if set, is called for each window of a tiled image with the
-    numbers of finished and of all windows; `network_seconds` is the time spent in forward passes so far.
+    numbers of finished and of all windows.
     Raises: `AtrousError` for a model without a card, an unknown preset, or an empty window.
     """
 
@@ -99,9 +100,10 @@ class Segmenter:
         self.tile = tile
         self.overlap = overlap
         self.on_progress: OnProgress | None = None
-        self.network_seconds = 0.0
+        self._slots = Slots(engine.parallel)
+        self._network_time = BusyTimer()
         self._path: Path | None = None
-        self._engine_options: dict[str, str] = {}
+        self._engine_options: dict[str, Any] = {}
 
     @classmethod
     def load(
@@ -111,6 +113,7 @@ class Segmenter:
         engine: str = "auto",
         precision: str = "auto",
         output_stride: int | None = None,
+        throughput: bool = False,
         device: str | torch.device = "auto",
         tta: str | TTAConfig = "none",
         tile: int | None = None,
@@ -121,14 +124,21 @@ class Segmenter:
 
         `engine` runs the network: "torch", "compile", "onnxruntime" or "openvino"; "auto" is torch on a GPU and ONNX
         Runtime on the CPU. `precision` is that of the convolutions: "float32", "bfloat16", or "int8" of a quantized
-        network; "auto" is float32, or that of a quantized network. See `inference.engines.create`.
+        network; "auto" is float32, or that of a quantized network. See `inference.engines.create`. `throughput` is for
+        many images: on the CPU several are in the network at once, each with its share of the cores, which takes longer
+        for one image, and less time for all.
 
         Raises: `AtrousError` for unknown weights, and for options that the engine or the network does not support.
         """
         from atrous.weights import find_weights
 
         path = find_weights(weights)
-        options = {"engine": engine, "precision": precision, "device": str(device)}
+        options: dict[str, Any] = {
+            "engine": engine,
+            "precision": precision,
+            "device": str(device),
+            "throughput": throughput,
+        }
         segmenter = cls.__new__(cls)
         created = create_engine(path, **options, output_stride=output_stride)
         segmenter._set_up(created, created.metadata.card, tta, tile, overlap)
@@ -190,19 +200,36 @@ class Segmenter:
         pixels = read_image(image)
         return self._to_segmentation(pixels, self.predict_coarse(pixels), probabilities)
 
+    @property
+    def network_seconds(self) -> float:
+        """The time spent in forward passes so far; passes at the same time count once."""
+        return self._network_time.seconds
+
+    @property
+    def workers(self) -> int:
+        """The number of images to process at once: as many as the network takes, one before it, and one after it."""
+        return self.engine.parallel + 2
+
     def segment_many(self, images: Iterable[ImageLike], *, batch: int = 1) -> Iterator[Segmentation]:
-        """Segment images in order, reading the next ones while the network runs.
+        """Segment images in order: while the network runs, others are read, labeled, and preprocessed.
 
         Up to `batch` consecutive images whose network inputs have the same size share a forward pass. Images are never
         padded to the size of others, which would change their scores.
 
         Raises: `AtrousError` for an image that cannot be read, when its turn comes.
         """
-        max_batch = 1 if self.tile is not None or self.tta.crop is not None else batch
-        for group in self._batches(prefetch(map(read_image, images), depth=max(2, batch)), max_batch):
-            predictions = [self.predict_coarse(group[0])] if len(group) == 1 else self._predict_batch(group)
-            for pixels, prediction in zip(group, predictions, strict=True):
-                yield self._to_segmentation(pixels, prediction, False)
+        if batch == 1 or self.tile is not None or self.tta.crop is not None:
+            yield from parallel_map(self, images, self.workers)
+            return
+        groups = self._batches(prefetch(map(read_image, images), depth=max(2, batch)), batch)
+        for segmentations in parallel_map(self._segment_batch, groups, self.workers):
+            yield from segmentations
+
+    def _segment_batch(self, group: list[Pixels]) -> list[Segmentation]:
+        if len(group) == 1:
+            return [self(group[0])]
+        predictions = self._predict_batch(group)
+        return [self._to_segmentation(*pair, False) for pair in zip(group, predictions, strict=True)]
 
     def probabilities(self, image: ImageLike) -> Tensor:
         """Compute the softmax over classes at the size of the image: a path, PIL image, array or tensor.
@@ -266,11 +293,12 @@ class Segmenter:
         """
         if self._path is not None and self._model is not None:
             self.set_output_stride(self._model.output_stride)  # it may have been changed there
-        start = time.perf_counter()
-        scores = self.engine(batch)
-        if self.engine.device.startswith("cuda"):
-            sys.modules["torch"].cuda.synchronize(self.engine.device)
-        self.network_seconds += time.perf_counter() - start
+        area = batch.shape[0] * batch.shape[-2] * batch.shape[-1]
+        alone = self.engine.parallel > 1 and not self._has_memory_for(area * self.engine.parallel)
+        with self._slots.take(alone=alone), self._network_time:
+            scores = self.engine(batch)
+            if self.engine.device.startswith("cuda"):
+                sys.modules["torch"].cuda.synchronize(self.engine.device)
         return scores
 
     def _run_on_tensor(self, image: Tensor) -> Tensor:
@@ -360,6 +388,13 @@ class Segmenter:
         if height * width <= SMALL_IMAGE_PIXELS:
             return True
         area = height * width * max(self.tta.scales) ** 2
+        with self._slots.take(alone=True):  # what other images occupy will be free
+            return self._has_memory_for(area)
+
+    def _has_memory_for(self, area: float) -> bool:
+        """Tell whether the activations of an input of `area` pixels fit into the free memory."""
+        if area <= SMALL_IMAGE_PIXELS:
+            return True
         needed = area * self.engine.metadata.bytes_per_pixel / MEMORY_FRACTION
         device = self.engine.device
         return needed <= free_memory(device) or (release_freed_memory() and needed <= free_memory(device))

@@ -1,4 +1,4 @@
-"""Segment videos and cameras: decoding, network, and drawing with encoding run in parallel, in a thread each."""
+"""Segment videos and cameras: decoding, the network, and drawing with encoding run in parallel, in threads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.imaging.io import Pixels
 from atrous.inference.prediction import CoarsePrediction
-from atrous.inference.prefetch import BackgroundWorker, prefetch
+from atrous.inference.prefetch import BackgroundWorker, parallel_map, prefetch
 from atrous.inference.segmentation import Segmentation
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.tiling import TiledPrediction
 from atrous.progress import OnProgress
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
@@ -170,6 +171,9 @@ def segment_video(
     start = time.perf_counter()
     network_before = segmenter.network_seconds
 
+    def predict(frame: Pixels) -> tuple[Pixels, CoarsePrediction | TiledPrediction]:
+        return frame, segmenter.predict_coarse(frame)
+
     def draw(segmentation: Segmentation) -> None:
         drawing_start = time.perf_counter()
         writer.add(segmentation.overlay(opacity=opacity, legend=False))
@@ -179,8 +183,8 @@ def segment_video(
         writer = VideoWriter(temporary, video.fps)
         try:
             with BackgroundWorker() as worker:
-                for frame in prefetch(video):
-                    worker.submit(draw, _segment(segmenter, frame, smoother, timing))
+                for frame, prediction in parallel_map(predict, prefetch(video), segmenter.workers):
+                    worker.submit(draw, _label(segmenter, frame, prediction, smoother, timing))
                     timing.frames += 1
                     if on_progress is not None:
                         on_progress(timing.frames, video.length)
@@ -192,14 +196,17 @@ def segment_video(
     timing.wall = time.perf_counter() - start
     timing.stages["decode"] = video.seconds
     timing.stages["network"] = segmenter.network_seconds - network_before
-    timing.stages["labels"] -= timing.stages["network"]
     return timing
 
 
-@torch.inference_mode()
-def _segment(segmenter: Segmenter, frame: Pixels, smoother: TemporalSmoother, timing: Timing) -> Segmentation:
+def _label(
+    segmenter: Segmenter,
+    frame: Pixels,
+    prediction: CoarsePrediction | TiledPrediction,
+    smoother: TemporalSmoother,
+    timing: Timing,
+) -> Segmentation:
     start = time.perf_counter()
-    prediction = segmenter.predict_coarse(frame)
     if isinstance(prediction, CoarsePrediction):
         prediction = smoother(prediction)
     labels = prediction.labels()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast, get_args
 from atrous.card import Card
 from atrous.errors import AtrousError, did_you_mean
 from atrous.inference.engines.cache import EngineCache, cache_key
-from atrous.inference.engines.engine import ConversionError, Engine
+from atrous.inference.engines.engine import ConversionError, Engine, parallel_calls
 from atrous.inference.engines.metadata import InvalidFileError, Precision
 from atrous.inference.engines.onnxruntime import OnnxRuntimeEngine, import_onnxruntime
 from atrous.inference.engines.openvino import OpenVinoEngine, import_openvino
@@ -80,18 +80,21 @@ def create_engine(
     precision: str = "auto",
     device: str = "auto",
     output_stride: int | None = None,
+    throughput: bool = False,
 ) -> Engine:
     """Create the engine for a file of weights or an exported network.
 
     "auto" is torch on a GPU; on the CPU ONNX Runtime, or OpenVINO if bfloat16 is asked for, and torch where these are
     not installed or cannot run the network. A network is converted once: the result is cached, see `cache`. The
-    precision "auto" is float32, or that of a quantized file.
+    precision "auto" is float32, or that of a quantized file. `throughput` serves several calls at once (see
+    `Engine.parallel`), each with its share of the cores, where a single call would have them all.
 
     Raises: `AtrousError` for an unknown name, and for what the engine or the network does not support.
     """
     _check_names(engine, precision)
+    parallel = parallel_calls() if throughput else 1
     if path.suffix in EXPORTED:
-        return _open_exported(path, engine, precision, device, output_stride)
+        return _open_exported(path, engine, precision, device, output_stride, parallel)
     device = resolve_device(device)
     precision = "float32" if precision == "auto" else precision
     name = _choose(precision, device) if engine == "auto" else engine
@@ -100,7 +103,7 @@ def create_engine(
     if name in ("torch", "compile"):
         return _torch_engine(name, weights, device, precision, output_stride)
     try:
-        return _converted_engine(name, weights, precision, output_stride)
+        return _converted_engine(name, weights, precision, output_stride, parallel)
     except ConversionError as error:
         if engine != "auto":
             raise
@@ -155,7 +158,9 @@ def _check_support(name: str, precision: str, device: str) -> None:
         )
 
 
-def _open_exported(path: Path, engine: str, precision: str, device: str, output_stride: int | None) -> Engine:
+def _open_exported(
+    path: Path, engine: str, precision: str, device: str, output_stride: int | None, parallel: int
+) -> Engine:
     name = ("onnxruntime" if path.suffix == ".onnx" else "openvino") if engine == "auto" else engine
     if name in ("torch", "compile") or (name == "onnxruntime" and path.suffix != ".onnx"):
         able = "onnxruntime or openvino" if path.suffix == ".onnx" else "openvino"
@@ -165,9 +170,10 @@ def _open_exported(path: Path, engine: str, precision: str, device: str, output_
     if name == "onnxruntime":
         if precision == "bfloat16":
             _check_support(name, precision, "cpu")
-        opened: Engine = OnnxRuntimeEngine(path)
+        opened: Engine = OnnxRuntimeEngine(path, parallel=parallel)
     else:
-        opened = OpenVinoEngine(path, precision="bfloat16" if precision == "bfloat16" else "float32")
+        arithmetic: Precision = "bfloat16" if precision == "bfloat16" else "float32"
+        opened = OpenVinoEngine(path, precision=arithmetic, parallel=parallel)
     if opened.metadata.output == "labels":
         raise AtrousError(
             f"{path}: this file takes 8-bit images and gives labels, for other programs; inference here needs scores. "
@@ -192,7 +198,9 @@ def _torch_engine(name: str, weights: WeightsFile, device: str, precision: str, 
     return kind(model, model.card, device=device, precision=cast(Precision, precision))
 
 
-def _converted_engine(name: str, weights: WeightsFile, precision: str, output_stride: int | None) -> Engine:
+def _converted_engine(
+    name: str, weights: WeightsFile, precision: str, output_stride: int | None, parallel: int
+) -> Engine:
     """Create an engine from the cache, or convert the network and put it there."""
     package = import_openvino() if name == "openvino" else import_onnxruntime()
     card = weights.card
@@ -204,31 +212,37 @@ def _converted_engine(name: str, weights: WeightsFile, precision: str, output_st
         engine_version=package.__version__,
     )
     cache = EngineCache()
-    engine = _load_cached(cache, key, name, precision)
+    engine = _load_cached(cache, key, name, precision, parallel)
     if engine is None:
         with cache.lock():
-            engine = _load_cached(cache, key, name, precision)  # another process may have made it meanwhile
-            engine = engine or _convert(cache, key, name, weights, precision, output_stride)
+            engine = _load_cached(cache, key, name, precision, parallel)  # another process may have made it meanwhile
+            engine = engine or _convert(cache, key, name, weights, precision, output_stride, parallel)
     if card is not None:  # the entry may hold an older one, with other measured figures
         engine.metadata = engine.metadata.model_copy(update={"card": card})
     return engine
 
 
-def _load_cached(cache: EngineCache, key: str, name: str, precision: str) -> Engine | None:
+def _load_cached(cache: EngineCache, key: str, name: str, precision: str, parallel: int) -> Engine | None:
     content = cache.load(key)
     if content is None:
         return None
     try:
         if name == "onnxruntime":
-            return OnnxRuntimeEngine(content, optimized=True)
-        return OpenVinoEngine(content, precision=cast(Precision, precision))
+            return OnnxRuntimeEngine(content, optimized=True, parallel=parallel)
+        return OpenVinoEngine(content, precision=cast(Precision, precision), parallel=parallel)
     except InvalidFileError:
         cache.discard(key)
         return None
 
 
 def _convert(
-    cache: EngineCache, key: str, name: str, weights: WeightsFile, precision: str, output_stride: int | None
+    cache: EngineCache,
+    key: str,
+    name: str,
+    weights: WeightsFile,
+    precision: str,
+    output_stride: int | None,
+    parallel: int,
 ) -> Engine:
     from atrous.inference.engines.convert import check_scores, describe_network, to_onnx
 
@@ -238,9 +252,9 @@ def _convert(
     content = to_onnx(model, describe_network(model, model.card))
     engine: Engine
     if name == "onnxruntime":
-        engine, content = OnnxRuntimeEngine.optimize(content)
+        engine, content = OnnxRuntimeEngine.optimize(content, parallel=parallel)
     else:
-        engine = OpenVinoEngine(content, precision=cast(Precision, precision))
+        engine = OpenVinoEngine(content, precision=cast(Precision, precision), parallel=parallel)
     check_scores(engine, model)
     cache.store(key, content)
     return engine

@@ -21,6 +21,10 @@ Batch: TypeAlias = Union["NDArray[np.float32]", "Tensor"]
 """Images or scores: a NumPy array, or a tensor where torch computes them."""
 
 
+MAX_PARALLEL = 4
+"""The largest number of calls at once, because each needs memory for its activations."""
+
+
 class ConversionError(AtrousError):
     """A network that cannot be converted for another runtime."""
 
@@ -32,13 +36,14 @@ class Engine(ABC):
     (`metadata.output_is_resized_scores` is False).
 
     Attributes: `name`, as in `ENGINES`; `precision` of the convolutions; `device`, such as "cpu" or "cuda:0";
-    `metadata` of the network.
+    `metadata` of the network; `parallel`, the number of calls that threads may make at once.
     Shape: (N, 3, H, W) float32 -> (N, K, h, w) float32.
     """
 
     name: ClassVar[str]
     precision: Precision
     device: str = "cpu"
+    parallel: int = 1
     metadata: NetworkMetadata
 
     @property
@@ -80,6 +85,11 @@ def num_threads() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # unlike os.cpu_count, it heeds taskset and containers
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // 2) if _hyperthreading() else cores
+
+
+def parallel_calls() -> int:
+    """Choose the number of calls at once that gives the highest throughput: each has its share of the cores."""
+    return min(num_threads(), MAX_PARALLEL)
 
 
 def _hyperthreading() -> bool:

@@ -24,34 +24,35 @@ IMAGE, SCORES = "image", "scores"
 class OnnxRuntimeEngine(Engine):
     """Run an ONNX file that atrous wrote, or its content, by ONNX Runtime on the CPU.
 
-    `optimized` skips the optimization of the graph, for the content that `optimize` returned.
+    `optimized` skips the optimization of the graph, for the content that `optimize` returned. Threads may make
+    `parallel` calls at once, each of which has its share of the cores.
 
     Raises: `AtrousError` without ONNX Runtime, and for a file that is damaged or was not written by atrous.
     """
 
     name: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, source: Path | bytes, *, optimized: bool = False) -> None:
-        options = _session_options()
+    def __init__(self, source: Path | bytes, *, optimized: bool = False, parallel: int = 1) -> None:
+        options = _session_options(parallel)
         if optimized:
             options.graph_optimization_level = import_onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._start(source, options)
+        self._start(source, options, parallel)
 
     @classmethod
-    def optimize(cls, content: bytes) -> tuple[OnnxRuntimeEngine, bytes]:
+    def optimize(cls, content: bytes, *, parallel: int = 1) -> tuple[OnnxRuntimeEngine, bytes]:
         """Create an engine from the content of an ONNX file; return it with the content of its optimized network.
 
         That starts faster. It is specific to this CPU and to this version of ONNX Runtime.
         """
         engine = cls.__new__(cls)
-        options = _session_options()
+        options = _session_options(parallel)
         with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
             path = Path(folder) / "optimized.onnx"
             options.optimized_model_filepath = str(path)
-            engine._start(content, options)
+            engine._start(content, options, parallel)
             return engine, path.read_bytes()
 
-    def _start(self, source: Path | bytes, options: onnxruntime.SessionOptions) -> None:
+    def _start(self, source: Path | bytes, options: onnxruntime.SessionOptions, parallel: int) -> None:
         runtime = import_onnxruntime()
         file = str(source) if isinstance(source, Path) else "the converted network"
         content = source if isinstance(source, bytes) else str(source)
@@ -65,6 +66,7 @@ class OnnxRuntimeEngine(Engine):
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.metadata = NetworkMetadata.read(text, file)
         self.precision = self.metadata.precision
+        self.parallel = parallel
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
         try:
@@ -84,9 +86,9 @@ def import_onnxruntime() -> ModuleType:
     return import_without_telemetry("onnxruntime")
 
 
-def _session_options() -> onnxruntime.SessionOptions:
+def _session_options(parallel: int) -> onnxruntime.SessionOptions:
     options = import_onnxruntime().SessionOptions()
     options.log_severity_level = 4  # errors are raised
-    options.intra_op_num_threads = num_threads()
+    options.intra_op_num_threads = max(1, num_threads() // parallel)
     options.inter_op_num_threads = 1
     return options

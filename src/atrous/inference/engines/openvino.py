@@ -24,7 +24,8 @@ class OpenVinoEngine(Engine):
     """Run an OpenVINO (.xml with .bin) or ONNX file that atrous wrote, or the content of the latter, on the CPU.
 
     The precision is that of the arithmetic: OpenVINO itself would choose bfloat16 wherever the CPU has it. A quantized
-    network computes in 8 bits where it is quantized, and otherwise in float32.
+    network computes in 8 bits where it is quantized, and otherwise in float32. Threads may make `parallel` calls at
+    once, each of which has its share of the cores.
 
     Raises: `AtrousError` without OpenVINO, for a precision that the network or the CPU does not support, and for a file
     that is damaged or was not written by atrous.
@@ -32,7 +33,7 @@ class OpenVinoEngine(Engine):
 
     name: ClassVar[str] = "openvino"
 
-    def __init__(self, source: Path | bytes, *, precision: Precision = "float32") -> None:
+    def __init__(self, source: Path | bytes, *, precision: Precision = "float32", parallel: int = 1) -> None:
         openvino = import_openvino()
         file = str(source) if isinstance(source, Path) else "the converted network"
         core = openvino.Core()
@@ -47,12 +48,13 @@ class OpenVinoEngine(Engine):
         self.precision = self.metadata.precision if self.metadata.precision == "int8" else precision
         options = {
             "INFERENCE_PRECISION_HINT": _HINTS.get(self.precision, "f32"),
-            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": parallel,
             "INFERENCE_NUM_THREADS": num_threads(),
             "ENABLE_CPU_PINNING": False,  # arg-max and drawing use the same cores
         }
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise AtrousError("This CPU does not compute in bfloat16: use precision 'float32'.")
+        self.parallel = parallel
         self._compiled = core.compile_model(model, "CPU", options)
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
