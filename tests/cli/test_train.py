@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from atrous.models import create_model
 from atrous.weights import load, read_card, save
 from tests.command_line import Run
 from tests.training.conftest import write_folder
@@ -106,6 +108,20 @@ def test_invalid_arguments(train: Train, arguments: tuple[str, ...], message: st
     code, printed = train(*arguments)
     assert code == 2
     assert message in printed.replace("\n", "")
+
+
+def test_resuming_needs_no_initial_weights(train: Train, tmp_path: Path) -> None:
+    data, file = write_folder(tmp_path / "own"), tmp_path / "backbone.pth"
+    model = "deeplab_v3.mobilenet_v2"
+    torch.save(create_model(model, width=0.125).backbone.state_dict(), file)
+    arguments = ("--model", model, "--data", data, f"backbone_weights={file}", "steps=1", *TINY)
+    code, printed = train(*arguments)
+    assert code == 0, printed
+    assert f"backbone_weights {file}, {file}" in printed
+    file.unlink()
+    code, printed = train(*arguments, "--resume")
+    assert code == 0, printed
+    assert "the checkpoint of the run" in printed
 
 
 def test_resuming_without_a_run(train: Train, tmp_path: Path) -> None:

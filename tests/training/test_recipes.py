@@ -58,12 +58,15 @@ def test_two_steps_of_each_stage(name: str, official: Callable[[str], str], tmp_
 
 
 @EVERY_RECIPE
-def test_planned_by_the_command_line(name: str, official: Callable[[str], str], run: Run, tmp_path: Path) -> None:
+def test_planned_by_the_command_line(
+    name: str, official: Callable[[str], str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Full size, as printed: `atrous train RECIPE --data NAME:FOLDER --dry-run`.
 
     Recipes whose backbone lacks released weights, or the package that holds them, need a file of them.
     """
     pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
+    monkeypatch.setattr("atrous.weights.find.download", lambda *_: pytest.fail("a dry run must not download"))
     data = [argument for spec in datasets_of(read_recipe(name), official) for argument in ("--data", spec)]
     result = run("train", name, *data, "--dry-run")
     if remedy := missing_weights(read_recipe(name)):
@@ -78,6 +81,7 @@ def test_planned_by_the_command_line(name: str, official: Callable[[str], str], 
         assert f"{name}: {stage.name}" in result.out
         assert f"network              {stage.model.id}, " in result.out
     assert result.out.count("per process") == len(read_recipe(name).stages)
+    assert result.out.count("initial weights") == 1
 
 
 def missing_weights(recipe: Recipe) -> str:

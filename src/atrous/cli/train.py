@@ -81,7 +81,8 @@ def train(
     check_requirements()
     first_process = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
     if first_process:
-        _check_and_plan(console, recipe, check=check and not resume, download=download)
+        start = "the checkpoint of the run" if resume else download
+        _check_and_plan(console, recipe, check=check and not resume, initial_weights=start)
     if dry_run:
         return
     options = {
@@ -157,12 +158,12 @@ def _initial_align_corners(overrides: list[str]) -> bool:
     return read_card(weights[-1]).align_corners if weights and weights[-1] else True
 
 
-def _check_and_plan(console: Console, recipe: Recipe, *, check: bool, download: str) -> None:
+def _check_and_plan(console: Console, recipe: Recipe, *, check: bool, initial_weights: str) -> None:
     from atrous.training.initialize import initial_images
     from atrous.training.loader import add_trained_images
     from atrous.training.required_files import resolve_files
 
-    opened, initial_weights = resolve_files(recipe, download)
+    opened, initial_weights = resolve_files(recipe, initial_weights)
     checked: set[str] = set()
     trained = initial_images(recipe.stages[0], None)
     for stage, (train_data, val) in zip(recipe.stages, opened, strict=True):
