@@ -127,6 +127,7 @@ def run(seed: int, arguments: argparse.Namespace, classes: Card, data: Frames, o
             torch.manual_seed(seed)
             losses = train(model, torch.optim.SGD(groups, momentum=0.99), batches(arguments.steps, 1))
         figures = {"train_loss": float(np.mean(losses[-arguments.last :])), **evaluate(model, *test)}
+        figures = {key: round(value, 5) for key, value in figures.items()}
         yield {"seed": seed, "run": name, **figures, "seconds": round(time.perf_counter() - clock)}
         if name == "CRF learned":
             for key, value in model.crf.named_parameters():
@@ -176,7 +177,7 @@ def main() -> None:
             if arguments.out is not None:
                 arguments.out.parent.mkdir(parents=True, exist_ok=True)
                 with arguments.out.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, rows[0])
+                    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
                     writer.writeheader()
                     writer.writerows(rows)
     print_table(rows)

@@ -125,3 +125,8 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # so that loading does not consume the global random numbers
     )
+
+
+def step_seed(*numbers: int) -> int:
+    """Derive the random seed of a micro-batch from the seed of the stage, the step, the micro-batch and the process."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -14,7 +14,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from atrous.training.ema import averaged_model
 from atrous.training.fabric import STRATEGIES, any_process, catch_interrupt, check_requirements, make_fabric, reduce
 from atrous.training.fsdp import gather_state, optimizer_state
 from atrous.training.initialize import CardAndState
-from atrous.training.loader import make_loader
+from atrous.training.loader import make_loader, step_seed
 from atrous.training.logs import StageLog, compute_metrics, draw_curves, draw_samples
 from atrous.training.losses import training_loss
 from atrous.training.recipe import Recipe
@@ -184,11 +183,6 @@ def check_finite(loss: Tensor, run: StageRun, names: Sequence[str]) -> None:
             "The last checkpoint is from an earlier step. Check these images, or restart with a lower learning rate "
             "(optimizer.lr), with warmup (warmup.steps), or with gradient clipping (grad_clip_norm=1)."
         )
-
-
-def step_seed(*numbers: int) -> int:
-    """Derive the random seed of a micro-batch from the seed of the stage, the step, the micro-batch and the process."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def validate_stage(run: StageRun, log: StageLog | None, on_message: OnMessage) -> None:
