@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from atrous.crf.lattice_geometry import embedding_scale, key_steps, key_strides
+from atrous.crf.lattice_geometry import blur_rounds, embedding_scale, group_strides, key_steps, key_strides
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 5])
@@ -33,3 +33,15 @@ def test_steps_lead_to_neighbors() -> None:
     for axis in range(4):
         neighbor = vertex + 1 - 4 * np.eye(4, dtype=int)[axis]
         assert (neighbor * strides).sum() == (vertex * strides).sum() + steps[axis]
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 6, 9])
+def test_groups_stay_the_same_in_their_round(d: int) -> None:
+    """Every axis is in one round, in order, and a step along it does not change the round's group."""
+    rounds, strides = blur_rounds(d), group_strides(d)
+    assert [axis for axes in rounds for axis in axes] == list(range(d + 1))
+    for axes, own in zip(rounds, strides, strict=True):
+        steps = own.sum() - (d + 1) * own
+        assert (steps[axes] == 0).all()
+        outside = [axis for axis in range(d + 1) if axis not in axes]
+        assert len(outside) < 2 or (steps[outside] != 0).all()

@@ -59,3 +59,22 @@ def key_steps(strides: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """
     with np.errstate(over="ignore"):
         return np.asarray(strides.sum() - len(strides) * strides, np.int64)
+
+
+def blur_rounds(d: int) -> list[list[int]]:
+    """Return the axes of the lattice in rounds of half of them each, in order; see `link_jit`."""
+    size = max(1, (d + 1) // 2)
+    return [list(range(first, min(first + size, d + 1))) for first in range(0, d + 1, size)]
+
+
+def group_strides(d: int) -> npt.NDArray[np.int64]:
+    """Compute strides for which `sum_i coordinate_i * stride_i` stays the same along the axes of a round.
+
+    They are 0 for these axes and add up to 0; the others are random. Shape: returns (rounds, d + 1).
+    """
+    rounds = blur_rounds(d)
+    strides = np.random.default_rng(2010).integers(-(2**40), 2**40, (len(rounds), d + 1))
+    for own, axes in zip(strides, rounds, strict=True):
+        own[axes] = 0
+        own[0 if axes[0] else -1] -= own.sum()
+    return strides

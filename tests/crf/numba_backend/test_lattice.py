@@ -25,7 +25,12 @@ def test_filter_as_in_the_paper(d: int, n: int, k: int) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(d=st.integers(1, 7), n=st.sampled_from([1, 2, 9, 300, 9000]), k=st.integers(1, 18), seed=st.integers(0, 99))
+@given(
+    d=st.integers(1, 7),
+    n=st.sampled_from([1, 2, 9, 300, 9000]),
+    k=st.sampled_from([1, 7, 9, 18, 31, 41]),
+    seed=st.integers(0, 99),
+)
 def test_numba_is_torch(d: int, n: int, k: int, seed: int) -> None:
     features, values = points_and_values(d, n, k, seed)
     lattice, reference = Lattice.build(features), TorchLattice(torch.from_numpy(features)[None])
@@ -57,11 +62,11 @@ def test_bands_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None
     with threads.limit_threads(1):
         one = Lattice.build(features)
         expected = one.filter(values)
-    assert len(one.copies) == 0
+    assert one.num_rows == one.num_vertices
     monkeypatch.setattr(threads, "_CORES", 4)
     several = Lattice.build(features)
     assert len(several.bounds) == 5
-    assert len(several.copies) > 0
+    assert several.num_rows > several.num_vertices
     assert one.num_vertices == several.num_vertices
     np.testing.assert_allclose(several.filter(values), expected, rtol=1e-4, atol=1e-4)
 

@@ -1,9 +1,11 @@
-"""Compiled filtering on a built lattice, eight classes at a time: splat, blur, slice.
+"""Compiled filtering on a built lattice, one row of classes at a time: splat, blur, slice.
 
-Values lie in panels of eight classes, `(sources, panels, pixels, 8)`, and the values of the vertices in one
-`(rows, 8)` array that every panel uses in turn: it is small enough to stay in the cache through all the axes of the
-blur, which rows of all classes are not. `lattice` stands for the arrays of `Lattice.arrays`; `counters`, `stage` and
-`chunks` are those of `threads`.
+Values lie in panels of up to 32 classes, `(sources, panels, pixels, lanes)`, and the values of the vertices in one
+`(rows, lanes)` array that every panel uses in turn. `lattice` stands for the arrays of `Lattice.arrays`; `counters`,
+`stage` and `chunks` are those of `threads`, `lanes` is that of `simd`.
+
+Corners are scattered rows. A pixel needs about as many instructions as the processor looks ahead, so the rows of the
+pixel `AHEAD` are prefetched.
 """
 
 from __future__ import annotations
@@ -13,68 +15,77 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from atrous.crf.numba_backend.simd import LANES, broadcast, fma, load, store
+from atrous.crf.numba_backend.simd import broadcast, fma, lane_count, load, prefetch, store
 from atrous.crf.numba_backend.threads import chunk_range, first_chunk, next_chunk, stage_barrier
 
+AHEAD = 8
 _ZERO, _HALF = np.float32(0), np.float32(0.5)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def prefetch_corners(corner_rows: Any, pixel: Any, vertex_values: Any, lanes: Any) -> None:
+    """Prefetch the rows of all corners of the pixel `AHEAD`, if there is one."""
+    if pixel + AHEAD < corner_rows.shape[0]:
+        for e in range(corner_rows.shape[1]):
+            prefetch(vertex_values, np.int64(corner_rows[pixel + AHEAD, e]) * lane_count(lanes), lanes)
 
 
 @njit(cache=True, nogil=True)
 def splat_band(
     panels: Any, panel: Any, source_index: Any, class_weights: Any, corner_rows: Any, barycentric: Any,
-    columns: Any, bounds: Any, vertex_values: Any, band: Any,
+    columns: Any, bounds: Any, vertex_values: Any, lanes: Any, band: Any,
 ) -> None:  # fmt: skip
     """Splat one band of pixels: vertex_values[corner] += barycentric * class_weights[kernel, panel] * value.
 
     No two bands share a row of `vertex_values`.
     """
-    count, pixels = panels.shape[1], panels.shape[2]
+    count, pixels, width = panels.shape[1], panels.shape[2], lane_count(lanes)
     for pixel in range(bounds[band], bounds[band + 1]):
+        prefetch_corners(corner_rows, pixel, vertex_values, lanes)
         for kernel in range(source_index.size):
-            value = load(panels, ((source_index[kernel] * count + panel) * pixels + pixel) * LANES)
-            scaled = value * load(class_weights, (kernel * count + panel) * LANES)
+            value = load(panels, ((source_index[kernel] * count + panel) * pixels + pixel) * width, lanes)
+            scaled = value * load(class_weights, (kernel * count + panel) * width, lanes)
             for e in range(columns[kernel], columns[kernel + 1]):
-                row = np.int64(corner_rows[pixel, e]) * LANES
-                total = fma(broadcast(barycentric[pixel, e]), scaled, load(vertex_values, row))
+                row = np.int64(corner_rows[pixel, e]) * width
+                total = fma(broadcast(barycentric[pixel, e], lanes), scaled, load(vertex_values, row, lanes))
                 store(vertex_values, row, total)
 
 
 @njit(cache=True, nogil=True)
-def _add_copies(copies: Any, owners: Any, vertex_values: Any) -> None:
-    """Add the copies that later bands splatted into to the vertices that own them."""
-    for i in range(copies.size):
-        row = np.int64(owners[i]) * LANES
-        store(vertex_values, row, load(vertex_values, row) + load(vertex_values, np.int64(copies[i]) * LANES))
+def _add_copies(first: Any, last: Any, owners: Any, vertex_values: Any, lanes: Any) -> None:
+    """Add the rows from first to last, into which later bands splatted, to the vertices of which they are copies."""
+    width = lane_count(lanes)
+    for copy in range(first, last):
+        row = np.int64(owners[copy]) * width
+        store(vertex_values, row, load(vertex_values, row, lanes) + load(vertex_values, copy * width, lanes))
 
 
 @njit(cache=True, nogil=True)
-def _update_copies(copies: Any, owners: Any, vertex_values: Any) -> None:
-    """Overwrite the copies of later bands with the blurred values of the vertices that own them."""
-    for i in range(copies.size):
-        store(vertex_values, np.int64(copies[i]) * LANES, load(vertex_values, np.int64(owners[i]) * LANES))
+def _update_copies(first: Any, last: Any, owners: Any, vertex_values: Any, lanes: Any) -> None:
+    """Overwrite the rows from first to last with the blurred values of the vertices of which they are copies."""
+    width = lane_count(lanes)
+    for copy in range(first, last):
+        store(vertex_values, copy * width, load(vertex_values, np.int64(owners[copy]) * width, lanes))
 
 
 @njit(cache=True, nogil=True)
-def blur_chunk(runs: Any, vertex_values: Any, chunk: Any, chunks: Any) -> None:
-    """Blur along one axis, in place: v += (previous + next) / 2 for the vertices of a chunk of `runs`.
+def blur_segment(runs: Any, low: Any, high: Any, vertex_values: Any, lanes: Any) -> None:
+    """Blur along one axis, in place: v += (previous + next) / 2 for the vertices of the runs from `low` to `high`.
 
     A run of neighbors is walked once, with the old values in registers.
 
     Source: Adams et al. section 3; weights 1/2, 1, 1/2 as in Krähenbühl's code.
     """
-    size, half = runs.size, broadcast(_HALF)
-    low, high = chunk_range(size, chunk, chunks)
-    while 0 < low < size and runs[low - 1] >= 0:  # a run belongs to the chunk in which it begins
-        low += 1
+    half, width = broadcast(_HALF, lanes), lane_count(lanes)
     while low < high:
         last = low
         while runs[last] >= 0:
             last += 1
-        here = np.int64(runs[low]) * LANES
-        previous, current = broadcast(_ZERO), load(vertex_values, here)
+        here = np.int64(runs[low]) * width
+        previous, current = broadcast(_ZERO, lanes), load(vertex_values, here, lanes)
         for i in range(low + 1, last + 1):
-            following = np.int64(runs[i] ^ (runs[i] >> 31)) * LANES  # ~runs[i] where negative
-            after = load(vertex_values, following)
+            following = np.int64(runs[i] ^ (runs[i] >> 31)) * width  # ~runs[i] where negative
+            after = load(vertex_values, following, lanes)
             store(vertex_values, here, fma(half, previous + after, current))
             previous, current, here = current, after, following
         store(vertex_values, here, fma(half, previous, current))
@@ -82,15 +93,25 @@ def blur_chunk(runs: Any, vertex_values: Any, chunk: Any, chunks: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
+def blur_unit(runs: Any, segments: Any, first: Any, last: Any, reverse: Any, vertex_values: Any, lanes: Any) -> None:
+    """Blur along the segments first..last of `runs` in order, or backwards; the rows are first brought to the cache."""
+    for i in range(segments[first, 0], segments[first, 1]):
+        prefetch(vertex_values, np.int64(runs[i] ^ (runs[i] >> 31)) * lane_count(lanes), lanes)
+    for i in range(last - first):
+        segment = last - 1 - i if reverse else first + i
+        blur_segment(runs, segments[segment, 0], segments[segment, 1], vertex_values, lanes)
+
+
+@njit(cache=True, nogil=True)
 def splat_and_blur(
     counters: Any, stage: Any, chunks: Any, lattice: Any, barycentric: Any, class_weights: Any, source_index: Any,
-    panels: Any, panel: Any, reverse: Any, vertex_values: Any,
+    panels: Any, panel: Any, reverse: Any, vertex_values: Any, lanes: Any,
 ) -> Any:  # fmt: skip
-    """Splat one panel and blur it into `vertex_values`: 4 stages and one for each axis; returns the next stage.
+    """Splat one panel and blur it into `vertex_values`: 4 stages and the rounds of the blur; returns the next stage.
 
     `reverse` takes the axes backwards, which gives the transpose of the filter.
     """
-    corner_rows, columns, bounds, copies, owners, runs, axis_starts = lattice
+    corner_rows, columns, bounds, copies, owners, runs, segments, units, rounds = lattice
     chunk = first_chunk(counters, stage)
     while chunk < chunks:
         low, high = chunk_range(vertex_values.shape[0], chunk, chunks)
@@ -101,50 +122,59 @@ def splat_and_blur(
     band = first_chunk(counters, stage)
     while band < bounds.size - 1:
         splat_band(
-            panels, panel, source_index, class_weights, corner_rows, barycentric, columns, bounds, vertex_values, band
-        )
+            panels, panel, source_index, class_weights, corner_rows, barycentric, columns, bounds, vertex_values,
+            lanes, band,
+        )  # fmt: skip
         band = next_chunk(counters, stage)
     stage = stage_barrier(counters, stage, bounds.size - 1)
 
-    if first_chunk(counters, stage) == 0:
-        _add_copies(copies, owners, vertex_values)
-        next_chunk(counters, stage)
-    stage = stage_barrier(counters, stage, 1)
+    chunk = first_chunk(counters, stage)
+    while chunk < chunks:
+        low, high = chunk_range(copies.shape[0], chunk, chunks)
+        for bucket in range(low, high):
+            _add_copies(copies[bucket, 0], copies[bucket, 1], owners, vertex_values, lanes)
+        chunk = next_chunk(counters, stage)
+    stage = stage_barrier(counters, stage, chunks)
 
-    axes = axis_starts.size - 1
-    for i in range(axes):
-        axis = axes - 1 - i if reverse else i
-        chunk = first_chunk(counters, stage)
-        while chunk < chunks:
-            blur_chunk(runs[axis_starts[axis] : axis_starts[axis + 1]], vertex_values, chunk, chunks)
-            chunk = next_chunk(counters, stage)
-        stage = stage_barrier(counters, stage, chunks)
+    for i in range(rounds.size - 1):
+        step = rounds.size - 2 - i if reverse else i
+        start, count = rounds[step], rounds[step + 1] - rounds[step]
+        unit = first_chunk(counters, stage)
+        while unit < count:
+            first, last = units[start + unit], units[start + unit + 1]
+            blur_unit(runs, segments, first, last, reverse, vertex_values, lanes)
+            unit = next_chunk(counters, stage)
+        stage = stage_barrier(counters, stage, count)
 
-    if first_chunk(counters, stage) == 0:
-        _update_copies(copies, owners, vertex_values)
-        next_chunk(counters, stage)
-    return stage_barrier(counters, stage, 1)
+    chunk = first_chunk(counters, stage)
+    while chunk < chunks:
+        low, high = chunk_range(copies.shape[0], chunk, chunks)
+        for bucket in range(low, high):
+            _update_copies(copies[bucket, 0], copies[bucket, 1], owners, vertex_values, lanes)
+        chunk = next_chunk(counters, stage)
+    return stage_barrier(counters, stage, chunks)
 
 
 @njit(cache=True, nogil=True)
 def filter_panel(
     counters: Any, chunks: Any, lattice: Any, barycentric: Any, class_weights: Any, source_index: Any,
-    panels: Any, panel: Any, reverse: Any, vertex_values: Any, out: Any,
+    panels: Any, panel: Any, reverse: Any, vertex_values: Any, lanes: Any, out: Any,
 ) -> None:  # fmt: skip
-    """Filter one panel: out (pixels, 8) = K v, all kernels added up."""
+    """Filter one panel: out (pixels, lanes) = K v, all kernels added up."""
     stage = splat_and_blur(
-        counters, 0, chunks, lattice, barycentric, class_weights, source_index, panels, panel, reverse, vertex_values
-    )
-    corner_rows = lattice[0]
+        counters, 0, chunks, lattice, barycentric, class_weights, source_index,
+        panels, panel, reverse, vertex_values, lanes,
+    )  # fmt: skip
+    corner_rows, width = lattice[0], lane_count(lanes)
     chunk = first_chunk(counters, stage)
     while chunk < chunks:
         low, high = chunk_range(out.shape[0], chunk, chunks)
         for pixel in range(low, high):
-            total = broadcast(_ZERO)
+            total = broadcast(_ZERO, lanes)
             for e in range(corner_rows.shape[1]):
-                value = load(vertex_values, np.int64(corner_rows[pixel, e]) * LANES)
-                total = fma(broadcast(barycentric[pixel, e]), value, total)
-            store(out, pixel * LANES, total)
+                value = load(vertex_values, np.int64(corner_rows[pixel, e]) * width, lanes)
+                total = fma(broadcast(barycentric[pixel, e], lanes), value, total)
+            store(out, pixel * width, total)
         chunk = next_chunk(counters, stage)
     stage_barrier(counters, stage, chunks)
 
@@ -152,11 +182,11 @@ def filter_panel(
 @njit(cache=True, nogil=True)
 def row_sums(
     counters: Any, chunks: Any, lattice: Any, barycentric: Any, class_weights: Any, source_index: Any,
-    ones: Any, vertex_values: Any, out: Any,
+    ones: Any, vertex_values: Any, lanes: Any, out: Any,
 ) -> None:  # fmt: skip
-    """Compute the row sums of each kernel: out[kernel, pixel] = (K 1)."""
+    """Compute the row sums of each kernel: out[kernel, pixel] = (K 1). Rows have one lane, and stay in the cache."""
     stage = splat_and_blur(
-        counters, 0, chunks, lattice, barycentric, class_weights, source_index, ones, 0, False, vertex_values
+        counters, 0, chunks, lattice, barycentric, class_weights, source_index, ones, 0, False, vertex_values, lanes
     )
     corner_rows, columns = lattice[0], lattice[1]
     chunk = first_chunk(counters, stage)

@@ -16,12 +16,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atrous.crf.lattice_geometry import embedding_scale, key_steps, key_strides, slice_factor
-from atrous.crf.numba_backend import filter_jit, lattice_jit
-from atrous.crf.numba_backend.simd import LANES
+from atrous.crf.lattice_geometry import (
+    blur_rounds,
+    embedding_scale,
+    group_strides,
+    key_steps,
+    key_strides,
+    slice_factor,
+)
+from atrous.crf.numba_backend import filter_jit, lattice_jit, link_jit
+from atrous.crf.numba_backend.simd import lanes_of, panel_width
 from atrous.crf.numba_backend.threads import chunk_count, run_parallel, thread_count
 from atrous.crf.validation import Array, checked_features
 from atrous.errors import AtrousError
+
+BUCKET = 2048  # vertices whose values stay in a core's cache through a round of the blur
 
 
 @dataclass(frozen=True)
@@ -29,17 +38,20 @@ class Lattice:
     """One or more permutohedral lattices over the same points, for the compiled filter.
 
     The corners of all kernels lie side by side: point i has `corner_rows[i, columns[k]:columns[k + 1]]` in kernel k.
-    The rows of a kernel's vertices are followed by the copies of them that bands of points need to splat in parallel.
+    The rows of a bucket's vertices are followed by the copies of them that bands of points need to splat in parallel.
+    The blur is a number of rounds, each of units that threads claim: a bucket of vertices, blurred along some axes.
     """
 
     corner_rows: npt.NDArray[np.int32]  # (points, corners): the row of each corner's vertex
     barycentric: npt.NDArray[np.float32]  # (points, corners): barycentric weights
     columns: npt.NDArray[np.int64]  # (kernels + 1,): the first column of each kernel
     bounds: npt.NDArray[np.int64]  # (bands + 1,): the first point of each band
-    copies: npt.NDArray[np.int32]  # rows of copied vertices
-    owners: npt.NDArray[np.int32]  # of each copy, the row of its vertex
-    runs: npt.NDArray[np.int32]  # runs of neighbors, axis after axis, kernel after kernel
-    axis_starts: npt.NDArray[np.int64]  # (axes + 1,): the first position of each axis in `runs`
+    copies: npt.NDArray[np.int64]  # (buckets, 2): the first and the last row, the latter excluded, of copies
+    owners: npt.NDArray[np.int32]  # (rows,): of each copy, the row of its vertex
+    runs: npt.NDArray[np.int32]  # runs of neighbors
+    segments: npt.NDArray[np.int64]  # (segments, 2): where in `runs` those of one bucket along one axis lie
+    units: npt.NDArray[np.int64]  # (units + 1,): the first segment of each unit
+    rounds: npt.NDArray[np.int64]  # (rounds + 1,): the first unit of each round
     num_rows: int
     num_vertices: int
 
@@ -59,24 +71,24 @@ class Lattice:
         columns = np.cumsum([0, *(each.shape[1] + 1 for each in kernels)], dtype=np.int64)
         corner_rows = np.empty((points, columns[-1]), np.int32)
         barycentric = np.empty((points, columns[-1]), np.float32)
-        built, num_rows = [], 0
+        built: list[_KernelLattice] = []
         for column, each in zip(columns, kernels, strict=False):
-            built.append(_build_kernel(each, bounds, corner_rows, barycentric, int(column), num_rows))
-            num_rows += built[-1].num_vertices + len(built[-1].owners)
-        runs = [axis for kernel in built for axis in kernel.runs]
+            row = sum(kernel.num_rows for kernel in built)
+            built.append(_build_kernel(each, bounds, corner_rows, barycentric, int(column), row))
+        runs, segments, units, rounds = _blur_schedule(built)
         return cls(
             corner_rows, barycentric, columns, bounds,
             np.concatenate([kernel.copies for kernel in built]), np.concatenate([kernel.owners for kernel in built]),
-            np.concatenate(runs), np.cumsum([0, *(axis.size for axis in runs)], dtype=np.int64),
-            num_rows, sum(kernel.num_vertices for kernel in built),
+            runs, segments, units, rounds,
+            sum(kernel.num_rows for kernel in built), sum(kernel.num_vertices for kernel in built),
         )  # fmt: skip
 
     @classmethod
     def empty(cls, points: int) -> Lattice:
         """Make the lattice of a CRF without pairwise terms."""
-        rows, starts = np.empty(0, np.int32), np.zeros(1, np.int64)
+        rows, starts, pairs = np.empty(0, np.int32), np.zeros(1, np.int64), np.empty((0, 2), np.int64)
         corners = np.empty((points, 0), np.int32)
-        return cls(corners, corners.astype(np.float32), starts, starts, rows, rows, rows, starts, 0, 0)
+        return cls(corners, corners.astype(np.float32), starts, starts, pairs, rows, rows, pairs, starts, starts, 0, 0)
 
     @property
     def num_points(self) -> int:
@@ -89,29 +101,32 @@ class Lattice:
     @property
     def arrays(self) -> tuple[Array, ...]:
         """The arrays that the functions of `filter_jit` take as `lattice`."""
-        return self.corner_rows, self.columns, self.bounds, self.copies, self.owners, self.runs, self.axis_starts
+        return (
+            self.corner_rows, self.columns, self.bounds, self.copies, self.owners,
+            self.runs, self.segments, self.units, self.rounds,
+        )  # fmt: skip
 
     @property
     def stages(self) -> int:
         """The number of stages of filtering one panel: those of `filter_jit.splat_and_blur`, and a slice."""
-        return 5 + len(self.axis_starts) - 1
+        return 5 + len(self.rounds) - 1
 
     def dimension(self, kernel: int) -> int:
         """Return the number of features d of a kernel."""
         return int(self.columns[kernel + 1] - self.columns[kernel]) - 1
 
-    def empty_vertex_values(self) -> npt.NDArray[np.float32]:
+    def empty_vertex_values(self, width: int) -> npt.NDArray[np.float32]:
         """Allocate the vertex values of one panel, uninitialized."""
-        return np.empty((self.num_rows, LANES), np.float32)
+        return np.empty((self.num_rows, width), np.float32)
 
     def row_sums(self) -> npt.NDArray[np.float32]:
         """Compute K 1 of every kernel, (kernels, points)."""
         sums = np.empty((self.num_kernels, self.num_points), np.float32)
-        ones = np.ones((1, 1, self.num_points, LANES), np.float32)
+        ones = np.ones((1, 1, self.num_points, 1), np.float32)
         run_parallel(
             self.num_points, self.stages, filter_jit.row_sums,
-            self.arrays, self.barycentric, self._slice_factors(panels=1), np.zeros(self.num_kernels, np.int64),
-            ones, self.empty_vertex_values(), sums,
+            self.arrays, self.barycentric, self._slice_factors(1, 1), np.zeros(self.num_kernels, np.int64),
+            ones, self.empty_vertex_values(1), lanes_of(1), sums,
         )  # fmt: skip
         return sums
 
@@ -125,68 +140,100 @@ class Lattice:
         if values.ndim != 2 or len(values) != self.num_points:
             raise AtrousError(f"values must have shape ({self.num_points}, channels), found {values.shape}.")
         channels = values.shape[1]
-        panels = np.zeros((1, -(-channels // LANES), self.num_points, LANES), np.float32)
+        count, width = panel_width(channels)
+        panels = np.zeros((1, count, self.num_points, width), np.float32)
         for k in range(channels):
-            panels[0, k // LANES, :, k % LANES] = values[:, k]
-        class_weights = self._slice_factors(panels=panels.shape[1])
-        vertex_values, source_index = self.empty_vertex_values(), np.zeros(self.num_kernels, np.int64)
+            panels[0, k // width, :, k % width] = values[:, k]
+        class_weights = self._slice_factors(count, width)
+        vertex_values, source_index = self.empty_vertex_values(width), np.zeros(self.num_kernels, np.int64)
         for panel in range(panels.shape[1]):
             run_parallel(
                 self.num_points, self.stages, filter_jit.filter_panel,
                 self.arrays, self.barycentric, class_weights, source_index, panels, panel, reverse, vertex_values,
-                panels[0, panel],
+                lanes_of(width), panels[0, panel],
             )  # fmt: skip
         return panels[0].transpose(1, 0, 2).reshape(self.num_points, -1)[:, :channels]
 
-    def _slice_factors(self, panels: int) -> npt.NDArray[np.float32]:
-        """Return the slice factor of each kernel for every class of every panel, (kernels, panels, 8)."""
+    def _slice_factors(self, panels: int, width: int) -> npt.NDArray[np.float32]:
+        """Return the slice factor of each kernel for every class of every panel, (kernels, panels, width)."""
         factors = np.array([slice_factor(self.dimension(kernel)) for kernel in range(self.num_kernels)], np.float32)
-        return np.repeat(factors, panels * LANES).reshape(self.num_kernels, -1, LANES)
+        return np.repeat(factors, panels * width).reshape(self.num_kernels, panels, width)
 
 
 @dataclass(frozen=True)
 class _KernelLattice:
+    num_rows: int
     num_vertices: int
-    copies: npt.NDArray[np.int32]
+    copies: npt.NDArray[np.int64]
     owners: npt.NDArray[np.int32]
-    runs: list[npt.NDArray[np.int32]]
+    rounds: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]  # runs, and segments (buckets, axes, 2)
 
 
 def _build_kernel(
     features: npt.NDArray[np.float32], bounds: Array, corner_rows: Array, barycentric: Array, column: int,
     first_row: int,
 ) -> _KernelLattice:  # fmt: skip
-    """Embed, number and link one kernel's lattice; see `lattice_jit`.
-
-    Scratch arrays have the largest possible length and are mostly never touched. They are numpy's because numpy asks
-    the system for huge pages, which numba does not.
-    """
+    """Embed and number one kernel's lattice; see `lattice_jit`."""
     points, d = features.shape
     lows, highs = np.empty((2, chunk_count(points), d), np.float32)
     run_parallel(points, 1, lattice_jit.feature_ranges, features, lows, highs)
     lowest, highest = lows.min(0), highs.max(0)
     if not (np.isfinite(lowest).all() and np.isfinite(highest).all()):
         raise AtrousError("features hold NaN or infinity; expected finite numbers: check them and their sigmas.")
-    strides = key_strides(lowest, highest)
-    steps, most = key_steps(strides), points * (d + 1)
-    memory, keys, vertices = np.empty((2 * most + 64, 2), np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
-    rows, owners = np.empty(most, np.int32), np.empty(most, np.int32)
-    sizes = np.zeros(3 + len(bounds) - 1, np.int64)
+    strides, most = key_strides(lowest, highest), points * (d + 1)  # most of this scratch is never touched
+    steps, keys, groups = key_steps(strides), np.empty(most, np.int64), np.empty((len(blur_rounds(d)), most), np.uint32)
+    counts = np.zeros(len(bounds) - 1, np.int64)
     run_parallel(
-        points, 3, lattice_jit.number_vertices,
-        features, embedding_scale(d), strides, steps, bounds, corner_rows, barycentric, column, first_row,
-        memory, keys, rows, vertices, owners, sizes,
+        points, 1, lattice_jit.number_bands,
+        features, embedding_scale(d), strides, steps, group_strides(d), bounds,
+        corner_rows, barycentric, column, keys, groups, counts,
     )  # fmt: skip
-    count, copied, slots = (int(size) for size in sizes[:3])
-    following, runs = np.empty((2, d + 1, count), np.int32)
-    lengths = np.zeros(d + 1, np.int64)
+    bands = bounds[:-1, None] * (d + 1) + np.stack([np.zeros_like(counts), counts], 1)
+    rows = np.empty(most, np.int32)
+    kernel = _link_kernel(points, keys, groups, bands, steps, first_row, rows)
+    run_parallel(points, 1, link_jit.relabel_corners, bounds, d + 1, column, rows, corner_rows)
+    return kernel
+
+
+def _link_kernel(
+    points: int, keys: Array, groups: Array, bands: Array, steps: Array, first_row: int, rows: Array
+) -> _KernelLattice:
+    """Merge the vertices of all bands and link neighbors; see `link_jit`."""
+    axes, total = blur_rounds(len(steps) - 1), int((bands[:, 1] - bands[:, 0]).sum())
+    buckets, order = -(-total // BUCKET), np.empty(len(rows), np.int32)
+    starts, spans = np.empty((len(bands), buckets + 1), np.int64), np.empty((buckets, 2), np.int64)
+    run_parallel(points, 1, link_jit.sort_bands, groups[-1], bands, order, starts)
+    vertices, vertex_groups = np.empty(total, np.int64), np.empty((len(axes), total), np.uint32)
+    owners, offsets = np.empty(total, np.int32), starts.sum(0)
+    linked = [(np.empty(total * len(each), np.int32), np.empty((buckets, len(each), 2), np.int64)) for each in axes]
     run_parallel(
-        points, 2, lattice_jit.link_runs,
-        vertices[:count], memory[:slots], steps, first_row, following, runs, lengths,
+        points, 1, link_jit.merge_bands,
+        keys, groups, bands, order, starts, offsets, first_row, steps[axes[-1]],
+        rows, vertices, vertex_groups, owners, spans, *linked[-1],
     )  # fmt: skip
-    return _KernelLattice(
-        count,
-        np.arange(first_row + count, first_row + count + copied, dtype=np.int32),
-        owners[:copied].copy(),
-        [runs[axis, : lengths[axis]] for axis in range(d + 1)],
-    )
+    for each, own_groups, (runs, segments) in zip(axes[:-1], vertex_groups, linked, strict=False):
+        run_parallel(
+            points, 2, link_jit.link_round,
+            vertices, own_groups, spans, first_row, steps[each], order, starts[0], runs, segments,
+        )  # fmt: skip
+    copies = first_row + np.stack([spans[:, 1], offsets[1:]], 1)
+    return _KernelLattice(total, int((spans[:, 1] - spans[:, 0]).sum()), copies, owners, linked)
+
+
+def _blur_schedule(kernels: list[_KernelLattice]) -> tuple[Array, Array, Array, Array]:
+    """Arrange the blur of all kernels: `runs`, `segments`, `units` and `rounds` of `Lattice`.
+
+    Kernels do not depend on each other, so their first rounds are done together, then their second ones.
+    """
+    runs, segments, axes, rounds, offset = [], [], [], [0], 0
+    for step in range(max(len(kernel.rounds) for kernel in kernels)):
+        for kernel in kernels:
+            if step < len(kernel.rounds):
+                own, where = kernel.rounds[step]
+                runs.append(own)
+                segments.append(where.reshape(-1, 2) + offset)
+                axes += [where.shape[1]] * len(where)
+                offset += own.size
+        rounds.append(len(axes))
+    units = np.cumsum([0, *axes], dtype=np.int64)
+    return np.concatenate(runs), np.concatenate(segments), units, np.array(rounds, np.int64)

@@ -21,7 +21,7 @@ from atrous.crf.kernels import MIN_PROBABILITY, Normalization
 from atrous.crf.lattice_geometry import slice_factor
 from atrous.crf.numba_backend import filter_jit, mean_field_jit
 from atrous.crf.numba_backend.lattice import Lattice
-from atrous.crf.numba_backend.simd import LANES
+from atrous.crf.numba_backend.simd import lanes_of, panel_width
 from atrous.crf.numba_backend.threads import chunk_count, run_parallel
 from atrous.crf.validation import Array
 
@@ -117,38 +117,41 @@ class MeanField:
 
 
 class MeanFieldState:
-    """Marginals of one inference, in panels of eight classes; `step` updates them in place."""
+    """Marginals of one inference, in panels of up to 32 classes; `step` updates them in place."""
 
     def __init__(self, mean_field: MeanField, unary: Unary, compatibilities: Sequence[Array]) -> None:
         self.mean_field, self.unary = mean_field, unary
-        count = -(-(len(unary.kept) + bool(len(unary.pruned))) // LANES)
-        self._class_weights, self._source_index, self._matrices = self._messages(compatibilities, count)
-        self.logits = np.empty((count, len(mean_field.pixels), LANES), np.float32)
+        count, width = panel_width(len(unary.kept) + bool(len(unary.pruned)))
+        self._lanes = lanes_of(width)
+        self._class_weights, self._source_index, self._matrices = self._messages(compatibilities, count, width)
+        self.logits = np.empty((count, len(mean_field.pixels), width), np.float32)
         self._panels = np.empty((1 + len(self._matrices), *self.logits.shape), np.float32)
-        self._vertex_values = mean_field.lattice.empty_vertex_values()
+        self._vertex_values = mean_field.lattice.empty_vertex_values(width)
         values, pixels = unary.values, mean_field.pixels
         if unary.energies:
-            mean_field.run(1, mean_field_jit.initialize_from_energies, values, pixels, self.logits, self.marginals)
+            mean_field.run(
+                1, mean_field_jit.initialize_from_energies, values, pixels, self.logits, self.marginals, self._lanes
+            )
         else:
             mean_field.run(
                 1, mean_field_jit.initialize_from_probabilities, values, pixels,
-                unary.kept, unary.pruned, np.float32(MIN_PROBABILITY), self.logits, self.marginals,
+                unary.kept, unary.pruned, np.float32(MIN_PROBABILITY), self.logits, self.marginals, self._lanes,
             )  # fmt: skip
 
     @property
     def marginals(self) -> Float32s:
-        """The marginals, (panels, points, 8)."""
+        """The marginals, (panels, points, lanes)."""
         return self._panels[0]
 
     def _messages(
-        self, compatibilities: Sequence[Array], panels: int
+        self, compatibilities: Sequence[Array], panels: int, lanes: int
     ) -> tuple[Float32s, npt.NDArray[np.int64], Float32s]:
         """Arrange the compatibilities for the compiled update.
 
-        Returns the weight of each class in each kernel's messages, (kernels, panels, 8); the index of the panels that
-        each kernel filters, 0 for the marginals themselves; and the matrices that mix the classes of the others.
+        Returns the weight of each class in each kernel's messages, (kernels, panels, lanes); the index of the panels
+        that each kernel filters, 0 for the marginals themselves; and the matrices that mix the classes of the others.
         """
-        width, kept = panels * LANES, self.unary.kept
+        width, kept = panels * lanes, self.unary.kept
         class_weights = np.zeros((len(compatibilities), width), np.float32)
         source_index = np.zeros(len(compatibilities), np.int64)
         matrices = []
@@ -163,7 +166,7 @@ class MeanFieldState:
             matrices.append(matrix)
             class_weights[kernel], source_index[kernel] = 1, len(matrices)
         mixing = np.stack(matrices) if matrices else np.empty((0, width, width), np.float32)
-        return class_weights.reshape(-1, panels, LANES), source_index, mixing.reshape(-1, width, panels, LANES)
+        return class_weights.reshape(-1, panels, lanes), source_index, mixing.reshape(-1, width, panels, lanes)
 
     def step(self, steps: int = 1, *, with_divergence: bool = False) -> list[float]:
         """Update the marginals `steps` times; returns their divergence before each update, or zeros."""
@@ -172,7 +175,7 @@ class MeanFieldState:
         field.run(
             steps * (len(self._matrices) + len(self.logits) * lattice.stages), mean_field_jit.update,
             steps, lattice.arrays, field.splat_weights, field.slice_weights, self._class_weights, self._source_index,
-            self._matrices, self.logits, self._panels, self._vertex_values, summands,
+            self._matrices, self.logits, self._panels, self._vertex_values, self._lanes, summands,
         )  # fmt: skip
         return [float(value) for value in summands.sum(1)]
 
@@ -188,8 +191,9 @@ class MeanFieldState:
 
     def set_marginals(self, marginals: Array) -> None:
         """Replace the marginals, (classes, pixels); only for a unary without pruned classes."""
+        width = self.marginals.shape[2]
         for k, row in enumerate(np.asarray(marginals, np.float32)):
-            self.marginals[k // LANES, :, k % LANES] = row[self.mean_field.pixels]
+            self.marginals[k // width, :, k % width] = row[self.mean_field.pixels]
 
     def write_probabilities(self, out: Float32s) -> Float32s:
         """Write the marginals to `out` (classes, all pixels), whose other pixels stay as they are."""
@@ -205,5 +209,5 @@ class MeanFieldState:
         unary, field = self.unary, self.mean_field
         field.run(
             1, function, self.marginals, unary.values, field.pixels, unary.kept, unary.pruned,
-            np.float32(MIN_PROBABILITY), out,
+            np.float32(MIN_PROBABILITY), self._lanes, out,
         )  # fmt: skip

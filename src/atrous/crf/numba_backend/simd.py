@@ -1,14 +1,17 @@
-"""Eight floats at a time: a vector type for functions compiled by numba.
+"""Rows of floats in registers: a vector type for functions compiled by numba.
 
-Rows of class values are padded to a multiple of eight, and every inner loop of the CRF handles eight classes in one
-value of this type. LLVM lowers it to one AVX register, to two SSE or NEON registers, or to whatever the machine has,
-so these functions do not depend on what the auto-vectorizer can prove about aliasing.
+Rows of class values are padded to 8, 16, 24 or 32 floats, and the inner loops of the CRF handle a whole row in one
+value of this type. LLVM lowers it to AVX, SSE or NEON registers, or to whatever the machine has, so these functions do
+not depend on what the auto-vectorizer can prove about aliasing. The width is part of the type, so that a function is
+compiled for each width it is used with; it follows from the *type* of the argument `lanes`, a tuple with one number for
+every eight floats, or the empty tuple for a single one: see `lanes_of`.
 
-    acc = broadcast(np.float32(0))
-    acc = fma(broadcast(weight), load(rows, index), acc)
-    store(rows, index, exp(acc))
+    acc = broadcast(np.float32(0), lanes)
+    acc = fma(broadcast(weight, lanes), load(rows, index, lanes), acc)
+    store(rows, index, acc)
 
-`load` and `store` take a C-contiguous float32 array and an index into it as if it were flat; they do no bounds check.
+`exp` and `log` are in `simd_math`. `load` and `store` take a C-contiguous float32 array and an index into it as if it
+were flat; they do no bounds check.
 """
 
 from __future__ import annotations
@@ -18,61 +21,114 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 from numba.extending import lower_builtin, models, register_model, type_callable
 
 LANES = 8
+EIGHT, ONE = (LANES,), ()
+MAX_PANEL = 4 * LANES  # wider rows would need more registers than there are
 intrinsic: Any = _intrinsic  # for type checkers, which would expect the typing context as an argument of each call
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
-_VECTOR, _INTEGERS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
 
-class Float32x8(types.Type):
-    """The numba type of eight float32 lanes."""
+class Float32Vector(types.Type):
+    """The numba type of `lanes` float32 values: one, or a multiple of eight."""
 
-    def __init__(self) -> None:
-        super().__init__(name="Float32x8")
+    def __init__(self, lanes: int) -> None:
+        super().__init__(name=f"Float32x{lanes}")
+        self.lanes = lanes
+
+    @property
+    def parts(self) -> list[ir.VectorType]:
+        """The LLVM vectors that make up a value, of 16 floats (an AVX-512 register) and at the end of 8."""
+        sizes = [16] * (self.lanes // 16) + [self.lanes % 16] * bool(self.lanes % 16)
+        return [ir.VectorType(_F32, size) for size in sizes]
 
 
-float32x8 = Float32x8()
-
-
-@register_model(Float32x8)
+@register_model(Float32Vector)
 class _Model(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Any) -> None:
-        super().__init__(dmm, fe_type, _VECTOR)
+        super().__init__(dmm, fe_type, ir.LiteralStructType(fe_type.parts))
 
 
-def _constant(value: float) -> ir.Constant:
-    return ir.Constant(_VECTOR, [value] * LANES)
+def lanes_of(width: int) -> tuple[int, ...]:
+    """Return the argument `lanes` of the compiled functions for rows of `width` floats: 1 or a multiple of eight."""
+    return (LANES,) * (width // LANES)
 
 
-def _integers(value: int) -> ir.Constant:
-    return ir.Constant(_INTEGERS, [value] * LANES)
+def panel_width(classes: int) -> tuple[int, int]:
+    """Return the number of panels for a number of classes, and their width, with as few empty lanes as possible."""
+    eights = -(-classes // LANES)
+    panels = -(-eights * LANES // MAX_PANEL)
+    return panels, -(-eights // panels) * LANES
 
 
-def _call(builder: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
+@njit(cache=True, nogil=True, inline="always")
+def lane_count(lanes: Any) -> Any:
+    """Return the number of floats in a row; a constant to the compiler."""
+    return LANES * len(lanes) if len(lanes) else 1
+
+
+def _vector(lanes: Any) -> Float32Vector:
+    return Float32Vector(LANES * len(lanes) or 1)
+
+
+def constant_like(like: ir.Value, value: float) -> ir.Constant:
+    """Make an LLVM vector as wide as `like` with the same float in every lane."""
+    return ir.Constant(like.type, [value] * like.type.count)
+
+
+def integers_like(like: ir.Value, value: int) -> ir.Constant:
+    """Make an LLVM vector of 32-bit integers as wide as `like`, all the same."""
+    return ir.Constant(ir.VectorType(_I32, like.type.count), [value] * like.type.count)
+
+
+def call_vector(builder: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
     """Call the LLVM intrinsic `name`, overloaded on the vector type."""
-    signature = ir.FunctionType(_VECTOR, [_VECTOR] * len(args))
-    return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"{name}.v{LANES}f32"), args)
+    kind = args[0].type
+    signature = ir.FunctionType(kind, [kind] * len(args))
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"{name}.v{kind.count}f32"), args)
 
 
-def _fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    return _call(builder, "llvm.fmuladd", a, b, c)
+def fused(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    """Compute a * b + c of LLVM vectors."""
+    return call_vector(builder, "llvm.fmuladd", a, b, c)
 
 
-def _horner(builder: ir.IRBuilder, x: ir.Value, coefficients: list[float]) -> ir.Value:
-    value: ir.Value = _constant(coefficients[0])
-    for coefficient in coefficients[1:]:
-        value = _fma(builder, value, x, _constant(coefficient))
+def _joined(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """Make a value of the vector type from its LLVM vectors."""
+    value: ir.Value = ir.Constant(ir.LiteralStructType([part.type for part in parts]), ir.Undefined)
+    for i, part in enumerate(parts):
+        value = builder.insert_value(value, part, i)
     return value
 
 
-def _address(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value, index: ir.Value) -> ir.Value:
-    data = cgutils.create_struct_proxy(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+def _split(builder: ir.IRBuilder, value: ir.Value) -> list[ir.Value]:
+    """Return the LLVM vectors of a value of the vector type."""
+    return [builder.extract_value(value, i) for i in range(len(value.type.elements))]
+
+
+def mapped(function: Callable[..., ir.Value]) -> Any:
+    """Make the code of an intrinsic that applies `function(builder, *vectors)` to each LLVM vector of its arguments."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _joined(
+            builder, [function(builder, *each) for each in zip(*(_split(builder, a) for a in args), strict=True)]
+        )
+
+    return codegen
+
+
+def _addresses(context: Any, builder: Any, array_type: Any, array: Any, index: Any, parts: Any) -> list[ir.Value]:
+    """Return a pointer for each LLVM vector of a row that begins at a flat index."""
+    address = builder.gep(cgutils.create_struct_proxy(array_type)(context, builder, array).data, [index])
+    offsets = [16 * i for i in range(len(parts))]
+    return [
+        builder.bitcast(builder.gep(address, [ir.Constant(ir.IntType(64), offset)]), part.as_pointer())
+        for offset, part in zip(offsets, parts, strict=True)
+    ]
 
 
 def _is_rows(array: Any) -> bool:
@@ -80,166 +136,139 @@ def _is_rows(array: Any) -> bool:
 
 
 @intrinsic
-def load(typingctx: Any, rows: Any, index: Any) -> Any:
-    """Read eight consecutive floats of `rows` from flat position `index`."""
+def load(typingctx: Any, rows: Any, index: Any, lanes: Any) -> Any:
+    """Read a row of `rows` from a flat position."""
     if not _is_rows(rows):
         return None
+    vector = _vector(lanes)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, rows, args[0], args[1]), align=4)
+        addresses = _addresses(context, builder, rows, args[0], args[1], vector.parts)
+        return _joined(builder, [builder.load(address, align=4) for address in addresses])
 
-    return float32x8(rows, types.int64), codegen
+    return vector(rows, types.int64, lanes), codegen
 
 
 @intrinsic
 def store(typingctx: Any, rows: Any, index: Any, value: Any) -> Any:
-    """Write eight floats to `rows` from flat position `index`."""
+    """Write a row to `rows` from a flat position."""
     if not _is_rows(rows):
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _address(context, builder, rows, args[0], args[1]), align=4)
+        addresses = _addresses(context, builder, rows, args[0], args[1], value.parts)
+        for part, address in zip(_split(builder, args[2]), addresses, strict=True):
+            builder.store(part, address, align=4)
         return context.get_dummy_value()
 
-    return types.void(rows, types.int64, float32x8), codegen
+    return types.void(rows, types.int64, value), codegen
 
 
 @intrinsic
-def broadcast(typingctx: Any, value: Any) -> Any:
-    """Copy one float to all eight lanes."""
+def prefetch(typingctx: Any, rows: Any, index: Any, lanes: Any) -> Any:
+    """Ask the processor for the cache lines of a row that is soon needed, from a flat position."""
+    width = _vector(lanes).lanes
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), args[0], _I32(0))
-        return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), _integers(0))
+        data = cgutils.create_struct_proxy(rows)(context, builder, args[0]).data
+        byte = ir.IntType(8).as_pointer()
+        signature = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+        for offset in {0, *range(16, width, 16), width - 1}:
+            at = builder.gep(data, [builder.add(args[1], ir.Constant(args[1].type, offset))])
+            builder.call(function, [builder.bitcast(at, byte), _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
 
-    return float32x8(types.float32), codegen
+    return types.void(rows, types.int64, lanes), codegen
+
+
+@intrinsic
+def broadcast(typingctx: Any, value: Any, lanes: Any) -> Any:
+    """Copy one float to all lanes."""
+    vector = _vector(lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        parts = []
+        for part in vector.parts:
+            one = builder.insert_element(ir.Constant(part, ir.Undefined), args[0], _I32(0))
+            parts.append(builder.shuffle_vector(one, ir.Constant(part, ir.Undefined), integers_like(one, 0)))
+        return _joined(builder, parts)
+
+    return vector(types.float32, lanes), codegen
 
 
 @intrinsic
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """Compute a * b + c, fused where the machine has it."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _fma(builder, *args)
-
-    return float32x8(float32x8, float32x8, float32x8), codegen
+    return a(a, a, a), mapped(fused)
 
 
 @intrinsic
 def maximum(typingctx: Any, a: Any, b: Any) -> Any:
     """Compute the larger of the two, lane by lane."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
-
-    return float32x8(float32x8, float32x8), codegen
+    return a(a, a), mapped(_larger)
 
 
 @intrinsic
 def nearest(typingctx: Any, x: Any) -> Any:
     """Round to the nearest integer, halves to even."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _call(builder, "llvm.rint", args[0])
-
-    return float32x8(float32x8), codegen
+    return x(x), mapped(lambda builder, x: call_vector(builder, "llvm.rint", x))
 
 
 @intrinsic
 def less(typingctx: Any, a: Any, b: Any) -> Any:
     """Compare lane by lane: 1.0 where a < b, else 0.0."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", *args), _constant(1.0), _constant(0.0))
+    def compare(builder: Any, a: Any, b: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", a, b), constant_like(a, 1.0), constant_like(a, 0.0))
 
-    return float32x8(float32x8, float32x8), codegen
+    return a(a, a), mapped(compare)
+
+
+@intrinsic
+def select_zero(typingctx: Any, x: Any, value: Any) -> Any:
+    """Return `value` in the lanes where x is 0, and 0 in the others."""
+
+    def choose(builder: Any, x: Any, value: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("==", x, constant_like(x, 0.0)), value, constant_like(x, 0.0))
+
+    return x(x, x), mapped(choose)
+
+
+def _larger(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _halves(builder: ir.IRBuilder, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+    half = value.type.count // 2
+    masks = [ir.Constant(ir.VectorType(_I32, half), list(range(at, at + half))) for at in (0, half)]
+    low, high = (builder.shuffle_vector(value, value, mask) for mask in masks)
+    return low, high
 
 
 def _reduction(combine: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]) -> Any:
-    """Make an intrinsic that halves the vector until one lane is left."""
+    """Make an intrinsic that combines the lanes of a vector, halving it until one is left."""
 
     def reduce(typingctx: Any, a: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            value, width = args[0], LANES
-            while width > 1:
-                width //= 2
-                mask = ir.VectorType(_I32, width)
-                low = builder.shuffle_vector(value, value, ir.Constant(mask, list(range(width))))
-                high = builder.shuffle_vector(value, value, ir.Constant(mask, list(range(width, 2 * width))))
-                value = combine(builder, low, high)
-            return builder.extract_element(value, _I32(0))
+            parts = _split(builder, args[0])
+            while len(parts) > 1 or parts[0].type.count > 1:
+                widest = max(part.type.count for part in parts)
+                wide = [part for part in parts if part.type.count == widest]
+                rest = [part for part in parts if part.type.count != widest]
+                if len(wide) > 1:
+                    parts = [combine(builder, wide[0], wide[1]), *wide[2:], *rest]
+                else:
+                    parts = [combine(builder, *_halves(builder, wide[0])), *rest]
+            return builder.extract_element(parts[0], _I32(0))
 
-        return types.float32(float32x8), codegen
+        return types.float32(a), codegen
 
     return intrinsic(reduce)
 
 
 lanes_sum = _reduction(lambda builder, a, b: builder.fadd(a, b))
-lanes_max = _reduction(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
-
-
-@intrinsic
-def exp(typingctx: Any, x: Any) -> Any:
-    """Compute e^x, relative error below 2e-7; exactly 0 below -80, so that no denormal numbers arise; e^88 above 88.
-
-    x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts; e^r by the minimax polynomial of Cephes' `expf`.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kept = builder.fcmp_ordered(">", args[0], _constant(-80.0))
-        x = builder.select(kept, args[0], _constant(-80.0))
-        x = builder.select(builder.fcmp_ordered("<", x, _constant(88.0)), x, _constant(88.0))
-        n = _call(builder, "llvm.rint", builder.fmul(x, _constant(1.4426950408889634)))
-        r = _fma(builder, n, _constant(-0.693359375), x)
-        r = _fma(builder, n, _constant(2.12194440054690583e-4), r)
-        polynomial = _horner(
-            builder,
-            r,
-            [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1],
-        )
-        value = builder.fadd(_fma(builder, polynomial, builder.fmul(r, r), r), _constant(1.0))
-        exponent = builder.add(builder.fptosi(n, _INTEGERS), _integers(127))
-        value = builder.fmul(value, builder.bitcast(builder.shl(exponent, _integers(23)), _VECTOR))
-        return builder.select(kept, value, _constant(0.0))
-
-    return float32x8(float32x8), codegen
-
-
-@intrinsic
-def log(typingctx: Any, x: Any) -> Any:
-    """Compute the natural logarithm of normal positive x; relative error below 2e-7 (Cephes' polynomial of `logf`)."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits = builder.bitcast(args[0], _INTEGERS)
-        exponent = builder.sub(builder.lshr(bits, _integers(23)), _integers(126))
-        mantissa_bits = builder.or_(builder.and_(bits, _integers(0x007FFFFF)), _integers(0x3F000000))
-        m = builder.bitcast(mantissa_bits, _VECTOR)  # in [0.5, 1)
-        small = builder.fcmp_ordered("<", m, _constant(0.707106781186547524))
-        exponent = builder.select(small, builder.sub(exponent, _integers(1)), exponent)
-        m = builder.fsub(builder.select(small, builder.fadd(m, m), m), _constant(1.0))
-        n = builder.sitofp(exponent, _VECTOR)
-        polynomial = _horner(
-            builder,
-            m,
-            [
-                7.0376836292e-2,
-                -1.1514610310e-1,
-                1.1676998740e-1,
-                -1.2420140846e-1,
-                1.4249322787e-1,
-                -1.6668057665e-1,
-                2.0000714765e-1,
-                -2.4999993993e-1,
-                3.3333331174e-1,
-            ],
-        )
-        square = builder.fmul(m, m)
-        y = builder.fmul(builder.fmul(polynomial, m), square)
-        y = _fma(builder, n, _constant(-2.12194440e-4), y)
-        y = _fma(builder, square, _constant(-0.5), y)
-        return _fma(builder, n, _constant(0.693359375), builder.fadd(m, y))
-
-    return float32x8(float32x8), codegen
+lanes_max = _reduction(_larger)
 
 
 def _binary(symbol: Callable[..., Any], instruction: str) -> None:
@@ -248,13 +277,13 @@ def _binary(symbol: Callable[..., Any], instruction: str) -> None:
     @type_callable(symbol)
     def typing(context: Any) -> Callable[[Any, Any], Any]:
         def resolve(a: Any, b: Any) -> Any:
-            return float32x8 if isinstance(a, Float32x8) and isinstance(b, Float32x8) else None
+            return a if isinstance(a, Float32Vector) and a == b else None
 
         return resolve
 
-    @lower_builtin(symbol, Float32x8, Float32x8)
+    @lower_builtin(symbol, Float32Vector, Float32Vector)
     def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*args)
+        return mapped(lambda builder, a, b: getattr(builder, instruction)(a, b))(context, builder, signature, args)
 
 
 _binary(operator.add, "fadd")
