@@ -13,7 +13,7 @@ from PIL import Image
 from atrous.models import create_model
 from atrous.weights import load, read_card, save
 from tests.command_line import Run
-from tests.training.conftest import write_folder
+from tests.training.conftest import write_cells, write_folder
 
 pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
 Train = Callable[..., tuple[int, str]]
@@ -66,7 +66,7 @@ def test_bad_labels_are_refused_before_anything_is_trained(train: Train, tmp_pat
 
 
 def test_the_plan_alone(train: Train, tmp_path: Path) -> None:
-    data = write_folder(tmp_path / "own")
+    data = write_cells(tmp_path / "own")
     code, printed = train("unet_folder", "--data", f"folder:{data}", "--dry-run")
     assert code == 0, printed
     assert "20,000 of 1 images of 388 x 388" in printed
@@ -125,7 +125,7 @@ def test_resuming_needs_no_initial_weights(train: Train, tmp_path: Path) -> None
 
 
 def test_resuming_without_a_run(train: Train, tmp_path: Path) -> None:
-    data = write_folder(tmp_path / "own")
+    data = write_cells(tmp_path / "own")
     code, printed = train("unet_folder", "--data", f"folder:{data}", "--resume")
     assert code == 2
     assert "no run to resume" in printed.replace("\n", "")

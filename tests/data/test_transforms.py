@@ -18,6 +18,7 @@ from atrous.data.transforms import (
     Pad,
     RandomBlur,
     RandomCrop,
+    RandomElastic,
     RandomFlip,
     RandomMarginCrop,
     RandomRotation,
@@ -39,6 +40,7 @@ MOVING = FLAT | {
     "scale in steps": RandomScale(step=0.25),
     "rotation": RandomRotation(30, probability=1.0, mean=MEAN),
     "resize": Resize(21, 34),
+    "elastic": RandomElastic(sigma=3, mean=MEAN),
 }
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
@@ -70,7 +72,7 @@ def test_no_new_labels_and_equal_sizes(name: str, size: tuple[int, int], seed: i
     assert set(np.unique(after)) <= set(np.unique(labels)) | {255}
 
 
-@pytest.mark.parametrize("name", ["scale", "rotation", "resize"])
+@pytest.mark.parametrize("name", ["scale", "rotation", "resize", "elastic"])
 @given(seed=seeds)
 def test_image_and_labels_are_sampled_at_the_same_positions(name: str, seed: int) -> None:
     """Ramps in the image and in the labels agree to half a step after any warp, so neither is shifted."""
@@ -146,6 +148,24 @@ def test_crops_reach_every_corner() -> None:
     rng = np.random.default_rng(0)
     corners = {int(RandomCrop(3, 3)(np.dstack([labels] * 3), labels, rng)[1][0, 0]) for _ in range(500)}
     assert corners == {row * 6 + column for row in range(4) for column in range(4)}
+
+
+def test_elastic_deformation_is_smooth_and_has_the_size_of_its_sigma() -> None:
+    """Positions of pixels, read off ramps: displacements at the centers of 3 x 3 cells have the standard deviation."""
+    height, width = 90, 120
+    columns = np.broadcast_to(np.arange(width, dtype=np.uint8), (height, width))
+    ramp = np.ascontiguousarray(np.stack([columns] * 3, -1))
+    shifts = []
+    for seed in range(60):
+        transform = RandomElastic(sigma=4.0, ignore_index=255)
+        _, moved = transform(ramp, np.ascontiguousarray(columns), np.random.default_rng(seed))
+        shift = np.where(moved == 255, 0, moved.astype(int) - columns)
+        assert abs(np.diff(shift[25:65, 30:90], axis=1)).max() <= 2
+        shifts.append(shift[45, 60])
+    assert 3 < np.std(shifts) < 5
+    same = RandomElastic(sigma=0.0)(ramp, np.ascontiguousarray(columns), np.random.default_rng(0))
+    assert (same[0] == ramp).all()
+    assert (same[1] == columns).all()
 
 
 @pytest.mark.parametrize("size", [(30, 41), (200, 700), (1000, 3)])

@@ -160,14 +160,21 @@ def write_person_part(root: Path) -> Path:
     return write_voc2010(root, len(person_part.CLASSES), "pascal_person_part_gt", "pascal_person_part_trainval_list")
 
 
-def write_folder(root: Path, classes: tuple[str, ...] = ("outside", "cell"), images: int = 4) -> Path:
+def write_cells(root: Path) -> Path:
+    """Write a folder whose masks number the objects."""
+    return write_folder(root, coding="instances")
+
+
+def write_folder(
+    root: Path, classes: tuple[str, ...] = ("outside", "cell"), images: int = 4, coding: str = "auto"
+) -> Path:
     for split, numbers in (("train", range(images)), ("val", range(images, images + 1))):
         for number in numbers:
-            pixels, labels = draw_pair(600 + number, len(classes))
+            pixels, labels = draw_pair(600 + number, len(classes) if coding == "auto" else 4)
             name = f"{split}/{number}.png"
             write_pair(root / "images" / name, root / "masks" / name, pixels, labels)
     (root / "classes.yaml").write_text(
-        f"classes: [{', '.join(classes)}]\nimages: images/{{split}}\nmasks: masks/{{split}}\n"
+        f"classes: [{', '.join(classes)}]\nimages: images/{{split}}\nmasks: masks/{{split}}\ncoding: {coding}\n"
     )
     return root
 
@@ -178,7 +185,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "sbd": write_sbd,
     "coco_voc": write_coco,
     "cityscapes": write_cityscapes,
-    "folder": write_folder,
+    "folder": write_cells,
     "ade20k": write_ade20k,
     "pascal_context": write_pascal_context,
     "person_part": write_person_part,

@@ -61,8 +61,9 @@ class FolderConfig(StrictModel):
     """The values or colors of ignored pixels in the masks."""
     ignore_index: MaskValue = 255
     """The label that ignored pixels get."""
-    coding: Annotated[Literal["auto", "color"], BeforeValidator(_parse_coding)] = "auto"
-    """"auto" reads palette masks by index and gray masks by value; "color" reads them by color."""
+    coding: Annotated[Literal["auto", "color", "instances"], BeforeValidator(_parse_coding)] = "auto"
+    """"auto" reads palette masks by index and gray masks by value; "color" reads them by color; "instances" reads 0 as
+    the first of two classes and any other value as the number of an object of the second."""
     images: str = ""
     """The folder of images; {split} in it stands for the name of the split. By default the first of the usual names."""
     masks: str = ""

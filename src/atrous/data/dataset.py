@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels, read_image
@@ -41,10 +42,14 @@ class Sample:
     name: str
     image_path: Path
     mask_path: Path | None
+    weights: NDArray[np.float32] | None = None
+    """(H, W), added to the class weights of the pixels in the loss; None for none."""
 
 
 LabelReader: TypeAlias = Callable[[Item], Labels]
 """A function that reads the labels of an item that has a mask; picklable, for worker processes."""
+InstancesReader: TypeAlias = Callable[[Item], NDArray[np.int32]]
+"""A function that reads the numbers of the objects of an item that has a mask, 0 for the background."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class SegmentationDataset:
     reader: LabelReader
     """Reads the labels of an item."""
     ignore_index: int = 255
+    instances: InstancesReader | None = None
+    """Reads the numbers of the objects, where masks tell objects apart; None where they do not."""
     splits: tuple[str, ...] = ()
     """Names of the mutually disjoint splits found on disk."""
     listing_errors: tuple[str, ...] = ()

@@ -5,32 +5,57 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from atrous.data.dataset import Item, LabelReader, Sample, SegmentationDataset
+from atrous.data.dataset import InstancesReader, Item, Sample, SegmentationDataset
 from atrous.data.datasets.voc import HARD_CLASSES
+from atrous.data.instances import border_weights
 from atrous.data.transforms import Transform, as_transform
 from atrous.errors import AtrousError, did_you_mean
-from atrous.imaging.labels import Labels, describe_classes
+from atrous.imaging.labels import describe_classes
+
+WeightMap: TypeAlias = Callable[[Item], NDArray[np.float32]]
+"""A function that computes the weights of the pixels of an item in the loss, (H, W); picklable."""
+
+
+@dataclass(frozen=True)
+class BorderWeights:
+    """Compute the weights of the pixels between touching objects, see `instances.border_weights`."""
+
+    instances: InstancesReader
+    w0: float = 10.0
+    sigma: float = 5.0
+
+    def __call__(self, item: Item) -> NDArray[np.float32]:
+        return border_weights(self.instances(item), self.w0, self.sigma)
 
 
 class AugmentedDataset:
     """A data set whose samples are augmented, differently in every epoch.
+
+    A `weight_map` is augmented like the labels, by the same random numbers; ignored pixels get the weight 0.
 
     An item is asked for by its index, in the epoch that `set_epoch` set, or by `(epoch, index)`. The generator of a
     sample is seeded with `(seed, epoch, index)`: the result does not depend on the number of workers or their order.
     """
 
     def __init__(
-        self, dataset: SegmentationDataset, transform: Transform | Callable[..., Any], *, seed: int = 0
+        self,
+        dataset: SegmentationDataset,
+        transform: Transform | Callable[..., Any],
+        *,
+        seed: int = 0,
+        weight_map: WeightMap | None = None,
     ) -> None:
         self.dataset = dataset
+        self.weight_map = weight_map
         self.transform = as_transform(transform)
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -50,18 +75,23 @@ class AugmentedDataset:
             cv2.setNumThreads(0)  # the workers already run in parallel; threads inside each would only slow them down
         index %= len(self)
         sample = self.dataset[index]
-        rng = np.random.default_rng((self.seed, epoch, index))
-        image, labels = self.transform(sample.image, sample.labels, rng)
-        return replace(sample, image=image, labels=labels)
+        seeds = (self.seed, epoch, index)
+        image, labels = self.transform(sample.image, sample.labels, np.random.default_rng(seeds))
+        if self.weight_map is None:
+            return replace(sample, image=image, labels=labels)
+        weight_map: Any = self.weight_map(self.dataset.items[index])
+        _, weights = self.transform(sample.image, weight_map, np.random.default_rng(seeds))
+        valid = labels != self.dataset.ignore_index  # the border is filled with the ignore index, as in labels
+        return replace(sample, image=image, labels=labels, weights=np.where(valid, weights, 0).astype(np.float32))
 
 
 @dataclass(frozen=True)
 class _JoinedReader:
     """Read each item with the reader of its own data set."""
 
-    owners: dict[Item, LabelReader]
+    owners: dict[Item, Callable[[Item], Any]]
 
-    def __call__(self, item: Item) -> Labels:
+    def __call__(self, item: Item) -> Any:
         return self.owners[item](item)
 
 
@@ -78,10 +108,12 @@ def join_datasets(datasets: Sequence[SegmentationDataset]) -> SegmentationDatase
             raise AtrousError(
                 f"{first.name} and {other.name} cannot be joined: their classes or ignore indices differ."
             )
+    instances = {item: dataset.instances for dataset in datasets if dataset.instances for item in dataset.items}
     return replace(
         first,
         name="+".join(dataset.name for dataset in datasets),
         items=tuple(item for dataset in datasets for item in dataset.items),
+        instances=_JoinedReader(instances) if all(dataset.instances for dataset in datasets) else None,
         reader=_JoinedReader({item: dataset.reader for dataset in datasets for item in dataset.items}),
         listing_errors=tuple(error for dataset in datasets for error in dataset.listing_errors),
     )
@@ -114,16 +146,18 @@ def duplicate_hard_images(
 class Batch:
     """A batch of samples of one size.
 
-    Shape: `images` (N, 3, H, W) uint8; `labels` (N, H, W) int64; N names.
+    Shape: `images` (N, 3, H, W) uint8; `labels` (N, H, W) int64; N names; `weights` (N, H, W) float32, if any.
     """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    weights: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """Pin the tensors, as a `DataLoader` with `pin_memory=True` asks for."""
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+        weights = None if self.weights is None else self.weights.pin_memory()
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory(), weights=weights)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -141,6 +175,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         )
     images = np.stack([sample.image for sample in samples]).transpose(0, 3, 1, 2)
     labels = np.stack([sample.labels for sample in samples]).astype(np.int64)
-    return Batch(
-        torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels), tuple(s.name for s in samples)
-    )
+    maps = [sample.weights for sample in samples if sample.weights is not None]
+    weights = torch.from_numpy(np.stack(maps)) if len(maps) == len(samples) else None
+    pixels = torch.from_numpy(np.ascontiguousarray(images))
+    return Batch(pixels, torch.from_numpy(labels), tuple(sample.name for sample in samples), weights)

@@ -97,6 +97,40 @@ class RandomRotation:
 
 
 @dataclass(frozen=True)
+class RandomElastic:
+    """Deform by smooth random displacements: those of a coarse `grid` x `grid`, interpolated bicubically.
+
+    Displacements are drawn from a Gaussian of standard deviation `sigma`, in pixels; pixels from outside are filled.
+
+    Source: Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, section 3.1: a 3x3 grid, sigma 10.
+    """
+
+    sigma: float = 10.0
+    grid: int = 3
+    probability: float = 1.0
+    mean: tuple[float, float, float] = MEAN
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        _check(
+            self.sigma >= 0 and self.grid > 0, f"RandomElastic with sigma {self.sigma} and grid {self.grid}: too small"
+        )
+        _check_probability(self.probability)
+
+    def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
+        coarse = rng.normal(0, self.sigma, (self.grid, self.grid, 2)).astype(np.float32)
+        if rng.random() >= self.probability:
+            return image, labels
+        height, width = labels.shape
+        shift = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, 2)
+        x = np.arange(width, dtype=np.float32) + shift[..., 0]
+        y = np.arange(height, dtype=np.float32)[:, None] + shift[..., 1]
+        deformed = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderValue=self.mean)
+        nearest = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderValue=self.ignore_index)
+        return np.asarray(deformed, np.uint8), np.asarray(nearest, labels.dtype)
+
+
+@dataclass(frozen=True)
 class RandomCrop:
     """Crop a random window of `height` x `width`, after padding a smaller image.
 
@@ -272,6 +306,7 @@ class Resize:
 TRANSFORMS: Mapping[str, Callable[..., Transform]] = {
     "scale": RandomScale,
     "rotate": RandomRotation,
+    "elastic": RandomElastic,
     "crop": RandomCrop,
     "margin_crop": RandomMarginCrop,
     "flip": RandomFlip,

@@ -8,7 +8,7 @@ processes, then equal those of one process with all the images. A batch without 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -35,7 +35,8 @@ class CrossEntropy:
     `class_weights` multiply the loss of each class's pixels; the mean is over the number of valid pixels, not over the
     sum of their weights, as in Caffe (torch divides by the weights, which cancels much of their effect in an image of
     few classes). `reduction="sum"` sums over pixels: FCN's "unnormalized" loss. `label_smoothing` distributes that
-    share of the target evenly over all classes.
+    share of the target evenly over all classes. `weights` are added to the class weights pixel by pixel (U-Net's weight
+    map, equation 2).
 
     Source: FCN's released solvers (sum), SegNet section 3.1 (weights), Szegedy et al., arXiv 1512.00567, section 7.
     """
@@ -51,8 +52,13 @@ class CrossEntropy:
         if self.reduction not in ("mean", "sum"):
             raise AtrousError(f"reduction '{self.reduction}': expected 'mean' or 'sum'.")
 
-    def __call__(self, logits: Tensor, labels: Tensor, step: int = 0) -> Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, step: int = 0, weights: Tensor | None = None) -> Tensor:
         losses = self.per_pixel(logits, labels)
+        if weights is not None:
+            plain = (
+                losses if self.class_weights is None else replace(self, class_weights=None).per_pixel(logits, labels)
+            )
+            losses = losses + weights * plain
         if self.reduction == "sum":
             return losses.sum() * _world_size()
         return _global_mean(losses, labels != self.ignore_index)
@@ -167,12 +173,19 @@ class Lovasz:
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """Weighted sum of losses."""
+    """Weighted sum of losses; a weight map applies to cross-entropy alone.
+
+    Shape: as `Loss`; `weights` (N, H, W).
+    """
 
     terms: Sequence[tuple[Loss, float]]
 
-    def __call__(self, logits: Tensor, labels: Tensor, step: int = 0) -> Tensor:
-        return torch.stack([loss(logits, labels, step) * weight for loss, weight in self.terms]).sum()
+    def __call__(self, logits: Tensor, labels: Tensor, step: int = 0, weights: Tensor | None = None) -> Tensor:
+        losses = [
+            loss(logits, labels, step, weights) if isinstance(loss, CrossEntropy) else loss(logits, labels, step)
+            for loss, _ in self.terms
+        ]
+        return torch.stack([loss * weight for loss, (_, weight) in zip(losses, self.terms, strict=True)]).sum()
 
 
 def _valid(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ input, skip connections cropped to fit, no batch normalization. The image is ext
 pixels that the convolutions remove, as in the paper (overlap-tile), and to a size that is even before every pooling.
 `unet.padded` is the network usually called U-Net today: convolutions that keep the size, and batch normalization.
 
-Differences: the paper weights the loss of pixels between touching cells and trains with elastic deformations. Both are
-part of training and not implemented here.
+The weight map of touching cells (equation 2) and the elastic deformation of section 3.1 are part of training:
+`data.instances.border_weights` and `data.transforms.RandomElastic`, in the recipe `unet_folder`.
 """
 
 from __future__ import annotations

@@ -113,6 +113,11 @@ class DataConfig(RecipeModel):
     """Hard classes, whose images occur `duplicate_times` times per epoch (bootstrapping: DeepLab v3, section 4.3)."""
     duplicate_times: int = Field(default=2, ge=1)
     """Number of times an image with a class of `duplicate_classes` occurs per epoch."""
+    border_weight: float = Field(default=0, ge=0)
+    """w0 of U-Net's weight map (equation 2; the paper: 10), which the cross-entropy of the background between touching
+    objects is weighted by; 0 for none. Needs masks that number the objects (`coding: instances` in `classes.yaml`)."""
+    border_sigma: float = Field(default=5, gt=0)
+    """sigma of U-Net's weight map, in pixels."""
 
     @classmethod
     def from_spec(cls, spec: str) -> DataConfig:
@@ -241,7 +246,8 @@ class StageConfig(RecipeModel):
     data: DataConfig
     """Data sets for training and validation."""
     transforms: Annotated[tuple[TransformConfig, ...], BeforeValidator(_require_list)] = ()
-    """Augmentation in order: scale, rotate, crop, margin_crop, flip, blur, color, pad, resize, with arguments."""
+    """Augmentation in order: scale, rotate, elastic, crop, margin_crop, flip, blur, color, pad, resize, each
+    with its arguments."""
     preprocessing: Preprocessing = Preprocessing()
     """Mean, std and channel order of the network's input; image size and grid in validation and inference."""
     steps: int = Field(default=0, ge=0)
@@ -292,6 +298,12 @@ class StageConfig(RecipeModel):
             raise ValueError("give either steps or epochs, more than 0")
         if self.evaluate.tta != "none" and self.precision == "64-true":
             raise ValueError("evaluate.tta runs in 32 bits: remove it, or choose another precision than 64-true")
+        if self.data.border_weight and "cross_entropy" not in self.loss:
+            raise ValueError("data.border_weight weights the cross-entropy: add cross_entropy to loss, or set it to 0")
+        if self.data.border_weight and any("class_aware" in (entry.get("crop") or {}) for entry in self.transforms):
+            raise ValueError(
+                "data.border_weight excludes class_aware crops, which depend on labels: remove one of them"
+            )
         self.make_loss(255)
         self.make_schedule()
         self.make_transform(255)

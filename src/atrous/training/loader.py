@@ -12,7 +12,14 @@ from torch.utils.data import DataLoader, Sampler
 
 from atrous.data.catalog import open_dataset
 from atrous.data.dataset import SegmentationDataset
-from atrous.data.loading import AugmentedDataset, Batch, collate, duplicate_hard_images, join_datasets
+from atrous.data.loading import (
+    AugmentedDataset,
+    Batch,
+    BorderWeights,
+    collate,
+    duplicate_hard_images,
+    join_datasets,
+)
 from atrous.data.overlap import check_not_trained_on, image_digests, pack_digests, unpack_digests
 from atrous.errors import AtrousError
 from atrous.training.config import DataConfig, StageConfig
@@ -37,9 +44,10 @@ def open_training_data(config: DataConfig) -> SegmentationDataset:
 def open_stage_data(config: DataConfig) -> tuple[SegmentationDataset, SegmentationDataset | None]:
     """Open the training and the validation data, if any.
 
-    Raises: `AtrousError` if there are no images, or the classes differ.
+    Raises: `AtrousError` if there are no images, the classes differ, or the masks do not fit a weight map.
     """
     data = open_training_data(config)
+    make_weight_map(data, config)
     val = open_dataset(config.val) if config.val else None
     if val is not None and val.classes != data.classes:
         raise AtrousError(
@@ -105,6 +113,22 @@ class StepBatchSampler(Sampler[list[Key]]):
             yield from (own[size * micro_step : size * (micro_step + 1)] for micro_step in range(self.accumulate))
 
 
+def make_weight_map(dataset: SegmentationDataset, config: DataConfig) -> BorderWeights | None:
+    """Make the weight map that a recipe asks for, if any.
+
+    Raises: `AtrousError` for a data set whose masks do not tell objects apart.
+    """
+    if not config.border_weight:
+        return None
+    if dataset.instances is None:
+        raise AtrousError(
+            f"{dataset.name}: data.border_weight={config.border_weight:g} weights the borders of touching objects, but "
+            "masks here do not number the objects. Write `coding: instances` in classes.yaml if they do, or set "
+            "data.border_weight=0."
+        )
+    return BorderWeights(dataset.instances, config.border_weight, config.border_sigma)
+
+
 def make_loader(
     dataset: SegmentationDataset,
     stage: StageConfig,
@@ -115,7 +139,9 @@ def make_loader(
     seed: int = 0,
 ) -> DataLoader[Batch]:
     """Load the batches of a stage from step `start` on, for one of several processes."""
-    augmented = AugmentedDataset(dataset, stage.make_transform(dataset.ignore_index), seed=seed)
+    weight_map = make_weight_map(dataset, stage.data)
+    transform = stage.make_transform(dataset.ignore_index)
+    augmented = AugmentedDataset(dataset, transform, seed=seed, weight_map=weight_map)
     sampler = StepBatchSampler(len(dataset), stage.batch, steps, start, stage.accumulate, rank, processes, seed)
     return DataLoader(
         augmented,  # type: ignore[arg-type]

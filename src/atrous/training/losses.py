@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from atrous.layers.losses import CrossEntropy, Dice, Focal, Loss, Lovasz, OHEMCrossEntropy
+from atrous.layers.losses import CrossEntropy, Dice, Focal, Loss, Lovasz, OHEMCrossEntropy, WeightedSum
 
 LOSSES: Mapping[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
@@ -26,11 +27,18 @@ def training_loss(
     step: int = 0,
     stride: int = 1,
     align_corners: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Sum the weighted losses of all `model.training_outputs`: the output, auxiliary heads, the scales of MSC.
 
     With a `stride`, on every `stride`-th row and column only, see `subsample`. Half-precision logits become float32.
+    `weights` (N, H, W) are the weight map of a `WeightedSum`.
     """
+    if weights is not None:
+        assert isinstance(loss, WeightedSum)
+        if stride > 1:
+            weights = subsample(weights, stride, align_corners=align_corners)
+        loss = partial(loss, weights=weights)
     if stride > 1:
         outputs = [(subsample(logits, stride, align_corners=align_corners), weight) for logits, weight in outputs]
         labels = subsample(labels, stride, align_corners=align_corners)

@@ -140,7 +140,8 @@ def training_loop(
                 with fabric.autocast():
                     outputs = network.training_outputs(normalize(batch.images, stage))
                     align_corners = run.model.align_corners
-                    loss = training_loss(outputs, batch.labels, run.loss, run.step, stage.loss_stride, align_corners)
+                    settings = run.loss, run.step, stage.loss_stride, align_corners
+                    loss = training_loss(outputs, batch.labels, *settings, weights=batch.weights)
                 check_finite(loss, run, batch.names)
                 fabric.backward(loss / stage.accumulate)
             losses.append(loss.detach())

@@ -10,6 +10,7 @@ import numpy as np
 
 from atrous.data.classes_yaml import FILE, FolderConfig, read_classes_yaml
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
+from atrous.data.instances import InstanceReader
 from atrous.data.layout import (
     MASK_SUFFIXES,
     check_choice,
@@ -54,14 +55,20 @@ def folder(*, root: Path, split: str = "", classes: str = FILE) -> SegmentationD
     if not items:
         message = f"{root}: the split '{chosen}' contains no pair of an image and a mask of the same name."
         raise AtrousError(" ".join([message, *pair_errors[:1]]))
+    reader: MaskReader | InstanceReader
+    if config.coding == "instances":
+        reader = _instance_reader(config, str(root / classes))
+    else:
+        reader = _mask_reader(config, [item.mask for item in pairs.values() if item.mask], str(root / classes))
     return SegmentationDataset(
         name=root.name,
         split=chosen,
         items=items,
         classes=config.names,
         colors=config.colors,
-        reader=_mask_reader(config, [item.mask for item in pairs.values() if item.mask], str(root / classes)),
+        reader=reader,
         ignore_index=config.ignore_index,
+        instances=reader.instances if isinstance(reader, InstanceReader) else None,
         splits=tuple(splits) or ("all",),
         listing_errors=(*pair_errors, *split_errors),
     )
@@ -155,6 +162,15 @@ def draw_fractions(names: Iterable[str], fractions: Mapping[str, float], seed: i
         drawn[split] = tuple(name for name in names if name in members)
         start = end
     return drawn
+
+
+def _instance_reader(config: FolderConfig, source: str) -> InstanceReader:
+    if len(config.classes) != 2 or any(entry.values is not None for entry in config.classes):
+        raise AtrousError(
+            f"{source}: `coding: instances` needs two classes without `values`, the background and the objects."
+        )
+    ignored = config.ignore if "ignore" in config.model_fields_set else ()  # else 255 is the number of an object
+    return InstanceReader(tuple(value for value in ignored if isinstance(value, int)), config.ignore_index)
 
 
 def _mask_reader(config: FolderConfig, masks: list[Path], source: str) -> MaskReader:
