@@ -29,7 +29,7 @@ EVERY_RECIPE = pytest.mark.parametrize("name", list_recipes())
 
 
 def test_each_published_result_has_one() -> None:
-    assert len(list_recipes()) >= 20
+    assert len(list_recipes()) >= 30
     for path in FOLDER.glob("*.yaml"):
         assert path.read_text().startswith("# "), f"{path.name} does not start with the source of its numbers"
 
@@ -175,6 +175,17 @@ def test_variants_of_training_the_multi_scale_branches(name: str, frozen: tuple[
     assert (large_fov.steps, large_fov.optimizer.lr_mult) == (6000, {"head": 10, "bias": 2})
     assert (branches.steps, branches.optimizer.lr, branches.optimizer.lr_mult) == (8000, 0.001, {"head": 1, "bias": 2})
     assert branches.freeze == frozen
+
+
+def test_deeplab_v3_plus_on_cityscapes_has_no_image_pooling_and_coarse_frames() -> None:
+    (fine_only,) = read_recipe("deeplab_v3_plus_xception71_cityscapes").stages
+    both, fine = read_recipe("deeplab_v3_plus_xception71_coarse_cityscapes").stages
+    for stage in (fine_only, both, fine):
+        assert stage.model.id == "deeplab_v3_plus.xception71"
+        assert stage.model.options["image_pooling"] is False
+    options = [DatasetSpec.parse(text).options for text in both.data.train]
+    assert options == [{"split": "train"}, {"split": "train_extra", "labels": "gtCoarse"}]
+    assert fine.data.train == fine_only.data.train
 
 
 def test_fcn_and_gcn_are_not_validated_on_images_they_were_trained_on() -> None:
