@@ -2,9 +2,11 @@
 
     PYTHONPATH=src python benchmarks/crf.py --data ../shared/data -o crf_scaling.png
 
-Prints the ratio of whole calls with all classes and with pruning on a real network's output, the peak memory of either
-package in its own process, the bytes that each stage has to move and how far above that floor it runs, and the time per
-pixel up to 2048x1024x19. Medians over rounds in which both packages take turns, after a warm-up.
+Prints the ratio of whole calls on random smooth classes and on a real network's output, with all classes and with
+absent ones pruned, on one thread and on all; the peak memory of either package in its own process; the time of each
+stage of a call, the bytes that a stage of an update has to move and how far above that floor it runs; and the time per
+pixel up to 2048x1024x19. Medians over rounds in which both packages take turns, after a warm-up. `--brief` prints the
+ratios and the stages only.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ def synthetic_probabilities(classes: int, height: int, width: int) -> np.ndarray
     return softmax(4 * np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_CUBIC) for plane in noise]))
 
 
+def smooth_probabilities(present: int) -> np.ndarray:
+    """Make probabilities of 21 random smooth classes, of which `present` are the arg-max somewhere."""
+    noise = np.random.default_rng(1).normal(size=(CLASSES, HEIGHT, WIDTH)).astype(np.float32)
+    logits = np.stack([cv2.GaussianBlur(plane, (0, 0), 20) for plane in noise])
+    logits *= 3 / logits.std()
+    logits[present:] -= 12
+    return softmax(logits)
+
+
 def ours(image: np.ndarray, probabilities: np.ndarray, **options: Any) -> np.ndarray:
     from atrous.crf import Bilateral, CRFPreset, Gaussian, dense_crf
 
@@ -87,30 +97,40 @@ def timed(function: Callable[[], Any]) -> float:
 
 
 def speed(image: np.ndarray, real: np.ndarray, prune: float, rounds: int) -> None:
-    synthetic = synthetic_probabilities(CLASSES, HEIGHT, WIDTH)
+    from atrous.crf.numba_backend.threads import limit_threads, thread_count
+
     for name, probabilities, options in (
-        ("all classes, synthetic output", synthetic, {}),
-        ("all classes, network's output", real, {}),
-        (f"pruned at {prune}, network's output", real, {"prune": prune}),
+        ("21 random smooth classes", smooth_probabilities(CLASSES), {}),
+        (f"5 of 21 random smooth classes, pruned at {prune}", smooth_probabilities(5), {"prune": prune}),
+        ("network's output", real, {}),
+        (f"network's output, pruned at {prune}", real, {"prune": prune}),
     ):
-        refined, expected = ours(image, probabilities, **options), theirs(image, probabilities)
-        run_ours, run_theirs = partial(ours, image, probabilities, **options), partial(theirs, image, probabilities)
-        pairs = [(timed(run_ours), timed(run_theirs)) for _ in range(rounds)]
-        mine, others = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
-        ratios = sorted(b / a for a, b in pairs)
         kept = int((probabilities.max((1, 2)) > options.get("prune", 0)).sum())
-        difference = np.abs(refined - expected)
-        print(
-            f"{name}: {kept} of {CLASSES} classes; atrous {mine * 1e3:.0f} ms, pydensecrf2 {others * 1e3:.0f} ms, "
-            "ratio "
-            f"{statistics.median(ratios):.2f} (paired median; {ratios[0]:.2f} to {ratios[-1]:.2f} in {rounds} rounds)\n"
-            f"    max |dQ| {difference.max():.1e}, mean {difference.mean():.1e}, equal labels "
-            f"{100 * (refined.argmax(0) == expected.argmax(0)).mean():.4f} %"
-        )
+        for threads in sorted({1, thread_count(WIDTH * HEIGHT)}):
+            with limit_threads(threads):
+                refined, expected = ours(image, probabilities, **options), theirs(image, probabilities)
+                run_ours = partial(ours, image, probabilities, **options)
+                run_theirs = partial(theirs, image, probabilities)
+                pairs = [(timed(run_ours), timed(run_theirs)) for _ in range(rounds)]
+            mine, others = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
+            least_mine, least_others = (min(pair[i] for pair in pairs) for i in (0, 1))
+            ratios = sorted(b / a for a, b in pairs)
+            difference, equal = np.abs(refined - expected), (refined.argmax(0) == expected.argmax(0)).mean()
+            print(
+                f"{name}, {kept} kept, {threads} thread(s): atrous {mine * 1e3:.0f} ms (least {least_mine * 1e3:.0f}), "
+                f"pydensecrf2 {others * 1e3:.0f} ms (least {least_others * 1e3:.0f})\n"
+                f"    ratio {statistics.median(ratios):.2f} (paired median; {ratios[0]:.2f} to {ratios[-1]:.2f} in "
+                f"{rounds} rounds), of the least times {least_others / least_mine:.2f}\n"
+                f"    max |dQ| {difference.max():.1e}, mean {difference.mean():.1e}, equal labels {100 * equal:.4f} %"
+            )
 
 
 def torch_path(image: np.ndarray, real: np.ndarray) -> None:
-    import torch
+    try:
+        import torch
+    except ImportError:
+        print("torch: not run, not installed")
+        return
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensor = torch.from_numpy(real).to(device)
@@ -173,13 +193,59 @@ def run_once(which: str, data: Path, weights: Path, prune: float) -> None:
     print(high_water(), before)
 
 
-def floor(image: np.ndarray, real: np.ndarray) -> None:
-    """Compare each stage of an update to the bytes it has to move, at the rate at which one thread copies arrays."""
+def stages(image: np.ndarray, probabilities: np.ndarray, prune: float) -> None:
+    """Print the time of every stage of a call, on one thread: the lattices, the unaries, an update, the output."""
     from atrous.crf import Bilateral, DenseCRF, Gaussian
-    from atrous.crf.numba_backend.filter_jit import blur_chunk, splat_band
+    from atrous.crf.numba_backend import lattice, mean_field
+    from atrous.crf.numba_backend.mean_field import MeanFieldState, Unary
+    from atrous.crf.numba_backend.threads import limit_threads
+    from atrous.crf.validation import checked_probabilities
+
+    times: dict[str, list[list[float]]] = {}
+    run_parallel = lattice.run_parallel
+
+    def recorded(points: int, count: int, function: Any, *args: Any) -> None:
+        seconds = timed(partial(run_parallel, points, count, function, *args))
+        times.setdefault(function.__name__, [[] for _ in range(9)])[round_].append(seconds)
+
+    out = np.empty_like(probabilities).reshape(len(probabilities), -1)
+    lattice.run_parallel = mean_field.run_parallel = recorded
+    try:
+        with limit_threads(1):
+            for round_ in range(9):
+                other = timed(partial(checked_probabilities, probabilities))
+                start = time.perf_counter()
+                crf = DenseCRF(image, Gaussian(3, 3), Bilateral(4, 67, 3))
+                other += time.perf_counter() - start
+                unary = Unary.build(probabilities.reshape(out.shape), prune=prune)
+                compatibilities = [term.scaled_compatibility(len(out)) for term in crf.terms]
+                state = MeanFieldState(crf.mean_field, unary, compatibilities)
+                state.step(ITERATIONS)
+                state.write_probabilities(out)
+                times.setdefault("features and checks (numpy)", [[] for _ in range(9)])[round_].append(other)
+    finally:
+        lattice.run_parallel = mean_field.run_parallel = run_parallel
+    width = state.logits.shape[2]
+    print(f"stages of a call on one thread, {len(unary.kept)} classes kept, rows of {width} floats; least of 9 rounds")
+    for name, seconds in times.items():
+        label = f"{name}, {ITERATIONS} steps" if name == "update" else name
+        print(f"    {label}: {min(sum(each) for each in seconds) * 1e3:.2f} ms")
+
+
+def floor(image: np.ndarray, real: np.ndarray, prune: float) -> None:
+    """Compare each stage of an update to the bytes it has to move, at the rate at which one thread copies arrays."""
+    from numba import njit
+
+    from atrous.crf import Bilateral, DenseCRF, Gaussian
+    from atrous.crf.numba_backend.filter_jit import blur_unit, splat_band
     from atrous.crf.numba_backend.mean_field import MeanFieldState, Unary
     from atrous.crf.numba_backend.mean_field_jit import update_chunk
     from atrous.crf.numba_backend.threads import limit_threads, thread_count
+
+    @njit(nogil=True)
+    def blur(runs: Any, segments: Any, units: Any, values: Any, lanes: Any) -> None:
+        for unit in range(units.size - 1):
+            blur_unit(runs, segments, units[unit], units[unit + 1], False, values, lanes)
 
     source = np.ones(64 << 20, np.uint8)
     target = np.empty_like(source)
@@ -188,44 +254,50 @@ def floor(image: np.ndarray, real: np.ndarray) -> None:
     build = timed(lambda: crf.mean_field)
     lattice, weights = crf.mean_field.lattice, crf.mean_field.splat_weights
     compatibilities = [term.scaled_compatibility(len(real)) for term in crf.terms]
-    state = MeanFieldState(crf.mean_field, Unary.build(real.reshape(len(real), -1)), compatibilities)
-    panels, values, count = state._panels, state._vertex_values, len(state.logits)
-    pixels, vertices, bands = lattice.num_points, values.nbytes, range(len(lattice.bounds) - 1)
-    corners, panel, listed = lattice.corner_rows.nbytes + lattice.barycentric.nbytes, 32 * pixels, lattice.runs.size
-    class_weights, source_index = np.ones((2, count, 8), np.float32), np.zeros(2, np.int64)
-    arrays = (class_weights, lattice.corner_rows, weights, lattice.columns, lattice.bounds, values)
-    splat = (panels, 0, source_index, *arrays)
+    state = MeanFieldState(crf.mean_field, Unary.build(real.reshape(len(real), -1), prune=prune), compatibilities)
+    panels, values, (count, pixels, width), lanes = (
+        state._panels,
+        state._vertex_values,
+        state.logits.shape,
+        state._lanes,
+    )
+    vertices, bands = values.nbytes, range(len(lattice.bounds) - 1)
+    corners, panel = lattice.corner_rows.nbytes + lattice.barycentric.nbytes, 4 * width * pixels
+    listed = int((lattice.segments[:, 1] - lattice.segments[:, 0]).sum())
+    rounds = [lattice.num_vertices] * 2  # of the bilateral kernel; those of the other kernel's third round are few
+    arrays = (state._class_weights, lattice.corner_rows, weights, lattice.columns, lattice.bounds, values, lanes)
+    splat = (panels, 0, state._source_index, *arrays)
     update = (lattice.corner_rows, weights, values, state.logits, panels[0])
-    axes = [lattice.runs[a:b] for a, b in pairwise(lattice.axis_starts)]
-    stages = {
+    sizes = {
         "clear": (vertices, lambda: values.fill(0)),
         "splat": (corners + panel + 2 * vertices, lambda: [splat_band(*splat, band) for band in bands]),
-        "blur, all axes": (listed * (4 + 2 * 32), lambda: [blur_chunk(runs, values, 0, 1) for runs in axes]),
-        "slice and add": (corners + vertices + 2 * panel, lambda: update_chunk(*update, 0, 0, pixels, False)),
+        "blur, all rounds": (
+            4 * listed + 2 * 4 * width * sum(rounds),
+            lambda: blur(lattice.runs, lattice.segments, lattice.units, values, lanes),
+        ),
         "slice, add, softmax": (
-            corners + vertices + 2 * count * panel,
-            lambda: update_chunk(*update, count - 1, 0, pixels, False),
+            corners + vertices + 2 * panel,
+            lambda: update_chunk(*update, count - 1, 0, pixels, False, lanes),
         ),
     }
     print(
         f"floor: one thread copies {rate / 1e9:.1f} GB/s; {pixels} pixels, {lattice.num_vertices} vertices, "
-        f"{count} panels"
+        f"{len(state.unary.kept)} classes kept, {count} panel(s) of {width}"
     )
     print(f"    lattices built once in {build * 1e3:.1f} ms by {thread_count(pixels)} threads, row sums included")
-    total = 0
-    for name, (moved, run) in stages.items():
+    total = count * sum(moved for moved, _ in sizes.values())
+    for name, (moved, run) in sizes.items():
+        run()
         seconds = min(timed(run) for _ in range(15))
-        times = {"slice and add": count - 1, "slice, add, softmax": 1}.get(name, count)
-        total += moved * times
         print(
-            f"    {name}, one panel, one thread: {moved / 1e6:.1f} MB, {seconds * 1e3:.2f} ms, "
-            f"{seconds * rate / moved:.2f} x the floor; {times} of them in an update"
+            f"    {name}, one thread: {moved / 1e6:.1f} MB, {seconds * 1e3:.2f} ms, "
+            f"{seconds * rate / moved:.2f} x the floor"
         )
-    for threads in (1, thread_count(pixels)):
+    for threads in sorted({1, thread_count(pixels)}):
         with limit_threads(threads):
             step = min(timed(state.step) for _ in range(15))
         print(
-            f"    one update, {threads} threads: {total / 1e6:.0f} MB, {step * 1e3:.2f} ms, "
+            f"    one update, {threads} thread(s): {total / 1e6:.0f} MB, {step * 1e3:.2f} ms, "
             f"{step * rate / total:.2f} x the one-thread floor"
         )
 
@@ -270,6 +342,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=root)
     parser.add_argument("--weights", type=Path, default=os.environ.get("ATROUS_WEIGHTS"), help="a DeepLab v3 .tflite")
     parser.add_argument("--prune", type=float, default=0.05)
+    parser.add_argument("--brief", action="store_true", help="stop after the ratios and the stages")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--largest", type=int, default=2048, help="width at which to stop the scaling test")
     parser.add_argument("-o", "--output", type=Path, help="where to draw the scaling plot (needs matplotlib)")
@@ -286,8 +359,12 @@ def main() -> None:
     image = load_image(args.data)
     real = network_probabilities(image, weights)
     speed(image, real, args.prune, args.rounds)
+    for probabilities, prune in ((smooth_probabilities(CLASSES), 0.0), (smooth_probabilities(5), args.prune)):
+        stages(image, probabilities, prune)
+        floor(image, probabilities, prune)
+    if args.brief:
+        return
     peak_memory(args.data, weights, args.prune)
-    floor(image, real)
     torch_path(image, real)
     scaling(args.data, args.output, args.largest)
 
