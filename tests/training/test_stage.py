@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from atrous import AtrousError
+from atrous.data import open_dataset
 from atrous.layers.norm import BatchNorm2d
 from atrous.training.config import StageConfig
 from atrous.training.schedules import Poly, set_learning_rate
-from atrous.training.stage import batch_norm_warning, make_optimizer, normalize, prepare_model
+from atrous.training.stage import batch_norm_warning, build_model, make_optimizer, normalize, prepare_model
 from tests.training.conftest import small, tiny_model
 
 
@@ -79,3 +80,9 @@ def test_pixels_are_normalized_as_the_card_says() -> None:
     images = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
     assert normalize(images, stage_of("channels_last=true")).is_contiguous(memory_format=torch.channels_last)
     assert normalize(images, stage_of("precision=64-true")).dtype == torch.float64
+
+
+def test_crf_rnn_takes_the_std_of_the_recipe(street: str) -> None:
+    recipe = small(street, "model.id=crf_rnn.vgg16", "preprocessing.std=[1, 2, 3]")
+    model = build_model(recipe, recipe.stages[0], open_dataset(f"{street}?split=train"))
+    assert model.std == (1, 2, 3)

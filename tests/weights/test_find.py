@@ -1,0 +1,25 @@
+"""Weights found by id or path, without downloading where downloads are disabled."""
+
+from __future__ import annotations
+
+import pytest
+
+from atrous.weights import find_weights
+from atrous.weights.find import DownloadNeededError, cache_folder, downloads_disabled
+
+RELEASED = "deeplab_v3.resnet50.coco_with_voc_labels"
+
+
+def test_disabled_downloads_are_errors_with_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atrous.weights.find.download", lambda *_: pytest.fail("downloads are disabled"))
+    with downloads_disabled(), pytest.raises(DownloadNeededError) as raised:
+        find_weights(RELEASED)
+    assert raised.value.url.endswith("deeplabv3_resnet50_coco-cd0a2569.pth")
+
+
+def test_downloads_are_enabled_again_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = cache_folder() / "downloaded.pth"
+    monkeypatch.setattr("atrous.weights.find.download", lambda *_: file)
+    with pytest.raises(ZeroDivisionError), downloads_disabled():
+        raise ZeroDivisionError
+    assert find_weights(RELEASED) == file
