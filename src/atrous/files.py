@@ -30,7 +30,9 @@ def writing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         temporary = _create_beside(path)
+        permissions = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(permissions)  # some writers (safetensors) replace the file by one that only its owner can read
         if sync:
             # Without it the new name may reach the disk before the content: a power failure would leave an empty file
             # where a complete one was. The folder needs none: it holds the old file or the new one.
