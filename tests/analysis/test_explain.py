@@ -37,6 +37,33 @@ def test_large_fov_has_a_field_of_view_of_224_pixels() -> None:
     assert fc6.dilations == (12,)
 
 
+@pytest.mark.parametrize("stride", [16, 8])
+@pytest.mark.parametrize(
+    ("name", "options", "fields"),
+    [
+        ("deeplab_v1.vgg16", {"fov": "large"}, [224]),
+        ("deeplab_v1.vgg16", {"fov": "7x7"}, [224]),
+        ("deeplab_v1.vgg16", {"fov": "4x4"}, [224]),
+        ("deeplab_v1.vgg16", {"fov": "small"}, [128]),
+        ("deeplab_v1_msc.vgg16", {}, [224]),
+        ("deeplab_v2.vgg16", {"atrous_rates": (12,)}, [224]),
+        ("deeplab_v2.vgg16", {}, [128, 224, 320, 416]),
+        ("deeplab_v2.resnet101", {}, [128, 224, 320, 416]),
+        ("deeplab_v2_msc.vgg16", {"atrous_rates": (2, 4, 8, 12)}, [64, 96, 160, 224]),
+    ],
+)
+def test_fields_of_view_of_v1_and_v2(name: str, options: dict, fields: list[int], stride: int) -> None:
+    """DeepLab v1 table 2; rates scale with the output stride, so that fields of view stay."""
+    if options.get("fov") == "small" and stride == 16:
+        options = options | {"output_stride": 8}
+    summary = explain(name, (97, 97), width=0.125, **{"output_stride": stride} | options)
+    assert [size for layer in summary.layers for size in layer.fields_of_view] == fields
+    assert [size for stage in summary.stages for size in stage.fields_of_view] == fields
+    column = summary.columns.index("field of view")
+    assert [row[column] for row in summary.rows() if row[column]] == [", ".join(map(str, fields))]
+    assert "field of view" not in explain("fcn_32s.vgg16", (97, 97), width=0.125).columns
+
+
 def test_receptive_fields_of_resnet50() -> None:
     summary = {s.name: (s.receptive_field[0], s.stride) for s in explain("refinenet.resnet50", (97, 97)).stages}
     assert summary["backbone.conv1"] == (7, 2)
@@ -55,7 +82,7 @@ def test_every_network_can_be_explained(name: str) -> None:
     assert output.shape == (5, 97, 129)
     assert output.stride == 1
     assert len(summary.rows()) == len(summary.stages)
-    assert {len(row) for row in summary.rows(layers=True)} == {len(summary.COLUMNS)}
+    assert {len(row) for row in summary.rows(layers=True)} == {len(summary.columns)}
     for index, stage in enumerate(summary.stages):
         assert stage.inputs
         assert all(source < index for source in stage.inputs)

@@ -23,7 +23,7 @@ def test_benchmark_prints_a_row_per_engine(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--size", "513"), "513x513"),
+        (("--size", "513x"), "1025x2049"),
         (("--engine", "onnxruntim"), "Did you mean 'onnxruntime'"),
         (("--engine", "torch:float23"), "float32"),
     ],

@@ -51,6 +51,8 @@ class StageSummary:
     multiply_adds: int
     inputs: tuple[int, ...] = ()
     """Indices of the stages whose outputs it uses; -1 is the image."""
+    fields_of_view: tuple[int, ...] = ()
+    """Fields of view of the classifiers in it, where the paper counts them; see `SegmentationModel.fields_of_view`."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,22 @@ class ModelSummary:
         "output stride",
         "dilation",
         "receptive field",
+        "field of view",
         "parameters",
         "multiply-adds",
     )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The headers of the rows: `COLUMNS`, without the field of view if no classifier has one."""
+        return tuple(name for name in self.COLUMNS if name != "field of view" or self._has_fields_of_view)
+
+    @property
+    def _has_fields_of_view(self) -> bool:
+        return any(stage.fields_of_view for stage in self.stages)
+
     def rows(self, *, layers: bool = False) -> list[tuple[str, ...]]:
-        """Format the stages, or the layers, as the text of `COLUMNS`."""
+        """Format the stages, or the layers, as the text of `columns`."""
         return [
             (
                 stage.name,
@@ -86,6 +98,7 @@ class ModelSummary:
                 str(stage.stride),
                 ", ".join(map(str, stage.dilations)),
                 format_field(stage.receptive_field),
+                *([", ".join(map(str, stage.fields_of_view))] if self._has_fields_of_view else []),
                 f"{stage.parameters:,}",
                 format_count(stage.multiply_adds),
             )
@@ -261,7 +274,15 @@ def _summarize(network: nn.Module, trace: _Trace, probe: _Trace, path: str) -> S
         parameters=count_parameters(network.get_submodule(path)),
         multiply_adds=record.multiply_adds,
         inputs=tuple(sorted(probe.by_path[path].sources)),
+        fields_of_view=_fields_of_view(network, path),
     )
+
+
+def _fields_of_view(network: nn.Module, path: str) -> tuple[int, ...]:
+    """List the fields of view of the classifiers inside a module of a network."""
+    if not path or not isinstance(network, SegmentationModel):
+        return ()
+    return tuple(size for name, size in network.fields_of_view().items() if f"{name}.".startswith(f"{path}."))
 
 
 def _merge_stages(stages: Sequence[StageSummary]) -> list[StageSummary]:
@@ -284,6 +305,7 @@ def _merge_stages(stages: Sequence[StageSummary]) -> list[StageSummary]:
                 parameters=last.parameters + stage.parameters,
                 multiply_adds=last.multiply_adds + stage.multiply_adds,
                 inputs=last.inputs,
+                fields_of_view=last.fields_of_view + stage.fields_of_view,
             )
         else:
             merged.append(replace(stage, inputs=tuple(sorted(inputs))))

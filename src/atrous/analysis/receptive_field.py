@@ -226,7 +226,7 @@ class ReceptiveFieldTracer(TorchDispatchMode):
             if fields and out.ndim >= 4 and out.dtype != torch.int64:
                 self._fields[out] = self._propagate(func, fields, out, args)
             self.sources[out] = sources
-        if not fields and isinstance(result, Tensor) and result.ndim == 1 and not result.is_floating_point():
+        if not fields and isinstance(result, Tensor) and result.ndim <= 1 and not result.is_floating_point():
             self._compute_index(func, args, kwargs or {}, result)
         if self._on_op is not None:
             self._on_op(func, args, result)

@@ -72,13 +72,13 @@ def load_segmenter(
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Parse height and width, such as `513x513`.
+    """Parse height and width, such as `1025x2049`, or the side of a square, such as `513`.
 
     Raises: `AtrousError` for anything else.
     """
     from atrous.errors import AtrousError
 
     sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
-        raise AtrousError(f"--size {text}: expected height and width, such as 513x513.")
-    return int(sides[0]), int(sides[1])
+    if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise AtrousError(f"--size {text}: expected height and width, such as 1025x2049, or one side, such as 513.")
+    return int(sides[0]), int(sides[-1])

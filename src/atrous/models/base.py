@@ -89,6 +89,14 @@ class SegmentationModel(nn.Module):
         """
         return self.backbone.possible_output_strides()
 
+    def fields_of_view(self) -> dict[str, int]:
+        """Compute the fields of view of the dilated classifiers in image pixels, by the path of their convolution.
+
+        They are counted as in the paper; empty for networks whose paper gives none. The receptive field is larger: it
+        includes all layers before.
+        """
+        return {}
+
     def backbones(self) -> list[Backbone]:
         """List the backbones: one in most networks, one per scale in RefineNet, none in U-Net."""
         return [module for module in self.modules() if isinstance(module, Backbone)]

@@ -17,6 +17,7 @@ match.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -66,6 +67,25 @@ class CaffeDeepLab(SegmentationModel):
     """
 
     align_corners = True
+
+    @abstractmethod
+    def field_of_view_convs(self) -> list[nn.Conv2d]:
+        """List the convolutions whose kernel size and rate give the classifier its field of view."""
+
+    def fields_of_view(self) -> dict[str, int]:
+        """Compute the fields of view of the dilated classifiers in image pixels, by the path of their convolution.
+
+        The taps of the kernel are `dilation` times the output stride apart, and each covers a cell of the stride that
+        VGG-16 was built with, 32 pixels: 2 * 12 * 8 + 32 = 224 for a kernel of 3x3 at rate 12.
+
+        Source: DeepLab v1 table 2.
+        """
+        convs, cell = {id(conv) for conv in self.field_of_view_convs()}, self.backbone.native_strides[-1]
+        return {
+            path: (conv.kernel_size[0] - 1) * conv.dilation[0] * self.output_stride + cell
+            for path, conv in self.named_modules()
+            if isinstance(conv, nn.Conv2d) and id(conv) in convs
+        }
 
     def _to_size_of(self, image: Tensor, scores: Tensor) -> Tensor:
         height, width = ((n - 1) * self.output_stride + 1 for n in scores.shape[2:])
@@ -134,6 +154,10 @@ class DeepLabV1(CaffeDeepLab):
             for n, std in zip(inputs, HIDDEN_STDS, strict=False)
         )
         self.set_output_stride(output_stride)
+
+    def field_of_view_convs(self) -> list[nn.Conv2d]:
+        """List fc6, if the backbone has it."""
+        return [layer for layer in self.backbone.blocks()[-6:-5] if isinstance(layer, nn.Conv2d)]
 
     def scores(self, image: Tensor) -> Tensor:
         image = pad_to_grid(image, self.output_stride)

@@ -72,10 +72,13 @@ class SumASPP(nn.Module):
         """Check that all scaled rates are integers."""
         return not any(rate * self.NOMINAL_OUTPUT_STRIDE % output_stride for rate in self.rates)
 
+    def dilated_convs(self) -> list[nn.Conv2d]:
+        """List the dilated convolution of each branch, its first."""
+        return [next(layer for layer in branch.modules() if isinstance(layer, nn.Conv2d)) for branch in self.branches]
+
     def set_output_stride(self, output_stride: int) -> None:
         """Scale the atrous rates to an output stride, so that each branch keeps its field of view in the image."""
-        for rate, branch in zip(self.rates, self.branches, strict=True):
-            conv = next(layer for layer in branch.modules() if isinstance(layer, nn.Conv2d))
+        for rate, conv in zip(self.rates, self.dilated_convs(), strict=True):
             set_dilation(conv, rate * self.NOMINAL_OUTPUT_STRIDE // output_stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,6 +128,9 @@ class DeepLabV2(CaffeDeepLab):
         super().set_output_stride(output_stride)
         self.aspp.set_output_stride(output_stride)
         return self
+
+    def field_of_view_convs(self) -> list[nn.Conv2d]:
+        return self.aspp.dilated_convs()
 
     def head(self) -> list[nn.Module]:
         """List the classifiers only: fc6 and fc7 are pretrained with VGG-16."""
