@@ -173,14 +173,17 @@ def _build_kernel(
     features: npt.NDArray[np.float32], bounds: Array, corner_rows: Array, barycentric: Array, column: int,
     first_row: int,
 ) -> _KernelLattice:  # fmt: skip
-    """Embed and number one kernel's lattice; see `lattice_jit`."""
+    """Embed and number one kernel's lattice; see `lattice_jit`.
+
+    Scratch has the largest possible length and is mostly never touched.
+    """
     points, d = features.shape
     lows, highs = np.empty((2, chunk_count(points), d), np.float32)
     run_parallel(points, 1, lattice_jit.feature_ranges, features, lows, highs)
     lowest, highest = lows.min(0), highs.max(0)
     if not (np.isfinite(lowest).all() and np.isfinite(highest).all()):
         raise AtrousError("features hold NaN or infinity; expected finite numbers: check them and their sigmas.")
-    strides, most = key_strides(lowest, highest), points * (d + 1)  # most of this scratch is never touched
+    strides, most = key_strides(lowest, highest), points * (d + 1)
     steps, keys, groups = key_steps(strides), np.empty(most, np.int64), np.empty((len(blur_rounds(d)), most), np.uint32)
     counts = np.zeros(len(bounds) - 1, np.int64)
     run_parallel(

@@ -58,12 +58,12 @@ def feature_ranges(counters: Any, chunks: Any, features: Any, lows: Any, highs: 
 
 
 @njit(cache=True, nogil=True)
-def empty_table(slots: Any) -> Any:
-    """Make an empty open-addressing hash table.
+def empty_table(memory: Any, slots: Any) -> Any:
+    """Make an empty open-addressing hash table in the first `slots` rows of `memory`.
 
     Its rows are (key, number), which takes one memory access for both; a free one is (FREE, -1).
     """
-    table = np.empty((slots, 2), np.int64)
+    table = memory[:slots]
     for slot in range(slots):
         table[slot, 0] = FREE
         table[slot, 1] = -1
@@ -87,7 +87,7 @@ def find_slot(key: Any, slot: Any, table: Any) -> Any:
 @njit(cache=True, nogil=True)
 def _enlarged_table(vertices: Any, slots: Any) -> Any:
     """Make a table of `slots` slots with `vertices` numbered in order."""
-    table = empty_table(slots)
+    table = empty_table(np.empty((slots, 2), np.int64), slots)
     for number in range(vertices.size):
         slot = find_slot(vertices[number], first_slot(vertices[number], table), table)
         table[slot, 0] = vertices[number]
@@ -206,7 +206,8 @@ def _number_band(
     keys, step_to = np.empty((2, LANES, n), np.int64), np.empty(n, np.int64)
     last_key, last_number = np.full(n, FREE, np.int64), np.zeros(n, np.int32)
     new = np.empty(LANES * n, np.int64)
-    table, known, count = empty_table(max(64, high - low)), 0, 0
+    slots = max(64, high - low)
+    table, known, count = empty_table(np.empty((slots, 2), np.int64), slots), 0, 0
     for first in range(low, high + LANES, LANES):
         now, before = (first - low) // LANES % 2, 1 - (first - low) // LANES % 2
         for lane in range(min(LANES, high - first)):

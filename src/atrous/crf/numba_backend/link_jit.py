@@ -101,22 +101,21 @@ def _write_runs(following: Any, members: Any, first_row: Any, runs: Any) -> int:
     as `~row`. A vertex with no neighbor along the axis is left unchanged by the blur along it and is not listed.
     """
     n = following.size
-    follows, lengths = np.zeros(n, np.bool_), np.zeros(n + 1, np.int32)
+    follows, lengths = np.zeros(n + 1, np.uint8), np.zeros(n + 1, np.int32)
     for vertex in range(n):
-        if following[vertex] >= 0:
-            follows[following[vertex]] = True
-    heads, sizes = np.empty(n, np.int32), np.empty(n, np.int32)
+        follows[1 + following[vertex]] = 1  # place 0 is for none
+    heads, sizes = np.empty(n + 1, np.int32), np.empty(n + 1, np.int32)
     count, longest = 0, 0
-    for head in range(n):
-        if following[head] < 0 or follows[head]:
-            continue
-        v, size = following[head], 1
+    for vertex in range(n):  # without a branch, which would be mispredicted
+        heads[count] = vertex
+        count += int((following[vertex] >= 0) & (follows[1 + vertex] == 0))
+    for run in range(count):
+        v, size = following[heads[run]], 1
         while v >= 0:
             v, size = following[v], size + 1
-        heads[count], sizes[count] = head, size
+        sizes[run] = size
         lengths[size] += size
         longest = max(longest, size)
-        count += 1
     start = 0
     for size in range(longest + 1):  # from totals to the start of the runs of each length
         total = lengths[size]
@@ -158,10 +157,14 @@ def merge_bands(
     spans[bucket, 1], then of the copies of vertices that several bands have. A row is `first_row` and the index.
     Written: see `_merge_bucket` and `_link_bucket`. `steps`: of the axes of the last round.
     """
+    largest = 0
+    for bucket in range(spans.shape[0]):
+        largest = max(largest, offsets[bucket + 1] - offsets[bucket])
+    memory = np.empty((max(16, SLOTS * largest), 2), np.int64)
     bucket = first_chunk(counters, 0)
     while bucket < spans.shape[0]:
         low, high = offsets[bucket], offsets[bucket + 1]
-        table = empty_table(max(16, SLOTS * (high - low)))
+        table = empty_table(memory, max(16, SLOTS * (high - low)))
         last = _merge_bucket(
             bucket, keys, groups, bands, order, starts, first_row, low, high,
             rows, vertices, vertex_groups, owners, table,
@@ -200,10 +203,14 @@ def link_round(
         next_chunk(counters, 0)
     stage_barrier(counters, 0, 1)
 
+    largest = 0
+    for bucket in range(segments.shape[0]):
+        largest = max(largest, starts[bucket + 1] - starts[bucket])
+    memory = np.empty((max(16, SLOTS * largest), 2), np.int64)
     bucket = first_chunk(counters, 1)
     while bucket < segments.shape[0]:
         members = order[starts[bucket] : starts[bucket + 1]]
-        table = empty_table(max(16, SLOTS * members.size))
+        table = empty_table(memory, max(16, SLOTS * members.size))
         for i in range(members.size):
             key = vertices[members[i]]
             slot = find_slot(key, first_slot(key, table), table)
