@@ -1,26 +1,21 @@
-"""Create the engine for weights: choose it, convert the network unless that is cached, fall back to torch."""
+"""Create the engine for weights or an exported network: choose it, check what it supports, fall back to torch."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import cast, get_args
 
-from atrous.card import Card
 from atrous.errors import AtrousError, did_you_mean
-from atrous.inference.engines.cache import EngineCache, cache_key
+from atrous.inference.engines.converted import EngineSettings, WeightsFile, converted_engine
 from atrous.inference.engines.engine import ConversionError, Engine, parallel_calls
-from atrous.inference.engines.metadata import InvalidFileError, Precision
-from atrous.inference.engines.onnxruntime import OnnxRuntimeEngine, import_onnxruntime
-from atrous.inference.engines.openvino import OpenVinoEngine, import_openvino
-
-if TYPE_CHECKING:
-    from atrous.models import SegmentationModel
+from atrous.inference.engines.metadata import Precision
+from atrous.inference.engines.onnxruntime import OnnxRuntimeEngine
+from atrous.inference.engines.openvino import OpenVinoEngine
 
 log = logging.getLogger("atrous")
 
@@ -37,40 +32,6 @@ _SUPPORTED = {
     "openvino": ("float32", "bfloat16"),
 }
 """The precisions of each engine for a network that is not quantized."""
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """A file of weights: its path, card, and the SHA-256 of its tensors (of all bytes in files of other projects)."""
-
-    path: Path
-    card: Card | None
-    digest: str
-
-    @classmethod
-    def read(cls, path: Path) -> WeightsFile:
-        """Read card and checksum, without torch; the card of a file of another project is None before it is imported.
-
-        Raises: `AtrousError` for a damaged file, or one without a card.
-        """
-        from atrous.weights.find import SUFFIX
-
-        if path.suffix != SUFFIX:
-            return cls(path, None, hashlib.sha256(path.read_bytes()).hexdigest())
-        from atrous.weights.header import digest_file, read_header
-        from atrous.weights.tensors import damaged_file_error
-
-        header, digest = read_header(path), digest_file(path)
-        if header.digest not in (None, digest):
-            raise damaged_file_error(path, "the checksum of the tensors differs")
-        return cls(path, header.card, digest)
-
-    def load(self, output_stride: int | None) -> SegmentationModel:
-        """Load the network by torch."""
-        from atrous.weights.store import load
-
-        model = load(self.path)
-        return model if output_stride is None else model.set_output_stride(output_stride)
 
 
 def create_engine(
@@ -96,19 +57,20 @@ def create_engine(
     if path.suffix in EXPORTED:
         return _open_exported(path, engine, precision, device, output_stride, parallel)
     device = resolve_device(device)
-    precision = "float32" if precision == "auto" else precision
-    name = _choose(precision, device) if engine == "auto" else engine
-    _check_support(name, precision, device)
+    arithmetic = cast(Precision, "float32" if precision == "auto" else precision)
+    name = _choose(arithmetic, device) if engine == "auto" else engine
+    _check_support(name, arithmetic, device)
     weights = WeightsFile.read(path)
+    settings = EngineSettings(name, arithmetic, device, output_stride, parallel)
     if name in ("torch", "compile"):
-        return _torch_engine(name, weights, device, precision, output_stride)
+        return _torch_engine(weights, settings)
     try:
-        return _converted_engine(name, weights, precision, output_stride, parallel)
+        return converted_engine(weights, settings)
     except ConversionError as error:
         if engine != "auto":
             raise
         log.info("%s The engine is torch.", error)
-    return _torch_engine("torch", weights, device, precision, output_stride)
+    return _torch_engine(weights, replace(settings, name="torch"))
 
 
 def resolve_device(device: str) -> str:
@@ -189,72 +151,10 @@ def _open_exported(
     return opened
 
 
-def _torch_engine(name: str, weights: WeightsFile, device: str, precision: str, output_stride: int | None) -> Engine:
+def _torch_engine(weights: WeightsFile, settings: EngineSettings) -> Engine:
     from atrous.inference.engines.torch import CompiledEngine, TorchEngine
 
-    model = weights.load(output_stride)
+    model = weights.load(settings.output_stride)
     assert model.card is not None
-    kind = CompiledEngine if name == "compile" else TorchEngine
-    return kind(model, model.card, device=device, precision=cast(Precision, precision))
-
-
-def _converted_engine(
-    name: str, weights: WeightsFile, precision: str, output_stride: int | None, parallel: int
-) -> Engine:
-    """Create an engine from the cache, or convert the network and put it there."""
-    package = import_openvino() if name == "openvino" else import_onnxruntime()
-    card = weights.card
-    key = cache_key(
-        digest=weights.digest,
-        network=None if card is None else (card.model, card.arguments, card.align_corners, len(card.classes)),
-        output_stride=output_stride,
-        engine=name,
-        engine_version=package.__version__,
-    )
-    cache = EngineCache()
-    engine = _load_cached(cache, key, name, precision, parallel)
-    if engine is None:
-        with cache.lock():
-            engine = _load_cached(cache, key, name, precision, parallel)  # another process may have made it meanwhile
-            engine = engine or _convert(cache, key, name, weights, precision, output_stride, parallel)
-    if card is not None:  # the entry may hold an older one, with other measured figures
-        engine.metadata = engine.metadata.model_copy(update={"card": card})
-    return engine
-
-
-def _load_cached(cache: EngineCache, key: str, name: str, precision: str, parallel: int) -> Engine | None:
-    content = cache.load(key)
-    if content is None:
-        return None
-    try:
-        if name == "onnxruntime":
-            return OnnxRuntimeEngine(content, optimized=True, parallel=parallel)
-        return OpenVinoEngine(content, precision=cast(Precision, precision), parallel=parallel)
-    except InvalidFileError:
-        cache.discard(key)
-        return None
-
-
-def _convert(
-    cache: EngineCache,
-    key: str,
-    name: str,
-    weights: WeightsFile,
-    precision: str,
-    output_stride: int | None,
-    parallel: int,
-) -> Engine:
-    from atrous.inference.engines.convert import check_scores, describe_network, to_onnx
-
-    log.info("Converting %s for %s, once; the result is kept in %s.", weights.path.name, name, cache.folder)
-    model = weights.load(output_stride)
-    assert model.card is not None
-    content = to_onnx(model, describe_network(model, model.card))
-    engine: Engine
-    if name == "onnxruntime":
-        engine, content = OnnxRuntimeEngine.optimize(content, parallel=parallel)
-    else:
-        engine = OpenVinoEngine(content, precision=cast(Precision, precision), parallel=parallel)
-    check_scores(engine, model)
-    cache.store(key, content)
-    return engine
+    kind = CompiledEngine if settings.name == "compile" else TorchEngine
+    return kind(model, model.card, device=settings.device, precision=settings.precision)

@@ -91,4 +91,6 @@ def _session_options(parallel: int) -> onnxruntime.SessionOptions:
     options.log_severity_level = 4  # errors are raised
     options.intra_op_num_threads = max(1, num_threads() // parallel)
     options.inter_op_num_threads = 1
+    # Threads that wait for work sleep: spinning, they would take the cores from arg-max, drawing and other processes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

@@ -77,14 +77,16 @@ class TorchEngine(Engine):
         self.precision = precision
         model.eval().to(device)
         self.metadata = describe_network(model, card)
-        fold_batch_norm(model)
-        model.to(_DTYPES[precision])
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._memory_format = torch.contiguous_format
+        if model.is_convertible:  # the iterations of a CRF would amplify differences in the last bits to above 1e-3
+            fold_batch_norm(model)
+            self._memory_format = torch.channels_last
+        model.to(_DTYPES[precision]).to(memory_format=self._memory_format)  # type: ignore[call-overload]
         self._module: Callable[[Tensor], Tensor] = ScoreModule(model)
 
     def __call__(self, batch: Batch) -> Tensor:
         with torch.inference_mode():
-            image = torch.as_tensor(batch).to(self.device, _DTYPES[self.precision], memory_format=torch.channels_last)
+            image = torch.as_tensor(batch).to(self.device, _DTYPES[self.precision], memory_format=self._memory_format)
             return self._module(image).float()
 
 
