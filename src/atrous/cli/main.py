@@ -27,6 +27,7 @@ from atrous.cli.info import info
 from atrous.cli.inspect import inspect
 from atrous.cli.models import models
 from atrous.cli.predict import predict
+from atrous.cli.quantize import quantize
 from atrous.cli.train import train
 from atrous.cli.weights import weights
 from atrous.errors import AtrousError
@@ -60,6 +61,7 @@ app.command()(weights)
 app.command()(info)
 app.command("import-weights")(import_weights)
 app.command()(export)
+app.command()(quantize)
 app.command()(inspect)
 app.command()(benchmark)
 app.add_typer(data)

@@ -48,8 +48,15 @@ def convert(program: ExportedProgram, metadata: NetworkMetadata) -> onnx.ModelPr
     model = exported.model_proto
     _strip_traces(model.graph)
     _name_axes(model.graph, metadata)
-    onnx.helper.set_model_props(model, {METADATA_KEY: metadata.model_dump_json()})
     onnx.checker.check_model(model)
+    return with_metadata(model, metadata)
+
+
+def with_metadata(model: onnx.ModelProto, metadata: NetworkMetadata) -> onnx.ModelProto:
+    """Store metadata in an ONNX model, in place of what it had."""
+    import onnx
+
+    onnx.helper.set_model_props(model, {METADATA_KEY: metadata.model_dump_json()})
     return model
 
 

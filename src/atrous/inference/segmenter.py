@@ -139,11 +139,19 @@ class Segmenter:
             "device": str(device),
             "throughput": throughput,
         }
-        segmenter = cls.__new__(cls)
         created = create_engine(path, **options, output_stride=output_stride)
-        segmenter._set_up(created, created.metadata.card, tta, tile, overlap)
+        segmenter = cls.from_engine(created, tta=tta, tile=tile, overlap=overlap)
         segmenter._path = path
         segmenter._engine_options = options
+        return segmenter
+
+    @classmethod
+    def from_engine(
+        cls, engine: Engine, *, tta: str | TTAConfig = "none", tile: int | None = None, overlap: float = 0.25
+    ) -> Segmenter:
+        """Create a segmenter that runs an engine, by the card in its metadata."""
+        segmenter = cls.__new__(cls)
+        segmenter._set_up(engine, engine.metadata.card, tta, tile, overlap)
         segmenter._model = None
         return segmenter
 
@@ -159,9 +167,9 @@ class Segmenter:
         if self._model is None:
             from atrous.weights import load
 
-            assert self._path is not None
-            if self._path.suffix in EXPORTED:
-                raise AtrousError(f"{self._path}: an exported network has no PyTorch model; load the original weights.")
+            if self._path is None or self._path.suffix in EXPORTED:
+                name = self._path or f"The engine '{self.engine.name}'"
+                raise AtrousError(f"{name}: an exported network has no PyTorch model; load the original weights.")
             self._model = load(self._path, device=self.engine.device).set_output_stride(self.engine.output_stride)
         return self._model
 
