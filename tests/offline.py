@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 FORBID_SOCKETS = """
 import socket, sys
@@ -29,3 +32,9 @@ def run_offline(program: str, home: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "a connection was opened" not in result.stderr
+
+
+def skip_without(package: str) -> None:
+    """Skip where a package is not installed, without importing it, for that would send usage data."""
+    if find_spec(package) is None:
+        pytest.skip(f"needs {package}", allow_module_level=True)

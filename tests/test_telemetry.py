@@ -8,12 +8,12 @@ import pytest
 
 from atrous import AtrousError
 from atrous.telemetry import import_without_telemetry
-from tests.offline import run_offline
+from tests.offline import run_offline, skip_without
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "openvino", "nncf"])
 def test_importing_sends_and_writes_nothing(package: str, tmp_path: Path) -> None:
-    pytest.importorskip(package)
+    skip_without(package)
     run_offline(
         f"from atrous.telemetry import import_without_telemetry as load; load({package!r}, 'export')\n"
         "assert sys.modules['openvino_telemetry'] is None",

@@ -1,3 +1,5 @@
+"""`atrous export` and what it prints."""
+
 from __future__ import annotations
 
 import os
@@ -9,8 +11,9 @@ from atrous import create_model
 from atrous.weights import save
 from tests.command_line import Run
 from tests.inference.networks import letter_card
+from tests.offline import skip_without
 
-pytest.importorskip("onnxscript")
+skip_without("onnxscript")
 
 
 @pytest.fixture(scope="module")

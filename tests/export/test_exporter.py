@@ -16,14 +16,15 @@ from atrous.export import export_model, pt2
 from atrous.export.verify import SIZES, sample_images, verify
 from atrous.inference.engines.convert import ScoreModule
 from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata
+from atrous.inference.engines.openvino import import_openvino
 from atrous.models import SegmentationModel
 from tests.export.networks import size_dependent_network, small_network
 from tests.inference.networks import letter_card
-from tests.offline import run_offline
+from tests.offline import run_offline, skip_without
 
-pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("openvino")
+skip_without("onnxscript")
+skip_without("openvino")
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
 
@@ -34,9 +35,9 @@ def read_metadata(path: Path) -> NetworkMetadata:
         properties = {each.key: each.value for each in onnx.load(path).metadata_props}
         return NetworkMetadata.read(properties.get(METADATA_KEY), str(path))
     if path.suffix == ".xml":
-        import openvino
-
-        return NetworkMetadata.read(openvino.Core().read_model(path).get_rt_info(METADATA_KEY).astype(str), str(path))
+        return NetworkMetadata.read(
+            import_openvino().Core().read_model(path).get_rt_info(METADATA_KEY).astype(str), str(path)
+        )
     files = {METADATA_KEY: ""}
     torch.export.load(path, extra_files=files)
     assert pt2.read_metadata(path) == NetworkMetadata.read(files[METADATA_KEY], str(path))
@@ -97,9 +98,7 @@ def test_a_fixed_size_becomes_the_size_of_the_card(tmp_path: Path) -> None:
         None,
     )
     assert {each.size for each in report.differences} == {(65, 97)}
-    import openvino
-
-    shape = openvino.Core().read_model(report.path).input("image").partial_shape
+    shape = import_openvino().Core().read_model(report.path).input("image").partial_shape
     assert str(shape) == "[?,3,65,97]"
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from atrous.card import Card
+
 
 def info(
-    weights: Annotated[str, typer.Argument(help="An id or a file of weights.")],
+    weights: Annotated[str, typer.Argument(help="An id, a file of weights, or an exported file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Show the card of weights: network, classes, preprocessing, source, license, measured figures.
@@ -18,13 +23,16 @@ def info(
       atrous info deeplab_v3.mobilenet_v2_x0.5.voc
 
       atrous info model.safetensors --json
+
+      atrous info model.onnx
     """
     from rich.console import Console
     from rich.table import Table
 
-    from atrous.weights import find_weights, read_card
+    from atrous.weights import find_weights
 
-    card = read_card(weights)
+    path = find_weights(weights)
+    card = _read_card(path)
     if as_json:
         typer.echo(card.model_dump_json(indent=2))
         return
@@ -37,7 +45,7 @@ def info(
     grid = f", sides {preprocessing.grid} k + 1" if preprocessing.grid else ""
     normalization = f"(pixel - {preprocessing.mean}) / {preprocessing.std}"
     rows = {
-        "file": str(find_weights(weights)),
+        "file": str(path),
         "network": card.model,
         "arguments": arguments,
         "classes": f"{len(card.classes)}: {', '.join(card.classes)}",
@@ -55,3 +63,14 @@ def info(
         note = "published" if figure.published else figure.command
         table.add_row(figure.name, f"{figure.value:g} on {figure.data} ({note})")
     Console().print(table)
+
+
+def _read_card(path: Path) -> Card:
+    """Read the card of weights, or of an exported file, whose suffix says so."""
+    if path.suffix in (".onnx", ".xml", ".pt2"):
+        from atrous.export.exporter import read_metadata
+
+        return read_metadata(path).card
+    from atrous.weights import read_card
+
+    return read_card(path)

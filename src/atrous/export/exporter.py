@@ -15,6 +15,9 @@ from atrous.export.verify import Difference, sample_images, verify
 from atrous.files import writing
 from atrous.imaging.io import Pixels
 from atrous.inference.engines.convert import describe_network
+from atrous.inference.engines.metadata import NetworkMetadata
+from atrous.inference.engines.onnxruntime import OnnxRuntimeEngine
+from atrous.inference.engines.openvino import OpenVinoEngine
 from atrous.models import SegmentationModel
 
 FORMATS = {".onnx": ".onnx", ".pt2": ".pt2", ".xml": ".openvino"}
@@ -88,6 +91,20 @@ def export_model(
         finally:
             weights.unlink(missing_ok=True)
     return ExportReport(path, num_bytes, tuple(differences))
+
+
+def read_metadata(path: Path) -> NetworkMetadata:
+    """Read the metadata of an exported file: its card, output stride and output.
+
+    Raises: `AtrousError` for a damaged file, or one that was not written by atrous.
+    """
+    if path.suffix == ".onnx":
+        return OnnxRuntimeEngine(path).metadata
+    if path.suffix == ".xml":
+        return OpenVinoEngine(path).metadata
+    from atrous.export import pt2
+
+    return pt2.read_metadata(path)
 
 
 def _format(path: Path) -> Any:

@@ -29,7 +29,7 @@ from atrous.inference.engines.convert import describe_network
 from atrous.inference.engines.create import create_engine
 from atrous.inference.engines.engine import Batch, Engine, num_threads, to_numpy
 from atrous.inference.engines.metadata import NetworkMetadata
-from atrous.inference.engines.onnxruntime import OnnxRuntimeEngine
+from atrous.inference.engines.onnxruntime import IMAGE, OnnxRuntimeEngine
 from atrous.inference.engines.openvino import import_openvino
 from atrous.inference.preprocess import preprocess
 from atrous.models import SegmentationModel
@@ -155,13 +155,13 @@ def _convert(model: SegmentationModel, suffix: str, metadata: NetworkMetadata, s
     return import_openvino().Core().read_model(converted.SerializeToString())
 
 
-def _calibration_inputs(data: LabeledDataset, card: Card, count: int) -> list[Any]:
+def _calibration_inputs(data: LabeledDataset, card: Card, count: int) -> list[dict[str, Any]]:
     """Preprocess images that are spread evenly over a data set.
 
     Shape: -> (1, 3, H, W) float32 each.
     """
     indices = np.unique(np.linspace(0, len(data) - 1, count).round().astype(int))
-    return [np.asarray(preprocess(data[int(index)].image, card.preprocessing)[0])[None] for index in indices]
+    return [{IMAGE: preprocess(data[int(index)].image, card.preprocessing)[0][None]} for index in indices]
 
 
 class _Accuracy:
@@ -241,7 +241,7 @@ def _measure(path: Path, before: Path, after: Path, accuracy: _Accuracy, max_dro
             f"Quantized, the network reaches an mIoU of {miou[1]:.2f} instead of {miou[0]:.2f}, which is below the "
             f"allowed drop of {max_drop:g}, so no file was written. Use more --images, or allow a larger --max-drop."
         )
-    image = np.asarray(preprocess(accuracy.data[0].image, accuracy.metadata.card.preprocessing)[0])[None]
+    image = preprocess(accuracy.data[0].image, accuracy.metadata.card.preprocessing)[0][None]
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(TIMED_RUNS):
         for engine, times in zip(engines, seconds, strict=True):

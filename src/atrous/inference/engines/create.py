@@ -53,6 +53,11 @@ def create_engine(
     Raises: `AtrousError` for an unknown name, and for what the engine or the network does not support.
     """
     _check_names(engine, precision)
+    if path.suffix == ".pt2":
+        raise AtrousError(
+            f"{path}: a .pt2 file can contain code, which loading would run: load it with torch.export.load if you "
+            "trust it, or use the weights that it was exported from."
+        )
     parallel = parallel_calls() if throughput else 1
     if path.suffix in EXPORTED:
         return _open_exported(path, engine, precision, device, output_stride, parallel)
