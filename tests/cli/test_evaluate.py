@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from atrous import create_model
 from atrous.card import Card, Preprocessing
+from atrous.data.datasets import cityscapes
 from atrous.weights import read_card, save
 from tests.cli.conftest import Run
 from tests.inference.networks import waves
@@ -78,3 +80,51 @@ def test_predict_and_evaluate_give_the_same_labels_with_the_crf(run: Run, folder
         truth = np.asarray(Image.open(folder / "masks" / f"{name}.png"))
         np.add.at(confusion, (truth, np.asarray(Image.open(out / f"{name}.png"))), 1)
     assert json.loads((out / "results.json").read_text())["confusion"] == confusion.tolist()
+
+
+@pytest.mark.parametrize(
+    ("server", "classes", "archive"), [("voc", 21, "results.tgz"), ("cityscapes", 19, "results.zip")]
+)
+def test_submission_to_a_test_server(run: Run, tmp_path: Path, server: str, classes: int, archive: str) -> None:
+    """Of images without labels, of different sizes; the labels are those that predict writes."""
+    if server == "voc":
+        names, images = ["2008_000006", "2008_000008"], tmp_path / "data/JPEGImages"
+        (tmp_path / "data/ImageSets/Segmentation").mkdir(parents=True)
+        (tmp_path / "data/ImageSets/Segmentation/test.txt").write_text("\n".join(names))
+        files = [images / f"{name}.jpg" for name in names]
+    else:
+        names, images = ["berlin_000000_000019", "berlin_000001_000019"], tmp_path / "data/leftImg8bit/test/berlin"
+        files = [images / f"{name}_leftImg8bit.png" for name in names]
+    images.mkdir(parents=True)
+    for number, file in enumerate(files):
+        Image.fromarray(waves(40, 50 + number)).save(file)
+    torch.manual_seed(0)
+    model = create_model("deeplab_v3.mobilenet_v2", width=0.125, num_classes=classes).eval()
+    with torch.no_grad():
+        model.classifier.weight *= 200  # so that several classes occur
+    model.card = Card(
+        model="deeplab_v3.mobilenet_v2",
+        arguments={"width": 0.125},
+        classes=tuple(f"class {number}" for number in range(classes)),
+        colors=((0, 0, 0),) * classes,
+        preprocessing=Preprocessing(),
+    )
+    weights = save(model, tmp_path / "w.safetensors")
+    name = {"voc": "voc2012"}.get(server, server)
+    data, out = f"{name}:{tmp_path / 'data'}?split=test", tmp_path / archive
+    result = run("evaluate", "-w", weights, "--data", data, "--submit", server, "-o", out)
+    assert result.code == 0, result.err
+    assert "2 images ->" in result.out
+    assert "note: the server expects the" in result.out
+    assert run("predict", images, "-w", weights, "-o", tmp_path / "predicted").code == 0
+    shutil.unpack_archive(out, tmp_path / "unpacked", filter="data" if archive.endswith("tgz") else None)
+    for name, file in zip(names, files, strict=True):
+        written = next((tmp_path / "unpacked").rglob(f"{name}*.png"))
+        labels = np.asarray(Image.open(tmp_path / "predicted" / f"{file.stem}.png"))
+        expected = labels if server == "voc" else np.array(cityscapes.LABEL_IDS, np.uint8)[labels]
+        np.testing.assert_array_equal(np.asarray(Image.open(written)), expected)
+        assert len(np.unique(expected)) > 1
+    assert len(list((tmp_path / "unpacked").rglob("*.png"))) == 2
+    refused = run("evaluate", "-w", weights, "--data", data, "--submit", server)
+    assert refused.code != 0
+    assert "the server expects an archive" in refused.err

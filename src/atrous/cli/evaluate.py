@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from atrous.data import SegmentationDataset
     from atrous.evaluation import EvaluationResult
+    from atrous.evaluation.submit import Server
     from atrous.inference import Segmenter
 
 
@@ -29,7 +30,12 @@ def evaluate(
     weights: Annotated[str, typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file of weights.")],
     data: Annotated[str, typer.Option("--data", "-d", help="A data set, for example 'voc2012:/path?split=val'.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The folder for results.json, the plots and the worst images.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The folder for results.json, plots and the worst images; with --submit the archive.",
+        ),
     ] = Path("evaluation"),
     tta: TTA = "none",
     crf: CRF = None,
@@ -46,29 +52,42 @@ def evaluate(
         bool, typer.Option("--write-card", help="Store the metrics and this command in the card of the weights.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")] = False,
+    submit: Annotated[
+        str | None,
+        typer.Option(
+            help="Write the predictions as an archive for a test server instead: voc (comp6), voc_comp5 or cityscapes."
+        ),
+    ] = None,
 ) -> None:
     """Evaluate a network on a data set: mIoU, accuracies and boundary metrics.
 
     Prints a table of all classes and writes results.json, plots and the worst images to a folder. Ctrl-C saves the
-    counts so far: the same command resumes from there.
+    counts so far: the same command resumes from there. With --submit no metrics are computed: the predictions, of a
+    test split without labels too, are written as the evaluation server expects them.
 
     Examples:
 
       atrous evaluate -w deeplab_v3.mobilenet_v2.voc --data 'voc2012:/data/voc2012?split=val'
 
       atrous evaluate -w best.safetensors --data folder:/data/mine --tta v3 --output-stride 8 --write-card
+
+      atrous evaluate -w best.safetensors --data 'voc2012:/data/voc2012?split=test' --submit voc -o results.tgz
     """
     from atrous.data.catalog import open_dataset
     from atrous.evaluation.evaluate import check_classes
     from atrous.evaluation.report import add_to_card
+    from atrous.evaluation.submit import get_server
     from atrous.files import check_writable
     from atrous.weights import find_weights
 
-    check_writable(out)
+    check_writable(out if submit is None else out.parent)
     path = find_weights(weights)
+    if write_card and submit is not None:
+        raise AtrousError("--submit computes no metrics to store in the card: remove --write-card.")
     if write_card and path.suffix != ".safetensors":
         raise AtrousError(f"{path}: only .safetensors files have a card; make one with `atrous import-weights`.")
     dataset = open_dataset(data)
+    server = None if submit is None else get_server(submit, dataset, out)
     segmenter = load_segmenter(
         path,
         device=device,
@@ -80,6 +99,9 @@ def evaluate(
         throughput=True,
     )
     check_classes(segmenter, dataset)
+    if server is not None:
+        _submit(segmenter, dataset, server, out, crf)
+        return
     settings = {
         "weights": weights,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -99,6 +121,25 @@ def evaluate(
     _write_worst_images(segmenter, dataset, result, crf, out)
     if write_card:
         add_to_card(path, result, f"{data} ({len(dataset)} images)", command)
+
+
+def _submit(segmenter: Segmenter, dataset: SegmentationDataset, server: Server, archive: Path, crf: str | None) -> None:
+    """Write the archive for a test server with a progress bar."""
+    from rich.console import Console
+
+    from atrous.evaluation.submit import submit
+
+    with progress_bar("segmenting") as on_progress:
+        submit(segmenter, dataset, server, archive, crf=crf, on_progress=on_progress)
+    console = Console()
+    if (dataset.split, len(dataset)) != ("test", server.images):
+        console.print(
+            f"[yellow]note[/]: the server expects the {server.images:,} images of the split test; these are "
+            f"{len(dataset):,} of {dataset.split}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    console.print(f"{len(dataset):,} images -> {archive}", soft_wrap=True, highlight=False)
 
 
 def _run(

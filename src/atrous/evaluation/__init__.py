@@ -3,7 +3,7 @@
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.evaluation.evaluate import EvaluationResult, evaluate
-from atrous.evaluation.submit import write_cityscapes, write_voc
+from atrous.evaluation.submit import submit, write_cityscapes, write_voc
 
 __all__ = [
     "BoundaryScores",
@@ -11,6 +11,7 @@ __all__ = [
     "EvaluationResult",
     "TrimapCurve",
     "evaluate",
+    "submit",
     "write_cityscapes",
     "write_voc",
 ]

@@ -6,6 +6,7 @@ channel. `MaskReader` reads them all, and reports every value or color that belo
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -257,10 +258,19 @@ def _shorten(entries: Sequence[str], limit: int = 12) -> str:
 
 
 def save_labels(labels: NDArray[np.integer], colors: Sequence[Color], path: Path) -> None:
-    """Save a label map as a palette PNG, or as 16-bit gray if there are more than 256 classes.
+    """Save a label map as a PNG, see `encode_labels`.
+
+    Raises: `AtrousError` if the file cannot be written.
+    """
+    content = encode_labels(labels, colors)
+    with writing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def encode_labels(labels: NDArray[np.integer], colors: Sequence[Color]) -> bytes:
+    """Encode a label map as a palette PNG, or as 16-bit gray if there are more than 256 classes.
 
     Labels without a color, such as 255 for ignored pixels, get the color of VOC's color map.
-    Raises: `AtrousError` if the file cannot be written.
     """
     if len(colors) > 256:
         picture = Image.fromarray(labels.astype(np.uint16))
@@ -268,5 +278,6 @@ def save_labels(labels: NDArray[np.integer], colors: Sequence[Color], path: Path
         picture = Image.fromarray(labels.astype(np.uint8))
         palette = (*colors, *voc_color_map(256)[len(colors) :])
         picture.putpalette(np.array(palette, np.uint8).tobytes())  # makes it a palette image
-    with writing(path) as temporary:
-        picture.save(temporary, format="PNG", compress_type=zlib.Z_RLE)  # labels come in runs
+    content = io.BytesIO()
+    picture.save(content, format="PNG", compress_type=zlib.Z_RLE)  # labels come in runs
+    return content.getvalue()
