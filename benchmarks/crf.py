@@ -232,24 +232,37 @@ def stages(image: np.ndarray, probabilities: np.ndarray, prune: float) -> None:
         print(f"    {label}: {min(sum(each) for each in seconds) * 1e3:.2f} ms")
 
 
-def floor(image: np.ndarray, real: np.ndarray, prune: float) -> None:
-    """Compare each stage of an update to the bytes it has to move, at the rate at which one thread copies arrays."""
+def copy_rate() -> float:
+    """Measure at how many bytes per second one thread copies a large array, reads and writes counted."""
+    source = np.ones(64 << 20, np.uint8)
+    target = np.empty_like(source)
+    return 2 * source.size / min(timed(lambda: np.copyto(target, source)) for _ in range(9))
+
+
+def compiled_blur() -> Callable[..., None]:
+    """Compile the whole blur of one panel, without the cost of a call from Python for each unit."""
     from numba import njit
 
-    from atrous.crf import Bilateral, DenseCRF, Gaussian
-    from atrous.crf.numba_backend.filter_jit import blur_unit, splat_band
-    from atrous.crf.numba_backend.mean_field import MeanFieldState, Unary
-    from atrous.crf.numba_backend.mean_field_jit import update_chunk
-    from atrous.crf.numba_backend.threads import limit_threads, thread_count
+    from atrous.crf.numba_backend.filter_jit import blur_unit
 
     @njit(nogil=True)
     def blur(runs: Any, segments: Any, units: Any, values: Any, lanes: Any) -> None:
         for unit in range(units.size - 1):
             blur_unit(runs, segments, units[unit], units[unit + 1], False, values, lanes)
 
-    source = np.ones(64 << 20, np.uint8)
-    target = np.empty_like(source)
-    rate = 2 * source.size / min(timed(lambda: np.copyto(target, source)) for _ in range(9))
+    return blur  # type: ignore[no-any-return]
+
+
+def floor(image: np.ndarray, real: np.ndarray, prune: float) -> None:
+    """Compare each stage of an update to the bytes it has to move, at the rate at which one thread copies arrays."""
+    from atrous.crf import Bilateral, DenseCRF, Gaussian
+    from atrous.crf.numba_backend.filter_jit import splat_band
+    from atrous.crf.numba_backend.mean_field import MeanFieldState, Unary
+    from atrous.crf.numba_backend.mean_field_jit import update_chunk
+    from atrous.crf.numba_backend.threads import limit_threads, thread_count
+
+    blur = compiled_blur()
+    rate = copy_rate()
     crf = DenseCRF(image, Gaussian(3, 3), Bilateral(4, 67, 3))
     build = timed(lambda: crf.mean_field)
     lattice, weights = crf.mean_field.lattice, crf.mean_field.splat_weights
