@@ -61,5 +61,19 @@ RELEASES = {
             233.2,
             "torchvision's DeepLab v3, COCO images with the 21 VOC classes",
         ),
+        Release(
+            "deeplab_v3.mobilenet_v3_large.coco_with_voc_labels",
+            f"{_TORCHVISION}/deeplabv3_mobilenet_v3_large-fc3c493d.pth",
+            "fc3c493d",
+            42.3,
+            "torchvision's DeepLab v3, COCO images with the 21 VOC classes",
+        ),
+        Release(
+            "lraspp.mobilenet_v3_large.coco_with_voc_labels",
+            f"{_TORCHVISION}/lraspp_mobilenet_v3_large-d234d4ea.pth",
+            "d234d4ea",
+            12.5,
+            "torchvision's LR-ASPP, COCO images with the 21 VOC classes",
+        ),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import atrous
 from atrous import AtrousError
+from tests.contract.trained import imitate_training
 
 
 def torchvision_state(depth: int, auxiliary: bool = True, classes: int = 21, fcn: bool = False) -> dict[str, Tensor]:
@@ -196,3 +198,47 @@ def test_other_objects_are_no_state_dict(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "a.pth")
     with pytest.raises(AtrousError, match="expected a state dict"):
         atrous.load(tmp_path / "a.pth")
+
+
+MOBILE_KEYS = {
+    "lraspp": (
+        (r"^project\.", "classifier.cbr."),
+        (r"^gate\.conv\.", "classifier.scale.1."),
+        (r"^(low|high)_classifier\.", r"classifier.\1_classifier."),
+    ),
+    "deeplab_v3": (
+        (r"^classifier\.", "classifier.4."),
+        (r"^aspp\.branches\.(\d)\.", r"classifier.0.convs.\1."),
+        (r"^aspp\.pooling\.conv\.([01])\.", lambda match: f"classifier.0.convs.4.{int(match[1]) + 1}."),
+        (r"^aspp\.project\.", "classifier.0.project."),
+        (r"^refine\.([01])\.", lambda match: f"classifier.{int(match[1]) + 1}."),
+        (r"^auxiliary\.0\.([01])\.", r"aux_classifier.\1."),
+        (r"^auxiliary\.2\.", "aux_classifier.4."),
+    ),
+}
+"""Our keys of the heads, and torchvision's as `state_dict()` lists them."""
+
+MOBILE = {"output_stride": 16, "backbone_options": {"layout": "torchvision"}}
+MOBILE_DEEPLAB = {"atrous_rates": (12, 24, 36), "auxiliary": True, "auxiliary_map": 1, "refine": True}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("architecture", "options"), [("lraspp", {}), ("deeplab_v3", MOBILE_DEEPLAB)])
+def test_networks_on_mobilenet_v3(architecture: str, options: dict, tmp_path: Path) -> None:
+    network = atrous.create_model(f"{architecture}.mobilenet_v3_large", **MOBILE, **options)
+    imitate_training(network)
+    state = {}
+    for key, value in network.state_dict().items():
+        renamed = re.sub(r"^backbone\.features\.", "backbone.", key)
+        for ours, theirs in MOBILE_KEYS[architecture]:
+            if re.match(ours, key):
+                renamed = re.sub(ours, theirs, key)
+        state[renamed] = value
+    torch.save(state, tmp_path / "mobile.pth")
+    model = atrous.load(tmp_path / "mobile.pth")
+    image = torch.randn(1, 3, 65, 97)
+    assert torch.equal(model(image), network.eval()(image))
+    assert model.card is not None
+    assert model.card.model == f"{architecture}.mobilenet_v3_large"
+    assert [entry.value for entry in model.card.measured] in ([57.9, 91.2], [60.3, 91.2])
+    assert all(entry.published for entry in model.card.measured)

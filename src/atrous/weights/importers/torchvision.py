@@ -1,18 +1,21 @@
-"""Import state dicts of torchvision's segmentation networks: `deeplabv3_resnet50/101` and `fcn_resnet50/101`.
+"""Import state dicts of torchvision's segmentation networks: `deeplabv3_resnet50/101`, `fcn_resnet50/101`,
+`deeplabv3_mobilenet_v3_large` and `lraspp_mobilenet_v3_large`.
 
-The backbones have the same keys; the tables below map the keys of the heads. torchvision runs the networks at output
-stride 8; its DeepLab has rates 12, 24, 36 (our rates are declared at stride 16), a 3x3 convolution before the
-classifier and dropout 0.5.
+ResNets have the same keys; the tables below map the keys of the heads. torchvision runs the networks on ResNets at
+output stride 8; its DeepLab has rates 12, 24, 36 (our rates are declared at stride 16), a 3x3 convolution before the
+classifier and dropout 0.5. On MobileNetV3 it has the same rates at output stride 16.
 
-Source: torchvision/models/segmentation/deeplabv3.py and fcn.py; preprocessing of `DeepLabV3_ResNet50_Weights`.
+Source: torchvision/models/segmentation/deeplabv3.py, fcn.py and lraspp.py; preprocessing of
+`DeepLabV3_ResNet50_Weights`.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,8 +52,22 @@ FCN = (
 )
 """torchvision's keys of the FCN head and ours."""
 
+LRASPP = (
+    (r"classifier\.cbr\.", "project."),
+    (r"classifier\.scale\.1\.", "gate.conv."),
+    (r"classifier\.(low|high)_classifier\.", r"\1_classifier."),
+)
+"""torchvision's keys of the LR-ASPP head and ours."""
+
+MOBILENET_V3 = ((r"backbone\.(\d+)\.", r"backbone.features.\1."),)
+"""torchvision's keys of MobileNetV3 as a backbone, and ours."""
+
 DEEPLAB_ARGUMENTS = {"multi_grid": (1, 1, 1), "dropout": 0.5, "refine": True}
 """The arguments by which torchvision's DeepLab differs from the paper's."""
+
+MOBILE_ARGUMENTS: dict[str, Any] = {"output_stride": 16, "backbone_options": {"layout": "torchvision"}}
+MOBILE_DEEPLAB_ARGUMENTS = {"atrous_rates": (12, 24, 36), "auxiliary_map": 1, "dropout": 0.5, "refine": True}
+"""The arguments of the networks on MobileNetV3: the layout of the backbone, and the rates at output stride 16."""
 
 DEPTHS = {6: 50, 23: 101}
 """ResNet depth by the number of units in `layer3`."""
@@ -58,6 +75,8 @@ DEPTHS = {6: 50, 23: 101}
 PUBLISHED = {
     "deeplab_v3.resnet50": (66.4, 92.4),
     "deeplab_v3.resnet101": (67.4, 92.4),
+    "deeplab_v3.mobilenet_v3_large": (60.3, 91.2),
+    "lraspp.mobilenet_v3_large": (57.9, 91.2),
     "fcn.resnet50": (60.5, 91.4),
     "fcn.resnet101": (63.7, 91.9),
 }
@@ -70,23 +89,48 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     Raises: `AtrousError` for a file that is not a state dict, or is one of another network.
     """
     state = read_state_dict(path)
-    heads = {"classifier.0.convs.0.0.weight": ("deeplab_v3", DEEPLAB_V3), "classifier.0.weight": ("fcn", FCN)}
+    heads = {
+        "classifier.0.convs.0.0.weight": ("deeplab_v3", DEEPLAB_V3),
+        "classifier.0.weight": ("fcn", FCN),
+        "classifier.cbr.0.weight": ("lraspp", LRASPP),
+    }
     architecture, table = next((heads[key] for key in heads if key in state), ("", ()))
-    if not architecture or "backbone.layer3.0.conv1.weight" not in state:
+    model_id = f"{architecture}.{_backbone(path, state)}"
+    if model_id not in PUBLISHED:
         raise AtrousError(
             f"{path}: a state dict with keys such as {next(iter(state))} is not known; expected torchvision's "
-            "deeplabv3_resnet50/101 or fcn_resnet50/101."
+            "deeplabv3_resnet50/101, fcn_resnet50/101, deeplabv3_mobilenet_v3_large or lraspp_mobilenet_v3_large."
         )
-    units = len({key.split(".")[2] for key in state if key.startswith("backbone.layer3.")})
-    if units not in DEPTHS:
-        raise AtrousError(f"{path}: 'backbone.layer3' has {units} units; expected 6 (ResNet-50) or 23 (ResNet-101).")
-    classes = state["classifier.4.weight"].shape[0] if "classifier.4.weight" in state else 0
+    classifiers = (state.get(f"classifier.{name}.weight") for name in ("4", "low_classifier"))
+    classes = next((weight.shape[0] for weight in classifiers if weight is not None), 0)
     auxiliary = any(key.startswith("aux_classifier.") for key in state)
-    card = _make_card(f"{architecture}.resnet{DEPTHS[units]}", classes, auxiliary=auxiliary)
+    card = _make_card(model_id, classes, auxiliary=auxiliary)
     with torch.device("meta"):
         model = build_from_card(card)
-    load_tensors(model, {_rename(key, table): value for key, value in state.items()}, str(path))
+    renamed = {_rename(key, (*table, *MOBILENET_V3)): value for key, value in state.items()}
+    load_tensors(model, renamed, str(path))
     return model, card
+
+
+def _backbone(path: Path, state: Mapping[str, Tensor]) -> str:
+    """Name the backbone by its keys; an empty string if it is not known."""
+    if "backbone.16.0.weight" in state:
+        return "mobilenet_v3_large"
+    units = len({key.split(".")[2] for key in state if key.startswith("backbone.layer3.")})
+    if units and units not in DEPTHS:
+        raise AtrousError(f"{path}: 'backbone.layer3' has {units} units; expected 6 (ResNet-50) or 23 (ResNet-101).")
+    return f"resnet{DEPTHS[units]}" if units else ""
+
+
+def _arguments(model: str, *, auxiliary: bool) -> dict[str, Any]:
+    """List the arguments by which torchvision's network differs from ours."""
+    architecture, _, backbone = model.partition(".")
+    if architecture == "lraspp":
+        return MOBILE_ARGUMENTS
+    if backbone == "mobilenet_v3_large":
+        return {**MOBILE_ARGUMENTS, **MOBILE_DEEPLAB_ARGUMENTS, "auxiliary": auxiliary}
+    deeplab = DEEPLAB_ARGUMENTS if architecture == "deeplab_v3" else {}
+    return {"output_stride": 8, "auxiliary": auxiliary, **deeplab}
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -123,11 +167,7 @@ def _make_card(model: str, classes: int, *, auxiliary: bool) -> Card:
     data = "COCO val2017, VOC classes"
     return Card(
         model=model,
-        arguments={
-            "output_stride": 8,
-            "auxiliary": auxiliary,
-            **(DEEPLAB_ARGUMENTS if model.startswith("deeplab") else {}),
-        },
+        arguments=_arguments(model, auxiliary=auxiliary),
         classes=voc.CLASSES if is_voc else tuple(f"class {index}" for index in range(classes)),
         colors=voc_color_map(classes),
         preprocessing=Preprocessing(resize="shorter_side", size=(520, 520)),
