@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -11,9 +12,27 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atrous.inference.upsampled_argmax import _argmax_in_chunks, interpolate_rows, resize_taps, upsampled_argmax
+from atrous.inference import upsampled_argmax as module
+from atrous.inference.upsampled_argmax import (
+    _argmax_in_chunks,
+    _compiled_argmax,
+    interpolate_rows,
+    resize_taps,
+    upsampled_argmax,
+)
 
 SIDES = st.integers(1, 40)
+
+
+@pytest.fixture(params=["compiled", "interpreted"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test with the compiled kernel, and as in a process that has not imported numba."""
+    if request.param == "interpreted":
+        monkeypatch.delitem(sys.modules, "atrous.inference.argmax_kernel", raising=False)
+        monkeypatch.setattr(module, "_interpreted", 0)
+    else:
+        importlib.import_module("atrous.inference.argmax_kernel")
+    return request.param
 
 
 def reference(scores: torch.Tensor, size: tuple[int, int], align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -44,8 +63,13 @@ def test_equals_interpolate_then_argmax(
     labels = upsampled_argmax(scores, size, align_corners=align_corners)
     assert labels.shape == size
     np.testing.assert_array_equal(labels[sure], expected[sure])
-    banded = np.empty(size, np.uint8)
-    _argmax_in_chunks(scores, *resize_taps(scores, size, align_corners=align_corners), banded)
+    taps = resize_taps(scores, size, align_corners=align_corners)
+    compiled, interpreted, banded = (np.empty(size, np.uint8) for _ in range(3))
+    _compiled_argmax(scores.numpy(), *taps, compiled)
+    _argmax_in_chunks(scores.numpy(), *taps, interpreted)
+    _argmax_in_chunks(scores, *taps, banded)
+    np.testing.assert_array_equal(compiled, interpreted)
+    np.testing.assert_array_equal(compiled, labels)
     np.testing.assert_array_equal(banded[sure], expected[sure])
 
 
@@ -59,20 +83,36 @@ def test_rows_are_those_of_interpolate(height: int, width: int, size: tuple[int,
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize(("side", "target"), [(33, 513), (129, 1025)])
-def test_at_the_papers_sizes(side: int, target: int, align_corners: bool) -> None:
+def test_at_the_papers_sizes(kind: str, side: int, target: int, align_corners: bool) -> None:
     scores = torch.randn(21, side, side)
     expected, sure = reference(scores, (target, target), align_corners)
     labels = upsampled_argmax(scores, (target, target), align_corners=align_corners)
     np.testing.assert_array_equal(labels[sure], expected[sure])
 
 
-def test_ties_go_to_the_smaller_label() -> None:
+def test_ties_go_to_the_smaller_label(kind: str) -> None:
     scores = torch.zeros(3, 4, 4)
     scores[1:] = 1.0
     assert (upsampled_argmax(scores, (16, 16), align_corners=False) == 1).all()
 
 
-def test_crop_and_out() -> None:
+def test_numba_is_imported_when_many_scores_were_interpolated() -> None:
+    script = """
+import sys
+import numpy as np
+from atrous.inference.upsampled_argmax import INTERPRETED_SCORES, upsampled_argmax
+scores = np.random.default_rng(0).standard_normal((20, 9, 9), np.float32)
+first = upsampled_argmax(scores, (600, 600), align_corners=False)
+print("numba" in sys.modules)
+for _ in range(INTERPRETED_SCORES // (20 * 600 * 600)):
+    last = upsampled_argmax(scores, (600, 600), align_corners=False)
+print("numba" in sys.modules, (first == last).all())
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True", "True"]
+
+
+def test_crop_and_out(kind: str) -> None:
     scores = torch.randn(5, 9, 9)
     whole = upsampled_argmax(scores, (65, 65), align_corners=True)
     out = np.zeros((40, 50), np.uint8)
@@ -80,7 +120,7 @@ def test_crop_and_out() -> None:
     np.testing.assert_array_equal(out, whole[:40, :50])
 
 
-def test_more_than_256_classes() -> None:
+def test_more_than_256_classes(kind: str) -> None:
     scores = torch.zeros(300, 3, 3)
     scores[299] = 1
     labels = upsampled_argmax(scores, (7, 7), align_corners=False)
@@ -91,9 +131,11 @@ def test_more_than_256_classes() -> None:
 def test_the_number_of_threads_stays_as_it_was_set() -> None:
     """Numba's OpenMP pool is as large as the machine, and would be so for torch too. In a process of its own to see."""
     script = """
+import sys
 import torch
 from atrous.inference.upsampled_argmax import upsampled_argmax
-upsampled_argmax(torch.randn(3, 9, 9), (33, 33), align_corners=False)
+upsampled_argmax(torch.randn(300, 9, 9), (600, 600), align_corners=False)
+assert "numba" in sys.modules
 print(torch.get_num_threads())
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -125,7 +125,7 @@ class CoarsePrediction:
             for view in views
         ]
         height, width = self.content_size
-        for chunk in row_chunks(height, 4 * self.num_classes * width * views[0].itemsize):
+        for chunk in row_chunks(views[0], height, 4 * self.num_classes * width * views[0].itemsize):
             total = self._resized_view(views[0], taps[0][0][chunk], taps[0][1])
             for view, (rows, columns) in zip(views[1:], taps[1:], strict=True):
                 total += self._resized_view(view, rows[chunk], columns)

@@ -159,7 +159,7 @@ class TiledPrediction:
             if result is None:
                 result = torch.empty(scores.shape[0], height, width)
             part = result[:, strip]
-            for chunk in row_chunks(len(rows), 4 * scores.shape[0] * width * 4):
+            for chunk in row_chunks(scores, len(rows), 4 * scores.shape[0] * width * 4):
                 part[:, chunk] = activation(interpolate_rows(scores, rows[chunk], columns)).cpu()
         assert result is not None
         return result

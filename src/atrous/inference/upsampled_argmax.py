@@ -7,18 +7,18 @@ filled with it. Elsewhere the few classes that can win are interpolated.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from atrous.imaging.labels import label_dtype
+from atrous.inference.engines.engine import num_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,16 @@ PIXELS_PER_THREAD = 2**18
 """With fewer pixels, a thread costs more than it saves."""
 
 CHUNK_BYTES = 64 * 2**20
-"""The size of the chunks of rows in which resized maps are made."""
+"""The size of the chunks of rows in which resized maps of tensors are made."""
+
+CACHED_CHUNK_BYTES = 2**20
+"""The size of these chunks for arrays, which NumPy processes several times as fast within the processor's cache."""
+
+INTERPRETED_SCORES = 2**26
+"""The number of interpolated scores in a process (classes times pixels) up to which NumPy does without numba.
+
+It takes a tenth of the time to interpolate those of one image that numba takes to be imported.
+"""
 
 
 @dataclass(frozen=True)
@@ -142,19 +151,35 @@ def _interpolate(x: AnyScores, taps: Taps, axis: int) -> AnyScores:
     return first
 
 
-def row_chunks(num_rows: int, bytes_per_row: int) -> list[slice]:
-    """Split rows into consecutive slices of at most `CHUNK_BYTES`, and of at least one row."""
-    step = max(1, CHUNK_BYTES // max(1, bytes_per_row))
+def row_chunks(scores: Scores, num_rows: int, bytes_per_row: int) -> list[slice]:
+    """Split rows of resized scores into consecutive slices of a suitable size, and of at least one row."""
+    chunk_bytes = CACHED_CHUNK_BYTES if isinstance(scores, np.ndarray) else CHUNK_BYTES
+    step = max(1, chunk_bytes // max(1, bytes_per_row))
     return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
 
 
-def _argmax_in_chunks(scores: Tensor, rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
-    """Resize and reduce a chunk of rows at a time on the scores' device."""
-    for chunk in row_chunks(len(rows), 3 * scores.shape[0] * len(columns) * scores.element_size()):
-        out[chunk] = interpolate_rows(scores, rows[chunk], columns).argmax(0).numpy(force=True)
+def _argmax_in_chunks(scores: AnyScores, rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
+    """Resize and reduce a chunk of rows at a time, by NumPy or on a tensor's device."""
+    for chunk in row_chunks(scores, len(rows), 3 * scores.shape[0] * len(columns) * scores.itemsize):
+        labels: Any = interpolate_rows(scores, rows[chunk], columns).argmax(0)
+        out[chunk] = labels if isinstance(labels, np.ndarray) else labels.numpy(force=True)
+
+
+_interpreted = 0
 
 
 def _argmax_on_cpu(scores: NDArray[np.float32], rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
+    """Use NumPy for the first images of a process, and the compiled kernel when it is worth its import."""
+    global _interpreted
+    if "atrous.inference.argmax_kernel" not in sys.modules:
+        _interpreted += scores.shape[0] * out.size
+        if _interpreted <= INTERPRETED_SCORES:
+            _argmax_in_chunks(scores, rows, columns, out)
+            return
+    _compiled_argmax(scores, rows, columns, out)
+
+
+def _compiled_argmax(scores: NDArray[np.float32], rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
     """Run the compiled kernel on bands of rows, in threads."""
     from atrous.inference.argmax_kernel import argmax_kernel
 
@@ -167,7 +192,7 @@ def _argmax_on_cpu(scores: NDArray[np.float32], rows: Taps, columns: Taps, out: 
             channels_last, rows.first, rows.second, rows.weight, columns.second, columns.weight, tops, lefts, cells, out
         )
 
-    threads = max(1, min(_num_threads(), len(tops) - 1, out.size // PIXELS_PER_THREAD))
+    threads = max(1, min(num_threads(), len(tops) - 1, out.size // PIXELS_PER_THREAD))
     ends = np.linspace(0, len(tops) - 1, threads + 1).astype(int)
     bands = [threading.Thread(target=fill, args=(tops[start : end + 1],)) for start, end in pairwise(ends[1:])]
     for band in bands:
@@ -175,15 +200,6 @@ def _argmax_on_cpu(scores: NDArray[np.float32], rows: Taps, columns: Taps, out: 
     fill(tops[: ends[1] + 1])
     for band in bands:
         band.join()
-
-
-def _num_threads() -> int:
-    """The number of threads: torch's where it is in use, else `OMP_NUM_THREADS`, by default all cores."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        return cast(int, torch.get_num_threads())
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return int(limit) if limit.isdigit() and int(limit) else os.cpu_count() or 1
 
 
 def _cell_bounds(rows: Taps, columns: Taps) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from atrous.errors import AtrousError
 from atrous.files import writing
@@ -19,9 +17,13 @@ from atrous.imaging.io import Pixels
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.prefetch import BackgroundWorker, parallel_map, prefetch
 from atrous.inference.segmentation import Segmentation
-from atrous.inference.segmenter import Segmenter
-from atrous.inference.tiling import TiledPrediction
 from atrous.progress import OnProgress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from atrous.inference.segmenter import Segmenter
+    from atrous.inference.tiling import TiledPrediction
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 """Files that are read as videos."""
@@ -69,6 +71,8 @@ class TemporalSmoother:
         """Average a frame's prediction with those of earlier frames; frames of another size start a new average."""
         if self.momentum == 0:
             return prediction
+        import torch
+
         views = prediction.tensors()
         if prediction.merge != "mean_probabilities":
             views = tuple(view.float().softmax(0) for view in views)
