@@ -1,42 +1,67 @@
-"""Measure the time of `atrous --help` and `import atrous`, as ratios to `import torch` in the same run.
+"""Measure the time of commands from the start of the process to its end, as ratios to `import torch` in the same run.
 
-python benchmarks/startup.py
+    python benchmarks/startup.py [--rounds 9] [--baseline OTHER/src]
+
+`predict` segments the example photograph, with a converted network in the cache, and without. `--baseline` is the
+source folder of another version of the package, for example of a `git worktree`, which predicts too.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
+import shutil
 import statistics
 import subprocess
 import sys
-import sysconfig
+import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-ROUNDS = 9
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def seconds(command: list[str]) -> float:
+def seconds(command: list[str], environment: Mapping[str, str]) -> float:
+    if environment.get("COLD"):
+        shutil.rmtree(environment["ATROUS_CACHE"], ignore_errors=True)
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
     return time.perf_counter() - start
 
 
 def main() -> None:
-    commands = {
-        "import torch": [sys.executable, "-c", "import torch"],
-        "import atrous": [sys.executable, "-c", "import atrous"],
-        "atrous --help": [str(Path(sysconfig.get_path("scripts")) / "atrous"), "--help"],
-    }
-    for command in commands.values():  # fill the caches
-        seconds(command)
-    times: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(ROUNDS):  # interleaved, so that a busy machine slows all commands alike
-        for name, command in commands.items():
-            times[name].append(seconds(command))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--baseline", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        atrous = [sys.executable, "-c", "from atrous.cli.main import main; main()"]
+        predict = [*atrous, "predict", str(ROOT / "examples" / "street.jpg"), "-o", str(Path(folder) / "out")]
+        ours = {"PYTHONPATH": str(ROOT / "src")}
+        commands = {
+            "import torch": ([sys.executable, "-c", "import torch"], ours),
+            "import atrous": ([sys.executable, "-c", "import atrous"], ours),
+            "atrous --help": ([*atrous, "--help"], ours),
+            "predict, network cached": (predict, {**ours, "ATROUS_CACHE": f"{folder}/warm"}),
+            "predict, empty cache": (predict, {**ours, "ATROUS_CACHE": f"{folder}/cold", "COLD": "1"}),
+        }
+        if arguments.baseline:
+            other = {"PYTHONPATH": str(arguments.baseline.resolve()), "ATROUS_CACHE": f"{folder}/other"}
+            commands["predict, baseline"] = (predict, other)
+        for command, environment in commands.values():  # fills the caches
+            seconds(command, environment)
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(arguments.rounds):  # interleaved, so that a busy machine slows all commands alike
+            for name, (command, environment) in commands.items():
+                times[name].append(seconds(command, environment))
     reference = statistics.median(times["import torch"])
-    for name, seconds_taken in times.items():
-        median = statistics.median(seconds_taken)
-        print(f"{name:14} {1000 * median:6.0f} ms, {median / reference:.3f} of `import torch`")
+    for name, values in times.items():
+        median = statistics.median(values)
+        line = f"{name:24} {1000 * median:6.0f} ms, {median / reference:.3f} of `import torch`"
+        if name.startswith("predict") and arguments.baseline:
+            line += f", {median / statistics.median(times['predict, baseline']):.2f} of the baseline"
+        print(line)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def test_a_dry_run_downloads_nothing(train: Train, tmp_path: Path, monkeypatch: 
     def refuse(*_: object) -> None:
         raise AssertionError("a dry run must not download")
 
-    monkeypatch.setattr("atrous.weights.find.download", refuse)
+    monkeypatch.setattr("atrous.weights.download.download", refuse)
     data = write_folder(tmp_path / "own")
     model, weights = "deeplab_v3.resnet50", "deeplab_v3.resnet50.coco_with_voc_labels"
     code, printed = train("--model", model, "--data", data, f"weights={weights}", "--dry-run", *TINY)

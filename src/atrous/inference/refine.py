@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from atrous.crf import CRFPreset, dense_crf
 from atrous.imaging.io import ImageLike, read_image
 from atrous.inference.segmentation import Segmentation
 from atrous.inference.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from atrous.crf import CRFPreset
 
 
 def segment(segmenter: Segmenter, image: ImageLike, crf: str | CRFPreset | None = None) -> Segmentation:
@@ -19,6 +22,8 @@ def segment(segmenter: Segmenter, image: ImageLike, crf: str | CRFPreset | None 
     """
     if crf is None:
         return segmenter(image)
+    from atrous.crf import dense_crf
+
     pixels = read_image(image)
     segmentation = segmenter(pixels, probabilities=True)
     assert segmentation.probabilities is not None

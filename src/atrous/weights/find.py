@@ -13,7 +13,6 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.progress import progress_bar
 from atrous.registry import matching
 from atrous.weights.catalog import RELEASES
-from atrous.weights.download import check_sha256, download
 from atrous.weights.importers import importable
 
 SUFFIX = ".safetensors"
@@ -134,6 +133,8 @@ def _check_released(path: Path) -> None:
     """Check that a file with the name of a released one has its checksum."""
     for release in RELEASES.values():
         if path.name == release.file:
+            from atrous.weights.download import check_sha256
+
             check_sha256(path, release.sha256)
 
 
@@ -143,6 +144,8 @@ def fetch(url: str, sha256: str) -> Path:
     Raises: `AtrousError` if the download fails, or if `ATROUS_OFFLINE` is set; `DownloadNeededError` where downloads
     are disabled.
     """
+    from atrous.weights.download import download
+
     path = cache_folder() / url.rsplit("/", 1)[-1]
     if os.environ.get("ATROUS_OFFLINE"):
         raise AtrousError(
