@@ -22,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from atrous.analysis.counts import count_parameters, format_count, skip_data_dependent
 from atrous.analysis.receptive_field import ReceptiveFieldTracer
 from atrous.backbones.base import Backbone
+from atrous.layers.meta import meta_device
 from atrous.models.base import MODELS, SegmentationModel
 
 PROBE_SIDES = (2049, 16385)
@@ -122,7 +123,7 @@ def explain(
     Raises: `AtrousError` for an operation whose receptive field is unknown, or an unknown id or argument.
     """
     if isinstance(model, str):
-        with torch.device("meta"):
+        with meta_device():
             network: nn.Module = MODELS.create(model, in_channels=in_channels, **arguments)
         name = model
     else:

@@ -28,12 +28,12 @@ def models(
     """
     from itertools import groupby
 
-    import torch
     from rich.console import Console
     from rich.table import Table
 
     from atrous.analysis.counts import count_parameters, format_count, multiply_adds
     from atrous.errors import AtrousError
+    from atrous.layers.meta import meta_device
     from atrous.models import MODELS, list_models
 
     names = list_models(pattern)
@@ -53,7 +53,7 @@ def models(
         ):
             column.min_width, column.justify, column.no_wrap = size, justify, True  # type: ignore[assignment]
         for entry in group:
-            with torch.device("meta"):
+            with meta_device():
                 model = entry.build()
             first = model.output_stride
             others = [stride for stride in STRIDES if stride != first and stride in model.possible_output_strides()]

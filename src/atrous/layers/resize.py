@@ -46,6 +46,8 @@ class BilinearDeconv(nn.ConvTranspose2d):
         self.weight.requires_grad_(learned)
 
     def reset_parameters(self) -> None:
+        if self.weight.is_meta:  # no values to set, see `layers.meta`
+            return
         size = self.kernel_size[0]
         ramp = 1 - ((torch.arange(size) + 0.5) / (size / 2) - 1).abs()
         own = torch.eye(self.in_channels) if self.groups == 1 else torch.ones(self.in_channels, 1)

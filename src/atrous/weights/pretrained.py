@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
 from atrous.backbones import Backbone, Pretrained, registered_pretrained
 from atrous.errors import AtrousError, did_you_mean
+from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, create_model
 from atrous.weights.download import check_sha256, compute_sha256
 from atrous.weights.find import SUFFIX, fetch, find_file
@@ -33,7 +33,7 @@ def pretrained_entry(model_id: str, options: Mapping[str, Any], tag: str = "imag
 
     Raises: `AtrousError` for an unknown model or argument.
     """
-    with torch.device("meta"):
+    with meta_device():
         model = create_model(model_id, **options)
     return next((backbone.pretrained.get(tag) for backbone in model.backbones()), None)
 

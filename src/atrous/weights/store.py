@@ -17,6 +17,7 @@ from torch import Tensor
 from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.files import writing
+from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.find import SUFFIX, find_weights
 from atrous.weights.header import digest_tensors, read_header
@@ -96,7 +97,7 @@ def write_card(path: str | os.PathLike[str], card: Card) -> None:
 
 def _read(path: Path) -> tuple[SegmentationModel, Card]:
     tensors, card = _read_verified(path)
-    with torch.device("meta"):
+    with meta_device():
         model = build_from_card(card)
     load_tensors(model, tensors, str(path))
     return model, card

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.layers.dilate import original_stride
+from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card, create_model
 
 WRAPPED = "network."
@@ -46,7 +47,7 @@ def class_axes(card: Card) -> dict[str, tuple[int, ...]]:
 
     The network is built with one more class on the meta device: classifiers, and layers between classes, grow.
     """
-    with torch.device("meta"):
+    with meta_device():
         shapes = {key: value.shape for key, value in build_from_card(card).state_dict().items()}
         arguments = {**card.arguments, "num_classes": len(card.classes) + 1}
         larger = {key: value.shape for key, value in create_model(card.model, **arguments).state_dict().items()}
@@ -102,7 +103,7 @@ def transfer(
 
 def _check_strides(model: SegmentationModel, card: Card, source: Card, where: str) -> None:
     """Check that convolutions of the same name and shape have the same stride as built, whatever the output stride."""
-    with torch.device("meta"):
+    with meta_device():
         others = dict(build_from_card(source).named_modules())
     for name, layer in model.named_modules():
         other = others.get(name, others.get(name.removeprefix(WRAPPED)))

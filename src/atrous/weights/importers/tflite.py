@@ -17,6 +17,7 @@ from atrous.backbones.mobilenet_v2 import MobileNetV2
 from atrous.card import Card
 from atrous.data.datasets import voc
 from atrous.imaging.labels import voc_color_map
+from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.importers.tflite_graph import Graph
 from atrous.weights.importers.tflite_mobilenet import (
@@ -47,7 +48,7 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     convs = reader.read_backbone()
     head = _read_head(reader)
     card = _make_card(reader.graph, convs, head)
-    with torch.device("meta"):
+    with meta_device():
         model = build_from_card(card)
     load_tensors(model, _tensors(convs, head), str(path))
     assert isinstance(model.backbone, MobileNetV2)

@@ -22,6 +22,7 @@ from torch import Tensor
 from atrous.backbones.mobilenet_v2 import BOTTLENECKS, InvertedResidual, MobileNetV2
 from atrous.card import Preprocessing
 from atrous.errors import AtrousError
+from atrous.layers.meta import meta_device
 from atrous.weights.importers.tflite_graph import Graph, Operator
 from atrous.weights.tensors import load_tensors
 
@@ -47,7 +48,7 @@ def read_classifier(path: Path) -> tuple[MobileNetV2, Preprocessing]:
     if reader.tensor != graph.output:
         reader.unknown(reader.graph.consumers(reader.tensor)[0])
     width, divisor = width_multiplier(graph, backbone_convs)
-    with torch.device("meta"):
+    with meta_device():
         backbone = MobileNetV2(width=width, divisor=divisor, padding="tensorflow", num_classes=scores.weight.shape[0])
     tensors = backbone_tensors(backbone_convs) | unfold_norm("features.18.0", "features.18.1", last, EPS)
     tensors |= {"classifier.1.weight": scores.weight.flatten(1), "classifier.1.bias": scores.bias}
@@ -201,7 +202,7 @@ def width_multiplier(graph: Graph, backbone_convs: BackboneConvs) -> tuple[float
     channels = [backbone_convs.stem.weight.shape[0], *(unit.convs[-1].weight.shape[0] for unit in backbone_convs.units)]
     width = channels[0] / 32
     for divisor in (8, 1):
-        with torch.device("meta"):
+        with meta_device():
             net = MobileNetV2(width=width, divisor=divisor)
         expected = [net.features[0][0].out_channels, *(unit.conv[-1].num_features for unit in net.blocks()[1:])]  # type: ignore[index, union-attr]
         if channels == expected:

@@ -24,6 +24,7 @@ from atrous.card import Card, Measurement, Preprocessing
 from atrous.data.datasets import voc
 from atrous.errors import AtrousError
 from atrous.imaging.labels import voc_color_map
+from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.tensors import damaged_file_error, load_tensors
 
@@ -105,7 +106,7 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     classes = next((weight.shape[0] for weight in classifiers if weight is not None), 0)
     auxiliary = any(key.startswith("aux_classifier.") for key in state)
     card = _make_card(model_id, classes, auxiliary=auxiliary)
-    with torch.device("meta"):
+    with meta_device():
         model = build_from_card(card)
     renamed = {_rename(key, (*table, *MOBILENET_V3)): value for key, value in state.items()}
     load_tensors(model, renamed, str(path))
