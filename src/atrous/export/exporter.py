@@ -23,12 +23,6 @@ from atrous.models import SegmentationModel
 FORMATS = {".onnx": ".onnx", ".pt2": ".pt2", ".xml": ".openvino"}
 """The suffix of each format, and the module that writes and runs its files."""
 
-ELSEWHERE = {
-    ".tflite": "litert-torch, whose dependencies conflict with those of this package",
-    ".pte": "ExecuTorch, whose dependencies conflict with those of this package",
-}
-"""Formats that other packages write from a `.pt2` file, in an environment of their own."""
-
 
 @dataclass(frozen=True)
 class ExportReport:
@@ -109,10 +103,10 @@ def read_metadata(path: Path) -> NetworkMetadata:
 
 def _format(path: Path) -> Any:
     """Import the module of the format that the suffix of a path names."""
-    if path.suffix in ELSEWHERE:
+    if path.suffix == ".tflite":
         raise AtrousError(
-            f"{path}: {path.suffix} files are written by {ELSEWHERE[path.suffix]}. docs/export.md shows the commands "
-            "for an environment of its own."
+            f"{path}: litert-torch writes .tflite files from a .pt2 file, in an environment of its own: export to .pt2 "
+            "with --size, then see docs/export.md."
         )
     if path.suffix not in FORMATS:
         raise AtrousError(
