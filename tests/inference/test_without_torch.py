@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atrous import Segmenter
+from atrous.inference.engines.cache import cache_folder
 from tests.inference.networks import waves
 
-SCRIPT = """
+FORBID_TORCH = """
 import sys
-sys.modules["torch"] = None  # `import torch` raises ImportError
 
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ImportError("torch is forbidden here")
+
+sys.meta_path.insert(0, Forbidden())
+"""
+
+SCRIPT = """
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +55,7 @@ assert tta_preset("none").num_views == 1
 assert is_out_of_memory(MemoryError())
 labels = prediction.labels(allocate_labels(pixels.shape[:2], len(card.classes)))
 Segmentation(pixels, labels, card.classes, card.colors).save(target)
-assert sys.modules["torch"] is None
+assert "torch" not in sys.modules
 """
 
 
@@ -53,8 +63,28 @@ assert sys.modules["torch"] is None
 def test_one_view(size: tuple[int, int], tmp_path: Path) -> None:
     Image.fromarray(waves(*size)).save(tmp_path / "a.png")
     weights = "deeplab_v3_plus.efficientnet_lite0.camvid"
-    arguments = [sys.executable, "-c", SCRIPT, str(tmp_path / "a.png"), weights, str(tmp_path / "b.png")]
+    arguments = [sys.executable, "-c", FORBID_TORCH + SCRIPT, str(tmp_path / "a.png"), weights, str(tmp_path / "b.png")]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert np.asarray(Image.open(tmp_path / "b.png")).max() > 3
     assert (tmp_path / "b_overlay.png").is_file()
+
+
+@pytest.mark.parametrize("kind", ["cached", "exported"])
+def test_the_command_line(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of the package with a converted network in the cache, and an ONNX file."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "cache"))
+    weights = "deeplab_v3_plus.efficientnet_lite0.camvid"
+    segmenter = Segmenter.load(weights, device="cpu")
+    if kind == "exported":
+        (entry,) = cache_folder().glob("*.onnx")
+        weights = str(entry.rename(tmp_path / "exported.onnx"))
+    Image.fromarray(waves(60, 90)).save(tmp_path / "a.png")
+    script = FORBID_TORCH + "from atrous.cli.main import main; main()"
+    arguments = ["predict", str(tmp_path / "a.png"), "-w", weights, "-o", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    labels = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    np.testing.assert_array_equal(labels, segmenter(tmp_path / "a.png").labels)
