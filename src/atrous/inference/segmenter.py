@@ -424,4 +424,5 @@ class Segmenter:
 
 def _inference_mode() -> contextlib.AbstractContextManager[object]:
     """Torch's inference mode, if torch is loaded."""
-    return sys.modules["torch"].inference_mode() if "torch" in sys.modules else contextlib.nullcontext()
+    torch = sys.modules.get("torch")
+    return torch.inference_mode() if torch else contextlib.nullcontext()

@@ -76,8 +76,8 @@ def num_threads() -> int:
 
     That is `OMP_NUM_THREADS`, or the number of physical cores that this process may run on.
     """
-    if "torch" in sys.modules:
-        threads: int = sys.modules["torch"].get_num_threads()
+    if torch := sys.modules.get("torch"):
+        threads: int = torch.get_num_threads()
         return threads
     setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if setting.isdigit() and int(setting) > 0:
