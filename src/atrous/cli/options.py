@@ -53,7 +53,7 @@ def load_segmenter(
     precision: str = "auto",
     throughput: bool = False,
 ) -> Segmenter:
-    """Load the segmenter that the options of a command describe; `throughput` is for many images.
+    """Load the segmenter that the options of a command describe, for many images (`throughput`) or a single one.
 
     Raises: `AtrousError` for unknown weights, or options that the network does not support.
     """
@@ -68,6 +68,7 @@ def load_segmenter(
         tta=tta,
         tile=tile,
         throughput=throughput and tile is None,  # the windows of an image follow one another
+        defer_conversion=not throughput and tile is None,
     )
 
 

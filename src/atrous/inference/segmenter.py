@@ -114,6 +114,7 @@ class Segmenter:
         precision: str = "auto",
         output_stride: int | None = None,
         throughput: bool = False,
+        defer_conversion: bool = False,
         device: str | torch.device = "auto",
         tta: str | TTAConfig = "none",
         tile: int | None = None,
@@ -126,7 +127,8 @@ class Segmenter:
         Runtime on the CPU. `precision` is that of the convolutions: "float32", "bfloat16", or "int8" of a quantized
         network; "auto" is float32, or that of a quantized network. See `inference.engines.create`. `throughput` is for
         many images: on the CPU several are in the network at once, each with its share of the cores, which takes longer
-        for one image, and less time for all.
+        for one image, and less time for all. `defer_conversion` is for a single image: weights that are used for the
+        first time run by torch, without waiting for their conversion, which takes place the next time.
 
         Raises: `AtrousError` for unknown weights, and for options that the engine or the network does not support.
         """
@@ -138,6 +140,7 @@ class Segmenter:
             "precision": precision,
             "device": str(device),
             "throughput": throughput,
+            "defer_conversion": defer_conversion,
         }
         created = create_engine(path, **options, output_stride=output_stride)
         segmenter = cls.from_engine(created, tta=tta, tile=tile, overlap=overlap)

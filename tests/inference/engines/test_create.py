@@ -65,6 +65,15 @@ def test_a_network_is_converted_once(weights: Path, monkeypatch: pytest.MonkeyPa
     assert len(conversions) == len(entries()) == 2
 
 
+def test_a_deferred_conversion_takes_place_at_the_second_use(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversions = count_conversions(monkeypatch)
+    names = [create_engine(weights, device="cpu", defer_conversion=True).name for _ in range(3)]
+    assert names == ["eager", "onnxruntime", "onnxruntime"]
+    assert len(conversions) == len(entries()) == 1
+    asked_for = create_engine(weights, engine="onnxruntime", device="cpu", output_stride=8, defer_conversion=True)
+    assert asked_for.name == "onnxruntime"
+
+
 def test_other_weights_of_the_same_name_are_converted(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conversions = count_conversions(monkeypatch)
     create_engine(weights, device="cpu")

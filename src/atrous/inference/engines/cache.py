@@ -94,6 +94,18 @@ class EngineCache:
         except (OSError, AtrousError) as error:
             log.info("The converted network is not kept: %s", error)
 
+    def is_first_use(self, key: str) -> bool:
+        """Tell whether an entry is asked for the first time, and remember that it was."""
+        marker = self._path(key).with_suffix(".used")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            marker.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError:  # a folder that is not writable keeps no converted network either
+            pass
+        return True
+
     def discard(self, key: str) -> None:
         """Remove an entry."""
         with contextlib.suppress(OSError):

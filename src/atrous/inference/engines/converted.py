@@ -66,8 +66,10 @@ class EngineSettings:
     parallel: int
 
 
-def converted_engine(weights: WeightsFile, settings: EngineSettings) -> Engine:
+def converted_engine(weights: WeightsFile, settings: EngineSettings, *, defer: bool = False) -> Engine | None:
     """Create an engine from the cache, or convert the network and put it there.
+
+    With `defer`, None is returned instead of converting a network that is used for the first time.
 
     Raises: `ConversionError` for a network that cannot be converted, `AtrousError` if the runtime is not installed.
     """
@@ -82,6 +84,8 @@ def converted_engine(weights: WeightsFile, settings: EngineSettings) -> Engine:
     )
     cache = EngineCache()
     engine = _load_cached(cache, key, settings)
+    if engine is None and defer and cache.is_first_use(key):
+        return None
     if engine is None:
         with cache.lock():
             engine = _load_cached(cache, key, settings)  # another process may have made it meanwhile

@@ -42,13 +42,16 @@ def create_engine(
     device: str = "auto",
     output_stride: int | None = None,
     throughput: bool = False,
+    defer_conversion: bool = False,
 ) -> Engine:
     """Create the engine for a file of weights or an exported network.
 
     "auto" is torch on a GPU; on the CPU ONNX Runtime, or OpenVINO if bfloat16 is asked for, and torch where these are
     not installed or cannot run the network. A network is converted once: the result is cached, see `cache`. The
     precision "auto" is float32, or that of a quantized file. `throughput` serves several calls at once (see
-    `Engine.parallel`), each with its share of the cores, where a single call would have them all.
+    `Engine.parallel`), each with its share of the cores, where a single call would have them all. With
+    `defer_conversion` and the engine "auto", weights that are used for the first time run by torch and are converted
+    the next time, because converting takes longer than it saves for a single image.
 
     Raises: `AtrousError` for an unknown name, and for what the engine or the network does not support.
     """
@@ -70,12 +73,13 @@ def create_engine(
     if name in ("torch", "compile"):
         return _torch_engine(weights, settings)
     try:
-        return converted_engine(weights, settings)
+        converted = converted_engine(weights, settings, defer=defer_conversion and engine == "auto")
     except ConversionError as error:
         if engine != "auto":
             raise
         log.info("%s The engine is torch.", error)
-    return _torch_engine(weights, replace(settings, name="torch"))
+        return _torch_engine(weights, replace(settings, name="torch"))
+    return _eager_engine(weights, settings) if converted is None else converted
 
 
 def resolve_device(device: str) -> str:
@@ -154,6 +158,16 @@ def _open_exported(
             f"weights again with --output-stride {output_stride}."
         )
     return opened
+
+
+def _eager_engine(weights: WeightsFile, settings: EngineSettings) -> Engine:
+    """Create the engine that is ready first, for a single image."""
+    from atrous.inference.engines.torch import EagerEngine
+
+    log.info("%s is used for the first time: the engine is torch; the next time it is converted.", weights.path.name)
+    model = weights.load(settings.output_stride)
+    assert model.card is not None
+    return EagerEngine(model, model.card, settings.device)
 
 
 def _torch_engine(weights: WeightsFile, settings: EngineSettings) -> Engine:
