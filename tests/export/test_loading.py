@@ -58,6 +58,13 @@ def test_a_network_of_fixed_size_pads_images_to_it(files: Path) -> None:
     assert Segmenter.load(files / "fixed.onnx")(image).labels.shape == (150, 100)
 
 
+@pytest.mark.parametrize("options", [{"tta": "v3"}, {"tile": 65}])
+def test_a_network_of_fixed_size_refuses_other_sizes(options: dict[str, object], files: Path) -> None:
+    segmenter = Segmenter.load(files / "fixed.onnx", **options)
+    with pytest.raises(AtrousError, match=r"exported for inputs of 97 x 129 .*without --size"):
+        segmenter(read_image(STREET)[:97, :129])
+
+
 def test_files_without_scores_are_refused(files: Path) -> None:
     with pytest.raises(AtrousError, match=r"labels\.onnx: this file takes 8-bit images and gives labels"):
         Segmenter.load(files / "labels.onnx")

@@ -63,6 +63,19 @@ class Engine(ABC):
         Shape: (N, 3, H, W) float32 -> (N, K, h, w) float32, a NumPy array or a tensor.
         """
 
+    def _check_size(self, batch: Batch) -> None:
+        """Refuse a batch of another size than the one a network was exported for.
+
+        Raises: `AtrousError`.
+        """
+        fixed, size = self.metadata.size, (batch.shape[-2], batch.shape[-1])
+        if fixed not in (None, size):
+            assert fixed is not None
+            raise AtrousError(
+                f"This network was exported for inputs of {fixed[0]} x {fixed[1]} (height, width), not {size[0]} x "
+                f"{size[1]}: export it without --size for other scales and tiles."
+            )
+
 
 def to_numpy(batch: Any) -> NDArray[np.float32]:
     """Convert a batch to a contiguous array in main memory; an array or a tensor on the CPU is not copied."""

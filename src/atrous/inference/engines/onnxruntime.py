@@ -69,6 +69,7 @@ class OnnxRuntimeEngine(Engine):
         self.parallel = parallel
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        self._check_size(batch)
         try:
             scores: NDArray[np.float32] = self._session.run([SCORES], {IMAGE: to_numpy(batch)})[0]
         except Exception as error:

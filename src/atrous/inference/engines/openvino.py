@@ -58,6 +58,7 @@ class OpenVinoEngine(Engine):
         self._compiled = core.compile_model(model, "CPU", options)
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        self._check_size(batch)
         try:
             scores: NDArray[np.float32] = self._compiled.create_infer_request().infer([to_numpy(batch)])[0]
         except RuntimeError as error:
