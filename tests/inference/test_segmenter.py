@@ -110,7 +110,7 @@ def test_segment_many_in_batches_equals_single_images() -> None:
     network = segmenter.model.body.forward
     segmenter.model.body.forward = lambda x: batches.append(len(x)) or network(x)
     together = list(segmenter.segment_many(pictures, batch=2))
-    assert batches == [2, 1, 1, 1]
+    assert sorted(batches) == [1, 1, 1, 2]  # threads may enter the network in another order
     for picture, result in zip(pictures, together, strict=True):
         np.testing.assert_array_equal(result.labels, segmenter(picture).labels)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from pathlib import Path
@@ -28,13 +27,16 @@ def test_fsdp_needs_two_processes_and_a_supported_precision(street: str, tmp_pat
 
 
 def test_the_second_ctrl_c_stops_at_once() -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    with catch_interrupt() as interrupted:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupted.wait(5)
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with catch_interrupt() as interrupted:
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is handler
+            assert interrupted.wait(5)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_in_another_thread_is_left_alone() -> None:

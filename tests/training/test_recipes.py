@@ -73,7 +73,7 @@ def test_planned_by_the_command_line(
     Recipes whose backbone lacks released weights, or the package that holds them, need a file of them.
     """
     pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
-    monkeypatch.setattr("atrous.weights.find.download", lambda *_: pytest.fail("a dry run must not download"))
+    monkeypatch.setattr("atrous.weights.download.download", lambda *_: pytest.fail("a dry run must not download"))
     data = [argument for spec in datasets_of(read_recipe(name), official) for argument in ("--data", spec)]
     result = run("train", name, *data, "--dry-run")
     if remedy := missing_weights(read_recipe(name)):

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.errors import AtrousError
-from atrous.inference.engines.create import EXPORTED
+from atrous.inference.engines.create import EXPORTED, check_names
 from atrous.inference.segmenter import Segmenter
 from atrous.progress import OnProgress
 from atrous.weights import find_weights, read_card
@@ -205,6 +205,8 @@ def benchmark_engines(
 
     Raises: `AtrousError` for unknown weights, or an engine or precision that is not available.
     """
+    for names in configurations:
+        check_names(*names)
     exported = find_weights(weights).suffix in EXPORTED
     pairs = [*configurations] if exported else [(EAGER, "float32"), *configurations]
     with ExitStack() as stack:

@@ -55,7 +55,7 @@ def create_engine(
 
     Raises: `AtrousError` for an unknown name, and for what the engine or the network does not support.
     """
-    _check_names(engine, precision)
+    check_names(engine, precision)
     if path.suffix == ".pt2":
         raise AtrousError(
             f"{path}: a .pt2 file can contain code, which loading would run: load it with torch.export.load if you "
@@ -99,7 +99,11 @@ def is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def _check_names(engine: str, precision: str) -> None:
+def check_names(engine: str, precision: str) -> None:
+    """Check the names of an engine and a precision.
+
+    Raises: `AtrousError` for an unknown one.
+    """
     for kind, name, known in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
         if name not in known:
             raise AtrousError(f"There is no {kind} '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
