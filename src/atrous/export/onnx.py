@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from atrous.errors import AtrousError
 from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata
 from atrous.inference.engines.onnxruntime import IMAGE, import_onnxruntime
+from atrous.layers.pool import DECOMPOSITIONS
 
 if TYPE_CHECKING:
     import onnx
@@ -38,6 +39,7 @@ def convert(program: ExportedProgram, metadata: NetworkMetadata) -> onnx.ModelPr
         raise AtrousError(f"Exporting needs {error.name}: pip install 'atrous[export]'.") from error
     try:
         with _quiet():
+            program = program.run_decompositions(DECOMPOSITIONS)
             exported = torch.onnx.export(
                 program, dynamo=True, input_names=[IMAGE], output_names=[metadata.output], optimize=True, verbose=False
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -51,19 +52,30 @@ def is_traced() -> bool:
 def adaptive_pool2d(x: Tensor, bins: int, kind: Pool) -> Tensor:
     """Pool feature maps of any size over a grid of `bins` x `bins`.
 
-    In traced networks it is written as products with matrices, or as masked maxima, because torch's own decomposition
-    is right for maps of the traced size only.
+    In compiled networks, and in those traced for ONNX, it is written as products with matrices, or as masked maxima,
+    because torch's own decomposition is right for maps of the traced size only. `torch.export` keeps average pooling
+    as torch's operation, which rounds as the network itself does; `DECOMPOSITIONS` replaces it on the way to ONNX.
 
     Shape: (N, C, H, W) -> (N, C, bins, bins).
     """
-    if not is_traced():
-        return F.adaptive_avg_pool2d(x, bins) if kind == "average" else F.adaptive_max_pool2d(x, bins)
-    rows, columns = (_bin_members(size, bins, x.device) for size in x.shape[2:])
     if kind == "average":
-        row_weights, column_weights = (each.to(x.dtype) / each.sum(1, keepdim=True) for each in (rows, columns))
-        return row_weights @ x @ column_weights.t()
+        written_out = torch.compiler.is_dynamo_compiling() or torch.onnx.is_in_onnx_export()
+        return _average_by_products(x, (bins, bins)) if written_out else F.adaptive_avg_pool2d(x, bins)
+    if not is_traced():
+        return F.adaptive_max_pool2d(x, bins)
+    rows, columns = (_bin_members(size, bins, x.device) for size in x.shape[2:])
     x = torch.stack([x.masked_fill(~row[:, None], float("-inf")).amax(2) for row in rows.unbind()], 2)
     return torch.stack([x.masked_fill(~column, float("-inf")).amax(3) for column in columns.unbind()], 3)
+
+
+def _average_by_products(x: Tensor, bins: Sequence[int]) -> Tensor:
+    members = (_bin_members(size, count, x.device) for size, count in zip(x.shape[2:], bins, strict=True))
+    row_weights, column_weights = (each.to(x.dtype) / each.sum(1, keepdim=True) for each in members)
+    return row_weights @ x @ column_weights.t()
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {torch.ops.aten.adaptive_avg_pool2d.default: _average_by_products}
+"""What replaces operations that ONNX lacks, for `ExportedProgram.run_decompositions`."""
 
 
 def _bin_members(size: int, bins: int, device: torch.device) -> Tensor:
