@@ -21,8 +21,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.allocator import keep_freed_memory
 from atrous.errors import AtrousError
-from atrous.inference.engines.create import EXPORTED, check_names
+from atrous.inference.engines.create import EXPORTED, check_names, create_engine
 from atrous.inference.segmenter import Segmenter
 from atrous.progress import OnProgress
 from atrous.weights import find_weights, read_card
@@ -231,8 +232,10 @@ def _count(weights: str | Path, size: tuple[int, int], output_stride: int | None
     from atrous.analysis.counts import multiply_adds
     from atrous.models import build_from_card
 
+    path = find_weights(weights)
+    card = create_engine(path).metadata.card if path.suffix in EXPORTED else read_card(path)
     with torch.device("meta"):
-        model = build_from_card(read_card(weights)).eval()
+        model = build_from_card(card).eval()
     if output_stride is not None:
         model.set_output_stride(output_stride)
     return multiply_adds(model, *size)
@@ -290,6 +293,7 @@ def _prepare_peak(operation: str, precision: str) -> Run:
     import torch
     import torch.nn.functional as F
 
+    keep_freed_memory()  # or page faults take longer than the arithmetic
     dtype = getattr(torch, precision)
     if operation == "matrix":
         factor = torch.randn(2048, 2048, dtype=dtype)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from atrous import AtrousError
+from atrous.card import Preprocessing
 from atrous.inference.engines.convert import describe_network, to_onnx
 from atrous.inference.engines.openvino import OpenVinoEngine, import_openvino
 from tests.inference.engines.examples import SIZES, eager_scores, images, relative_difference, small_network
@@ -29,6 +30,16 @@ def test_float32_agrees_at_any_size(converted: bytes) -> None:
         assert relative_difference(engine(images(*size)), eager_scores(model, images(*size))) < 1e-3
 
 
+def test_a_card_that_gives_all_images_one_size() -> None:
+    model = small_network()
+    assert model.card is not None
+    preprocessing = Preprocessing(resize="pad", size=(65, 97))
+    model.card = model.card.model_copy(update={"preprocessing": preprocessing})
+    engine = OpenVinoEngine(to_onnx(model, describe_network(model, model.card)))
+    for size in ((1, 65, 97), (2, 65, 97), (1, 70, 61)):
+        assert relative_difference(engine(images(*size)), eager_scores(model, images(*size))) < 1e-3
+
+
 def test_an_own_file_of_openvino(converted: bytes, tmp_path: Path) -> None:
     engine = OpenVinoEngine(converted)
     model = openvino.Core().read_model(converted)
@@ -41,7 +52,7 @@ def test_an_own_file_of_openvino(converted: bytes, tmp_path: Path) -> None:
 
 def test_bfloat16_is_used_on_request_alone(converted: bytes) -> None:
     def hint(engine: OpenVinoEngine) -> str:
-        return engine._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        return engine._compiled[False].get_property("INFERENCE_PRECISION_HINT").get_type_name()
 
     assert hint(OpenVinoEngine(converted)) == "f32"
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ class OpenVinoEngine(Engine):
     network computes in 8 bits where it is quantized, and otherwise in float32. Threads may make `parallel` calls at
     once, each of which has its share of the cores.
 
+    The network is compiled once for batches and images of any size, and once for a single image of the size that the
+    card's preprocessing gives all images, if it does, because that is faster; each at its first use.
+
     Raises: `AtrousError` without OpenVINO, for a precision that the network or the CPU does not support, and for a file
     that is damaged or was not written by atrous.
     """
@@ -46,26 +50,52 @@ class OpenVinoEngine(Engine):
             ) from error
         self.metadata = NetworkMetadata.read(_read_property(model), file)
         self.precision = self.metadata.precision if self.metadata.precision == "int8" else precision
-        options = {
+        if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise AtrousError("This CPU does not compute in bfloat16: use precision 'float32'.")
+        self.parallel = parallel
+        self._core = core
+        self._model = model
+        self._options = {
             "INFERENCE_PRECISION_HINT": _HINTS.get(self.precision, "f32"),
             "NUM_STREAMS": parallel,
             "INFERENCE_NUM_THREADS": num_threads(),
             "ENABLE_CPU_PINNING": False,  # arg-max and drawing use the same cores
         }
-        if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise AtrousError("This CPU does not compute in bfloat16: use precision 'float32'.")
-        self.parallel = parallel
-        self._compiled = core.compile_model(model, "CPU", options)
+        self._usual_shape = _usual_shape(self.metadata)
+        self._compiled: dict[bool, Any] = {}
+        self._lock = threading.Lock()
+        self._requests = threading.local()
+        self._request(self._usual_shape is not None)  # what is damaged is found now
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
         self._check_size(batch)
+        images = to_numpy(batch)
         try:
-            scores: NDArray[np.float32] = self._compiled.create_infer_request().infer([to_numpy(batch)])[0]
+            scores: NDArray[np.float32] = self._request(images.shape == self._usual_shape).infer([images])[0]
         except RuntimeError as error:
             if "alloc" in str(error).lower():
                 raise MemoryError(str(error)) from error
             raise
         return scores
+
+    def _request(self, usual: bool) -> Any:
+        """Get this thread's request for the usual shape, or for any shape; compile the network if necessary."""
+        requests: dict[Any, Any] = self._requests.__dict__
+        if usual not in requests:
+            with self._lock:
+                if usual not in self._compiled:
+                    model = self._model.clone()
+                    if usual:
+                        model.reshape(list(self._usual_shape or ()))
+                    self._compiled[usual] = self._core.compile_model(model, "CPU", self._options)
+            requests[usual] = self._compiled[usual].create_infer_request()
+        return requests[usual]
+
+
+def _usual_shape(metadata: NetworkMetadata) -> tuple[int, ...] | None:
+    """The shape of a single image's input where the card gives all images the same size."""
+    size = metadata.card.preprocessing.size
+    return (1, 3, *size) if size and metadata.card.preprocessing.resize in ("pad", "squeeze") else None
 
 
 def import_openvino() -> ModuleType:
