@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from atrous.export.onnx import convert
 from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata
-from atrous.inference.engines.openvino import import_openvino
+from atrous.inference.engines.openvino import create_core, import_openvino
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def write(program: ExportedProgram, path: Path, metadata: NetworkMetadata) -> None:
     """Write a traced network to an OpenVINO file and its `.bin` file, in float32, with its metadata in `rt_info`."""
-    openvino = import_openvino()
-    model = openvino.Core().read_model(convert(program, metadata).SerializeToString())
+    model = create_core().read_model(convert(program, metadata).SerializeToString())
     save(model, path, metadata)
 
 
@@ -33,7 +32,7 @@ class Runner:
     """Run an OpenVINO file on the CPU, in float32."""
 
     def __init__(self, path: Path) -> None:
-        core = import_openvino().Core()
+        core = create_core()
         # OpenVINO would choose 16 bits by itself where the CPU has them.
         self._network = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

@@ -30,7 +30,8 @@ from atrous.inference.engines.create import create_engine
 from atrous.inference.engines.engine import Batch, Engine, num_threads, to_numpy
 from atrous.inference.engines.metadata import NetworkMetadata
 from atrous.inference.engines.onnxruntime import IMAGE, OnnxRuntimeEngine
-from atrous.inference.engines.openvino import import_openvino
+from atrous.inference.engines.openvino import create_core
+from atrous.inference.engines.signal_stack import keep_signal_stack
 from atrous.inference.preprocess import preprocess
 from atrous.models import SegmentationModel
 from atrous.telemetry import import_without_telemetry
@@ -120,19 +121,20 @@ def quantize_model(
     metadata = describe_network(model, card).model_copy(update={"size": size})
     original = _convert(model, path.suffix, metadata, size)
     accuracy = _Accuracy(metadata, validation)
-    quantized = nncf.quantize_with_accuracy_control(
-        original,
-        nncf.Dataset(_calibration_inputs(calibration, card, images)),
-        nncf.Dataset(range(len(validation))),
-        validation_fn=accuracy,
-        max_drop=max_drop / 100,
-        drop_type=nncf.DropType.ABSOLUTE,
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=images,
-        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
-            ranking_subset_size=min(RANKING_IMAGES, len(validation)), num_ranking_workers=1
-        ),
-    )
+    with keep_signal_stack():
+        quantized = nncf.quantize_with_accuracy_control(
+            original,
+            nncf.Dataset(_calibration_inputs(calibration, card, images)),
+            nncf.Dataset(range(len(validation))),
+            validation_fn=accuracy,
+            max_drop=max_drop / 100,
+            drop_type=nncf.DropType.ABSOLUTE,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=images,
+            advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+                ranking_subset_size=min(RANKING_IMAGES, len(validation)), num_ranking_workers=1
+            ),
+        )
     with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
         before = _save(original, Path(folder) / f"float{path.suffix}", metadata)
         after = _save(quantized, Path(folder) / f"int8{path.suffix}", metadata.model_copy(update={"precision": "int8"}))
@@ -152,7 +154,7 @@ def _convert(model: SegmentationModel, suffix: str, metadata: NetworkMetadata, s
     converted = onnx_format.convert(trace(module, labels=False, size=size), metadata)
     if suffix == ".onnx":
         return converted
-    return import_openvino().Core().read_model(converted.SerializeToString())
+    return create_core().read_model(converted.SerializeToString())
 
 
 def _calibration_inputs(data: LabeledDataset, card: Card, count: int) -> list[dict[str, Any]]:

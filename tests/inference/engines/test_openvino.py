@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,3 +75,34 @@ def test_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(AtrousError, match=r"openvino is not installed: pip install 'atrous\[openvino\]'"):
         import_openvino()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a process cannot send itself Ctrl-C")
+@pytest.mark.parametrize("free", ["free()", "run_in_thread(free)"])
+def test_ctrl_c_works_after_engines_are_freed(converted: bytes, tmp_path: Path, free: str) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(converted)
+    program = f"""
+import os, signal, sys, threading
+from pathlib import Path
+from atrous.inference.engines.openvino import OpenVinoEngine
+
+engines = [OpenVinoEngine(Path(sys.argv[1])) for _ in range(2)]
+
+def free():
+    while engines:
+        del engines[0]
+
+def run_in_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+{free}
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    result = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "interrupted\n"), result.stderr

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from atrous.errors import AtrousError
 from atrous.inference.engines.engine import Batch, Engine, num_threads, to_numpy
 from atrous.inference.engines.metadata import METADATA_KEY, InvalidFileError, NetworkMetadata, Precision
+from atrous.inference.engines.signal_stack import keep_signal_stack
 from atrous.telemetry import import_without_telemetry
 
 if TYPE_CHECKING:
@@ -38,9 +39,8 @@ class OpenVinoEngine(Engine):
     name: ClassVar[str] = "openvino"
 
     def __init__(self, source: Path | bytes, *, precision: Precision = "float32", parallel: int = 1) -> None:
-        openvino = import_openvino()
         file = str(source) if isinstance(source, Path) else "the converted network"
-        core = openvino.Core()
+        core = create_core()
         try:
             model = core.read_model(source)
         except RuntimeError as error:
@@ -104,6 +104,17 @@ def import_openvino() -> ModuleType:
     Raises: `AtrousError` if OpenVINO is not installed.
     """
     return import_without_telemetry("openvino", "openvino")
+
+
+def create_core() -> openvino.Core:
+    """Create OpenVINO's `Core` and load its CPU plugin, without its signal stack (see `keep_signal_stack`).
+
+    Raises: `AtrousError` if OpenVINO is not installed.
+    """
+    core = import_openvino().Core()
+    with keep_signal_stack():
+        core.get_property("CPU", "FULL_DEVICE_NAME")
+    return core
 
 
 def _read_property(model: openvino.Model) -> str | None:
