@@ -13,7 +13,7 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.progress import progress_bar
 from atrous.registry import matching
 from atrous.weights.catalog import RELEASES
-from atrous.weights.importers import importable
+from atrous.weights.importers.formats import suffixes
 
 SUFFIX = ".safetensors"
 PACKAGED = Path(__file__).parent / "packaged"
@@ -67,7 +67,7 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
         raise AtrousError(
             f"{path} is a folder; expected a file or an id. Name a file in it, or set ATROUS_WEIGHTS={path}."
         )
-    if name not in _known() and (path.suffix in (SUFFIX, *importable()) or len(path.parts) > 1):
+    if name not in _known() and (path.suffix in suffixes() or len(path.parts) > 1):
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
         raise AtrousError(f"{path}: no such file.{near or ' Check the path.'}")
     if name not in _known():

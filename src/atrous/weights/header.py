@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 
 from atrous.card import Card
 from atrous.errors import AtrousError
-from atrous.weights.find import SUFFIX, find_weights
+from atrous.weights.find import find_weights
 from atrous.weights.importers import import_file
+from atrous.weights.importers.formats import is_safetensors
 from atrous.weights.tensors import damaged_file_error
 
 
@@ -35,7 +36,15 @@ def read_card(source: str | os.PathLike[str]) -> Card:
     Raises: `AtrousError` as `load` does.
     """
     path = find_weights(source)
-    return read_header(path).card if path.suffix == SUFFIX else import_file(path)[1]
+    return read_header(path).card if has_card(path) else import_file(path)[1]
+
+
+def has_card(path: Path) -> bool:
+    """Tell whether a file is a safetensors file with a card, as atrous saves them, by its content.
+
+    Raises: `AtrousError` for a damaged safetensors file.
+    """
+    return is_safetensors(path) and "atrous" in _read_metadata(path)
 
 
 def read_header(path: Path) -> Header:

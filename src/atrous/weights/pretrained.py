@@ -7,16 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from atrous.backbones import Backbone, Pretrained, registered_pretrained
 from atrous.errors import AtrousError, did_you_mean
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, create_model
 from atrous.weights.download import check_sha256, compute_sha256
-from atrous.weights.find import SUFFIX, fetch, find_file
+from atrous.weights.find import fetch, find_file
 from atrous.weights.header import read_card
-from atrous.weights.importers.torchvision import read_state_dict
+from atrous.weights.importers.state_dict import read_state_dict
 from atrous.weights.transfer import LoadReport
 
 
@@ -144,7 +142,7 @@ def load_pretrained_backbone(model: SegmentationModel, weights: str) -> LoadRepo
     Raises: `AtrousError` for a file that does not fit the backbone, or a tag that the backbone does not have.
     """
     path, backbones = find_backbone_weights(model, weights), model.backbones()
-    state = load_file(path) if path.suffix == SUFFIX else read_state_dict(path)
+    state = read_state_dict(path)
     try:
         model.load_backbone(state)
     except RuntimeError as error:

@@ -20,7 +20,7 @@ from atrous.files import writing
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.find import SUFFIX, find_weights
-from atrous.weights.header import digest_tensors, read_header
+from atrous.weights.header import digest_tensors, has_card, read_header
 from atrous.weights.importers import import_file
 from atrous.weights.tensors import damaged_file_error, load_tensors
 
@@ -78,7 +78,7 @@ def load(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
     of an unknown format, and a failed download.
     """
     path = find_weights(source)
-    model, card = _read(path) if path.suffix == SUFFIX else import_file(path)
+    model, card = _read(path) if has_card(path) else import_file(path)
     model.card = card
     return model.eval().to(device)
 

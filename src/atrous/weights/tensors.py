@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+import re
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,22 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
             raise AtrousError(f"{source}: {key} contains NaN or infinite values. Save or train the weights again.")
         converted[key] = value.to(expected[key].dtype, copy=True)  # aligned, unlike views of a mapped file
     model.load_state_dict(converted, assign=True)
+
+
+def rename_keys(state: Mapping[str, Tensor], table: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Rename the tensors of a state dict by the first pattern of a table that matches the beginning of each key.
+
+    The table lists regular expressions and their replacements; keys that no pattern matches are kept.
+    """
+    rules = [(re.compile(pattern), ours) for pattern, ours in table]
+    return {_rename(key, rules): value for key, value in state.items()}
+
+
+def _rename(key: str, rules: Sequence[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, ours in rules:
+        if pattern.match(key):
+            return pattern.sub(ours, key, count=1)
+    return key
 
 
 def damaged_file_error(path: Path, reason: str) -> AtrousError:

@@ -160,7 +160,11 @@ def test_without_auxiliary_head_and_with_other_classes(tmp_path: Path) -> None:
     [
         (lambda s: s.update({"classifier.9.weight": torch.zeros(1)}), "'classifier.9.weight' is unknown"),
         (lambda s: s.pop("backbone.layer4.2.bn3.bias"), "'backbone.layer4.2.bn3.bias' is missing"),
-        (lambda s: s.pop("classifier.0.convs.0.0.weight"), "is not known; expected torchvision"),
+        (lambda s: s.pop("classifier.0.convs.0.0.weight"), "'aspp.branches.0.0.weight' is missing"),
+        (
+            lambda s: [s.pop(k) for k in list(s) if "layer" in k],
+            "its backbone is not known; expected deeplabv3_resnet50",
+        ),
         (lambda s: [s.pop(k) for k in list(s) if "layer3.5" in k], "has 5 units"),
     ],
 )

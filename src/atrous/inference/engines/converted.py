@@ -35,13 +35,11 @@ class WeightsFile:
 
         Raises: `AtrousError` for a damaged file, or one without a card.
         """
-        from atrous.weights.find import SUFFIX
-
-        if path.suffix != SUFFIX:
-            return cls(path, None, hashlib.sha256(path.read_bytes()).hexdigest())
-        from atrous.weights.header import digest_file, read_header
+        from atrous.weights.header import digest_file, has_card, read_header
         from atrous.weights.tensors import damaged_file_error
 
+        if not has_card(path):
+            return cls(path, None, hashlib.sha256(path.read_bytes()).hexdigest())
         header, digest = read_header(path), digest_file(path)
         if header.digest not in (None, digest):
             raise damaged_file_error(path, "the checksum of the tensors differs")

@@ -11,13 +11,10 @@ Source: torchvision/models/segmentation/deeplabv3.py, fcn.py and lraspp.py; prep
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from atrous.card import Card, Measurement, Preprocessing
@@ -26,7 +23,7 @@ from atrous.errors import AtrousError
 from atrous.imaging.labels import voc_color_map
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
-from atrous.weights.tensors import damaged_file_error, load_tensors
+from atrous.weights.tensors import load_tensors, rename_keys
 
 AUXILIARY = (
     (r"aux_classifier\.([01])\.", r"auxiliary.0.\1."),
@@ -84,22 +81,33 @@ PUBLISHED = {
 """Published mIoU and pixel accuracy on the images of COCO val2017 with VOC's classes."""
 
 
-def read(path: Path) -> tuple[SegmentationModel, Card]:
-    """Read the network of a torchvision state dict.
+HEADS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "classifier.0.convs.": ("deeplab_v3", DEEPLAB_V3),
+    "classifier.0.weight": ("fcn", FCN),
+    "classifier.cbr.": ("lraspp", LRASPP),
+}
+"""Beginnings of keys that tell the architecture, its name, and the table of its head."""
 
-    Raises: `AtrousError` for a file that is not a state dict, or is one of another network.
+
+def recognizes(state: Mapping[str, Tensor]) -> bool:
+    """Tell whether a state dict has the keys of a torchvision network."""
+    return _head(state) is not None and any(key.startswith("backbone.") for key in state)
+
+
+def _head(state: Mapping[str, Tensor]) -> str | None:
+    return next((head for head in HEADS if any(key.startswith(head) for key in state)), None)
+
+
+def build(state: Mapping[str, Tensor], path: Path) -> tuple[SegmentationModel, Card]:
+    """Build the network of a state dict.
+
+    Raises: `AtrousError` for a backbone that torchvision's networks do not have, and for keys or shapes that differ.
     """
-    state = read_state_dict(path)
-    heads = {
-        "classifier.0.convs.0.0.weight": ("deeplab_v3", DEEPLAB_V3),
-        "classifier.0.weight": ("fcn", FCN),
-        "classifier.cbr.0.weight": ("lraspp", LRASPP),
-    }
-    architecture, table = next((heads[key] for key in heads if key in state), ("", ()))
+    architecture, table = HEADS[_head(state) or ""]
     model_id = f"{architecture}.{_backbone(path, state)}"
     if model_id not in PUBLISHED:
         raise AtrousError(
-            f"{path}: a state dict with keys such as {next(iter(state))} is not known; expected torchvision's "
+            f"{path}: the head is torchvision's {architecture}, but its backbone is not known; expected "
             "deeplabv3_resnet50/101, fcn_resnet50/101, deeplabv3_mobilenet_v3_large or lraspp_mobilenet_v3_large."
         )
     classifiers = (state.get(f"classifier.{name}.weight") for name in ("4", "low_classifier"))
@@ -108,8 +116,7 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     card = _make_card(model_id, classes, auxiliary=auxiliary)
     with meta_device():
         model = build_from_card(card)
-    renamed = {_rename(key, (*table, *MOBILENET_V3)): value for key, value in state.items()}
-    load_tensors(model, renamed, str(path))
+    load_tensors(model, rename_keys(state, (*table, *MOBILENET_V3)), str(path))
     return model, card
 
 
@@ -132,34 +139,6 @@ def _arguments(model: str, *, auxiliary: bool) -> dict[str, Any]:
         return {**MOBILE_ARGUMENTS, **MOBILE_DEEPLAB_ARGUMENTS, "auxiliary": auxiliary}
     deeplab = DEEPLAB_ARGUMENTS if architecture == "deeplab_v3" else {}
     return {"output_stride": 8, "auxiliary": auxiliary, **deeplab}
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.pth` file by torch's restricted unpickler, which runs no code from the file.
-
-    Raises: `AtrousError` for a damaged file, and one that contains more than tensors.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise AtrousError(
-            f"{path}: this file contains more than tensors, or is damaged; objects that could run code are not loaded. "
-            "Save the state dict alone: torch.save(model.state_dict(), FILE)."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise damaged_file_error(path, type(error).__name__) from error
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise AtrousError(
-            f"{path}: expected a state dict (names to tensors); save it with torch.save(model.state_dict(), FILE)."
-        )
-    return state
-
-
-def _rename(key: str, table: Iterable[tuple[str, str]]) -> str:
-    for pattern, ours in table:
-        if re.match(pattern, key):
-            return re.sub(pattern, ours, key, count=1)
-    return key
 
 
 def _make_card(model: str, classes: int, *, auxiliary: bool) -> Card:

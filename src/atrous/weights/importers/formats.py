@@ -1,0 +1,115 @@
+"""Recognize the format of a file of weights by its content, without torch; the name of a file decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from atrous.errors import AtrousError
+from atrous.weights.tensors import damaged_file_error
+
+_HEAD = 512
+_TAIL = 64
+_MAX_HEADER = 100_000_000
+"""The longest header of a safetensors file that the safetensors library accepts."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """The beginning and the end of a file."""
+
+    path: Path
+    head: bytes
+    tail: bytes
+
+    @classmethod
+    def read(cls, path: Path) -> Content:
+        """Read the beginning and the end of a file.
+
+        Raises: `AtrousError` for a file that is not readable.
+        """
+        try:
+            with path.open("rb") as file:
+                head = file.read(_HEAD)
+                file.seek(max(0, file.seek(0, 2) - _TAIL))
+                return cls(path, head, file.read())
+        except OSError as error:
+            raise AtrousError(f"{path}: cannot read this file: {error.strerror or error}.") from error
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format that is read: how it is recognized, and the module of this package with `read(path)`."""
+
+    name: str
+    """The noun for messages, such as "TensorFlow Lite graph"."""
+    suffixes: tuple[str, ...]
+    """Usual suffixes of its files, for messages."""
+    recognizes: Callable[[Content], bool]
+    module: str
+
+
+def _is_safetensors(content: Content) -> bool:
+    return content.head[8:9] == b"{" and int.from_bytes(content.head[:8], "little") <= _MAX_HEADER
+
+
+def _is_torch(content: Content) -> bool:
+    """Recognize torch.save: a ZIP archive, or in early versions pickles of protocol 2 and later."""
+    return content.head.startswith(b"PK\x03\x04") or (content.head[:1] == b"\x80" and content.head[1:2] in b"\2\3\4\5")
+
+
+SAFETENSORS = Format("safetensors file", (".safetensors",), _is_safetensors, "state_dict")
+
+FORMATS = (
+    SAFETENSORS,
+    Format("PyTorch state dict", (".pth", ".pt"), _is_torch, "state_dict"),
+    Format("TensorFlow Lite graph", (".tflite",), lambda content: content.head[4:8] == b"TFL3", "tflite"),
+)
+"""The formats that are read, in the order in which they are tried."""
+
+_OTHERS: tuple[tuple[str, Callable[[Content], bool]], ...] = (
+    ("an empty file", lambda content: not content.head),
+    (
+        "a Git LFS pointer: get the file itself with `git lfs pull`",
+        lambda content: content.head.startswith(b"version https://git-lfs"),
+    ),
+    (
+        "a web page: the download failed",
+        lambda content: content.head.lstrip()[:9].lower() in (b"<!doctype", b"<html>", b"<html lan"),
+    ),
+    ("an HDF5 file, as of Keras", lambda content: content.head.startswith(b"\x89HDF\r\n\x1a\n")),
+    ("a NumPy array", lambda content: content.head.startswith(b"\x93NUMPY")),
+    ("a gzip archive", lambda content: content.head.startswith(b"\x1f\x8b")),
+    ("an ONNX graph", lambda content: content.head[:1] == b"\x08" and b"\x12" in content.head[2:4]),
+    ("a text file", lambda content: content.head.isascii() and content.head.decode("ascii").isprintable()),
+)
+"""Formats that are not read, by the words in which messages name them."""
+
+
+def suffixes() -> tuple[str, ...]:
+    """List the usual suffixes of the files that are read."""
+    return tuple(suffix for entry in FORMATS for suffix in entry.suffixes)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Tell whether a file begins as a safetensors file."""
+    return _is_safetensors(Content.read(path))
+
+
+def find_format(path: Path) -> Format:
+    """Find the format of a file by its content.
+
+    Raises: `AtrousError` for another format, naming what was found and what is read.
+    """
+    content = Content.read(path)
+    for entry in FORMATS:
+        if entry.recognizes(content):
+            return entry
+    other = next((name for name, recognizes in _OTHERS if recognizes(content)), "")
+    named = next((entry for entry in FORMATS if path.suffix in entry.suffixes), None)
+    if named and (not other or not content.head):
+        raise damaged_file_error(path, f"it does not begin as a {named.name}")
+    readable = ", ".join(f"{entry.name} ({', '.join(entry.suffixes)})" for entry in FORMATS)
+    other = other or f"unknown content beginning with the bytes {content.head[:8].hex(' ')}"
+    raise AtrousError(f"{path}: cannot import weights from this file. Found {other}; expected one of: {readable}.")
