@@ -15,10 +15,10 @@ from atrous.card import Card
     ("change", "message"),
     [
         (lambda t: t.pop("classifier.bias"), "'classifier.bias' is missing"),
-        (lambda t: t.update(extra=torch.zeros(1)), "'extra' is unknown"),
+        (lambda t: t.update(extra=torch.zeros(1)), "'extra' is unexpected"),
         (
             lambda t: t.update({"classifier.bias": torch.zeros(3)}),
-            r"classifier.bias has shape \(3,\), expected \(21,\)",
+            r"'classifier.bias' has shape \(3,\), expected \(21,\)",
         ),
         (lambda t: t["classifier.bias"].fill_(float("nan")), "NaN or infinite"),
     ],
@@ -29,3 +29,18 @@ def test_tensors_that_do_not_fit_are_named(saved: Path, card: Card, change, mess
     save_file(tensors, saved, {"atrous": card.model_dump_json()})
     with pytest.raises(AtrousError, match=message):
         atrous.load(saved)
+
+
+def test_all_that_does_not_fit_is_reported_at_once(saved: Path, card: Card) -> None:
+    tensors = load_file(saved)
+    for key in list(tensors)[:5]:
+        tensors[f"renamed.{key}"] = tensors.pop(key)
+    tensors["classifier.bias"] = torch.zeros(3)
+    save_file(tensors, saved, {"atrous": card.model_dump_json()})
+    with pytest.raises(AtrousError) as raised:
+        atrous.load(saved)
+    message = str(raised.value)
+    assert message.count("'renamed.") == 3
+    assert message.count("and 2 more keys are missing") == message.count("and 2 more keys are unexpected") == 1
+    assert "'classifier.bias' has shape (3,), expected (21,), in a DeepLabV3 on mobilenet_v2 with 21 cl" in message
+    assert "\n" not in message

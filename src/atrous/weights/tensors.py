@@ -5,35 +5,55 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_SHOWN = 3
+"""Keys that a message lists; the others are counted."""
 _ADVICE = "Check that the file belongs to this network with these arguments."
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Load tensors into a model that was built on the "meta" device, as 32-bit floats.
 
-    Raises: `AtrousError` naming the file (`source`) and a key that is missing, unknown, of another shape or not finite.
+    Raises: `AtrousError` naming the file (`source`), the network, and the keys that are missing, unexpected, of another
+    shape or not finite.
     """
     expected = model.state_dict()
-    if missing := expected.keys() - tensors.keys():
-        raise AtrousError(f"{source}: {_list(missing)} missing for this {type(model).__name__}. {_ADVICE}")
-    if unknown := tensors.keys() - expected.keys():
-        raise AtrousError(f"{source}: {_list(unknown)} unknown to this {type(model).__name__}. {_ADVICE}")
+    common = expected.keys() & tensors.keys()
+    shapes = {
+        f"'{key}' has shape {tuple(tensors[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in common
+        if tensors[key].shape != expected[key].shape
+    }
+    problems = (
+        _list({f"'{key}'" for key in expected.keys() - common}, "is missing", "are missing"),
+        _list({f"'{key}'" for key in tensors.keys() - common}, "is unexpected", "are unexpected"),
+        _list(shapes),
+    )
+    if any(problems):
+        raise AtrousError(f"{source}: {'; '.join(filter(None, problems))}, in a {_describe(model)}. {_ADVICE}")
     converted = {}
     for key, value in tensors.items():
-        if value.shape != expected[key].shape:
-            shapes = f"has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
-            raise AtrousError(f"{source}: {key} {shapes}. {_ADVICE}")
         if value.is_floating_point() and not value.isfinite().all():
-            raise AtrousError(f"{source}: {key} contains NaN or infinite values. Save or train the weights again.")
+            raise AtrousError(f"{source}: '{key}' contains NaN or infinite values. Save or train the weights again.")
         converted[key] = value.to(expected[key].dtype, copy=True)  # aligned, unlike views of a mapped file
     model.load_state_dict(converted, assign=True)
+
+
+def _describe(model: nn.Module) -> str:
+    """Describe a network for messages: "DeepLabV3Plus on xception65 with 21 classes"."""
+    backbones: list[Any] = getattr(model, "backbones", list)()
+    classes = getattr(model, "num_classes", None)
+    return (
+        type(model).__name__
+        + (f" on {backbones[0].name or type(backbones[0]).__name__}" if backbones else "")
+        + (f" with {classes} classes" if classes else "")
+    )
 
 
 def rename_keys(state: Mapping[str, Tensor], table: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
@@ -57,6 +77,11 @@ def damaged_file_error(path: Path, reason: str) -> AtrousError:
     return AtrousError(f"{path}: the file is truncated or altered ({reason}). Download or save it again.")
 
 
-def _list(keys: Set[str]) -> str:
-    first, *others = sorted(keys)
-    return f"'{first}' and {len(others)} more keys are" if others else f"the key '{first}' is"
+def _list(items: Set[str], singular: str = "", plural: str = "") -> str:
+    """Join items for a message, and count those that are not shown: "'a', 'b', 'c' and 5 more keys are missing"."""
+    if not items:
+        return ""
+    shown = sorted(items)[:_SHOWN]
+    more = len(items) - len(shown)
+    text = ", ".join(shown) + (f" and {more} more{' keys' if plural else ''}" if more else "")
+    return " ".join(filter(None, (text, singular if len(items) == 1 else plural)))

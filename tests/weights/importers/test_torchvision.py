@@ -158,7 +158,7 @@ def test_without_auxiliary_head_and_with_other_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update({"classifier.9.weight": torch.zeros(1)}), "'classifier.9.weight' is unknown"),
+        (lambda s: s.update({"classifier.9.weight": torch.zeros(1)}), "'classifier.9.weight' is unexpected"),
         (lambda s: s.pop("backbone.layer4.2.bn3.bias"), "'backbone.layer4.2.bn3.bias' is missing"),
         (lambda s: s.pop("classifier.0.convs.0.0.weight"), "'aspp.branches.0.0.weight' is missing"),
         (

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from atrous.backbones.mobilenet_v2 import MobileNetV2
 from atrous.card import Card
-from atrous.data.datasets import voc
-from atrous.imaging.labels import voc_color_map
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
+from atrous.weights.importers.classes import name_classes
 from atrous.weights.importers.tflite_graph import Graph
 from atrous.weights.importers.tflite_mobilenet import (
     BackboneConvs,
@@ -114,18 +113,17 @@ def _make_card(graph: Graph, convs: BackboneConvs, head: Head) -> Card:
     }
     if not half and width != 1:
         arguments["width"] = width
-    classes = head.classifier.weight.shape[0]
-    is_voc = classes == len(voc.CLASSES)
+    table = name_classes(head.classifier.weight.shape[0], graph.path)
     return Card(
         model="deeplab_v3.mobilenet_v2_x0.5" if half else "deeplab_v3.mobilenet_v2",
         arguments=arguments,
-        classes=voc.CLASSES if is_voc else tuple(f"class {index}" for index in range(classes)),
-        colors=voc_color_map(classes),
+        classes=table.classes,
+        colors=table.colors,
         preprocessing=graph_preprocessing(graph, padded_from=VOC_CROP),
         align_corners=head.align_corners,
         license="Apache-2.0",
         source=f"TensorFlow DeepLab, {graph.path.name}",
-        trained_on="PASCAL VOC 2012 (trainaug or trainval), COCO and ImageNet" if is_voc else "",
+        trained_on="PASCAL VOC 2012 (trainaug or trainval), COCO and ImageNet" if table.data == "VOC" else "",
     )
 
 

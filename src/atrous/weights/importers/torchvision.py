@@ -18,11 +18,10 @@ from typing import Any
 from torch import Tensor
 
 from atrous.card import Card, Measurement, Preprocessing
-from atrous.data.datasets import voc
 from atrous.errors import AtrousError
-from atrous.imaging.labels import voc_color_map
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
+from atrous.weights.importers.classes import ClassTable, name_classes
 from atrous.weights.tensors import load_tensors, rename_keys
 
 AUXILIARY = (
@@ -113,7 +112,7 @@ def build(state: Mapping[str, Tensor], path: Path) -> tuple[SegmentationModel, C
     classifiers = (state.get(f"classifier.{name}.weight") for name in ("4", "low_classifier"))
     classes = next((weight.shape[0] for weight in classifiers if weight is not None), 0)
     auxiliary = any(key.startswith("aux_classifier.") for key in state)
-    card = _make_card(model_id, classes, auxiliary=auxiliary)
+    card = _make_card(model_id, name_classes(classes, path), auxiliary=auxiliary)
     with meta_device():
         model = build_from_card(card)
     load_tensors(model, rename_keys(state, (*table, *MOBILENET_V3)), str(path))
@@ -141,15 +140,15 @@ def _arguments(model: str, *, auxiliary: bool) -> dict[str, Any]:
     return {"output_stride": 8, "auxiliary": auxiliary, **deeplab}
 
 
-def _make_card(model: str, classes: int, *, auxiliary: bool) -> Card:
-    is_voc = classes == len(voc.CLASSES)
+def _make_card(model: str, table: ClassTable, *, auxiliary: bool) -> Card:
+    is_voc = table.data == "VOC"
     miou, accuracy = PUBLISHED[model]
     data = "COCO val2017, VOC classes"
     return Card(
         model=model,
         arguments=_arguments(model, auxiliary=auxiliary),
-        classes=voc.CLASSES if is_voc else tuple(f"class {index}" for index in range(classes)),
-        colors=voc_color_map(classes),
+        classes=table.classes,
+        colors=table.colors,
         preprocessing=Preprocessing(resize="shorter_side", size=(520, 520)),
         license="BSD-3-Clause" if is_voc else "unknown",
         source="torchvision" if is_voc else "",
