@@ -6,7 +6,9 @@ projects are read by importers. Reading a file never runs code in it.
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +25,9 @@ from atrous.weights.find import SUFFIX, find_weights
 from atrous.weights.header import digest_tensors, has_card, read_header
 from atrous.weights.importers import import_file
 from atrous.weights.tensors import damaged_file_error, load_tensors
+from atrous.weights.transfer import ClassList, replace_classes
+
+log = logging.getLogger("atrous")
 
 
 def save(
@@ -56,7 +61,13 @@ def _write(tensors: dict[str, Tensor], card: Card, path: Path) -> None:
         save_file(tensors, temporary, metadata)
 
 
-def load(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> SegmentationModel:
+def load(
+    source: str | os.PathLike[str],
+    *,
+    num_classes: int | None = None,
+    classes: Sequence[str] | ClassList | None = None,
+    device: str | torch.device = "cpu",
+) -> SegmentationModel:
     """Load a segmentation network with its weights, in evaluation mode, by id or from a file.
 
         >>> import atrous
@@ -70,16 +81,29 @@ def load(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
     (`ATROUS_CACHE` moves it), then in the package; otherwise it is downloaded to the cache, unless `ATROUS_OFFLINE` is
     set.
 
+    To train the network on other classes, give their number or their names (a list, a data set or a card): the network
+    then has a new classifier, which a warning in the log says. Of classes with the same name, the rows of the
+    classifier are copied; with a number alone, all rows are new.
+
+        >>> model = atrous.load("deeplab_v3.mobilenet_v2.voc", classes=["background", "person", "umbrella"])
+
     The network takes normalized images; `model.card.preprocessing` describes how. `atrous.Segmenter.load` applies it,
     and takes photographs.
 
     Returns: the network on `device`; `model.card` has its classes, preprocessing, license and measured figures.
     Raises: `AtrousError` for an unknown id (with the nearest known ones), a file that is missing, damaged, altered or
-    of an unknown format, and a failed download.
+    of an unknown format, a failed download, and for both `num_classes` and `classes`.
     """
+    if num_classes is not None and classes is not None:
+        raise AtrousError("num_classes and classes were both given: give the names, or only their number.")
     path = find_weights(source)
     model, card = _read(path) if has_card(path) else import_file(path)
     model.card = card
+    wanted = num_classes if classes is None else classes
+    if wanted is not None:
+        model, report = replace_classes(model, wanted, str(source))
+        if report.new_classes:
+            log.warning("The classifier is new and has to be trained: %s", report)
     return model.eval().to(device)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from atrous.card import Card
 from atrous.errors import AtrousError
+from atrous.imaging.labels import Color, voc_color_map
 from atrous.layers.dilate import original_stride
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card, create_model
@@ -42,6 +45,60 @@ class LoadReport:
         return "; ".join(parts) + "."
 
 
+class ClassList(Protocol):
+    """Anything with class names and colors: a data set, or a card."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def colors(self) -> tuple[Color, ...]: ...
+
+
+def replace_classes(
+    trained: SegmentationModel, classes: Sequence[str] | ClassList | int, where: str
+) -> tuple[SegmentationModel, LoadReport]:
+    """Build the network of trained weights for other classes, with a new classifier, and copy all other weights.
+
+    `classes` are names, a data set or a card; the rows of the classifier of classes of the same name are copied.
+    With a number, all rows are new. The card of the new network has the new classes and no measured figures. `where`
+    names the weights in messages.
+
+    Raises: `AtrousError` for no or duplicate class names.
+    """
+    assert trained.card is not None
+    old = trained.card
+    tensors = trained.state_dict()
+    if isinstance(classes, int):
+        if classes < 1:
+            raise AtrousError(f"num_classes={classes}: a network has at least one class.")
+        names, colors = tuple(f"class {index}" for index in range(classes)), voc_color_map(classes)
+        tensors = {key: value for key, value in tensors.items() if key not in class_axes(old)}
+    else:
+        names, colors = _names_and_colors(classes, old)
+    card = old.model_copy(
+        update={"classes": names, "colors": colors, "measured": (), "source": f"started from {where}"}
+    )
+    model = build_from_card(card)
+    return model, transfer(model, card, tensors, old, where)
+
+
+def _names_and_colors(classes: Sequence[str] | ClassList, old: ClassList) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+    """Get class names and colors; names alone take the color of the class of the same name, or one of VOC's."""
+    if isinstance(classes, str):
+        raise AtrousError(f"classes='{classes}': expected a list of names, such as ['{classes}', 'background'].")
+    if not isinstance(classes, Sequence):
+        return tuple(classes.classes), tuple(classes.colors)
+    names = tuple(classes)
+    if not names or len(set(names)) < len(names):
+        raise AtrousError(f"classes={list(names)}: expected one or more different names.")
+    known = dict(zip(old.classes, old.colors, strict=True))
+    used = {known[name] for name in names if name in known}
+    palette = voc_color_map(len(names) + len(used))
+    unused = chain((color for color in palette if color not in used), palette)
+    return names, tuple(known[name] if name in known else next(unused) for name in names)
+
+
 def class_axes(card: Card) -> dict[str, tuple[int, ...]]:
     """Find the tensors of a network whose shape depends on the number of classes, and the axes that do.
 
@@ -72,7 +129,7 @@ def transfer(
     axes = class_axes(card)
     same = card.classes == source.classes
     pairs = [(i, source.classes.index(name)) for i, name in enumerate(card.classes) if name in source.classes]
-    new_rows, old_rows = [i for i, _ in pairs], [j for _, j in pairs]
+    new_rows, old_rows = (torch.tensor([pair[side] for pair in pairs], dtype=torch.long) for side in (0, 1))
     copied, fresh = 0, []
     for key, target in model.state_dict().items():
         value = tensors.get(key, tensors.get(key.removeprefix(WRAPPED)))
@@ -82,9 +139,9 @@ def transfer(
             copied += 1
         elif value is not None and not same and _comparable(target, value, dims, card, source):
             for axis in range(target.ndim):
-                value = value.index_select(axis, torch.tensor(old_rows)) if axis in dims else value
+                value = value.index_select(axis, old_rows) if axis in dims else value
             index = torch.meshgrid(
-                *(torch.tensor(new_rows) if axis in dims else torch.arange(n) for axis, n in enumerate(target.shape)),
+                *(new_rows if axis in dims else torch.arange(n) for axis, n in enumerate(target.shape)),
                 indexing="ij",
             )
             target[index] = value.to(target.dtype)
@@ -96,7 +153,7 @@ def transfer(
         where,
         copied,
         tuple(dict.fromkeys(key.rpartition(".")[0] for key in fresh)),
-        tuple(card.classes[i] for i in new_rows) if not same else card.classes,
+        tuple(card.classes[i] for i, _ in pairs) if not same else card.classes,
         () if same else tuple(name for name in card.classes if name not in source.classes),
     )
 
