@@ -4,11 +4,12 @@ Parameter names are torchvision's (`conv1`, `bn1`, `layer1.0.conv1`, ...), so it
 cover what the segmentation papers vary:
 
 - `stem`: the paper's one 7x7 convolution ("plain"), or three 3x3 of 64, 64 and 128 channels ("deep"), as in TensorFlow
-  DeepLab's "beta" checkpoints and PSPNet.
+  DeepLab's "beta" checkpoints and PSPNet, or of 32, 32 and 64 ("v1c"), as in mmsegmentation's ResNetV1c.
 - `stride_at`: the block that reduces the resolution: the "first" of the next stage (torchvision, PSPNet), or the "last"
   of the stage (TensorFlow slim, the beta checkpoints). Either way the stage's map is the one before the stride.
-- `stages`: the cascade of DeepLab v3 has more than four; the additional ones repeat the last, with its width and the
-  projection shortcut of its first block, each at twice the stride. Multi-grid factors then apply to all of them.
+- `stages`: two or three end the network early. The cascade of DeepLab v3 has more than four; the additional ones repeat
+  the last, with its width and the projection shortcut of its first block, each at twice the stride. Multi-grid factors
+  then apply to all of them.
 - `stride_on`: the convolution of that block with the stride: the "3x3" (torchvision, PSPNet, TensorFlow), or the first
   "1x1" (the paper's released Caffe networks, and so DeepLab v2).
 - `whole_stage`: every 3x3 convolution of a dilated stage has the rate of the stage, its first included, as in Caffe and
@@ -24,7 +25,7 @@ the values they were trained with.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -51,7 +52,8 @@ IMAGENET = {
 BETA: dict[str, Any] = {"stem": "deep", "stride_at": "last", "maps_from": "conv3"}
 """TensorFlow DeepLab's ResNets."""
 
-Stem = Literal["plain", "deep"]
+Stem = Literal["plain", "deep", "v1c"]
+STEMS = get_args(Stem)
 StrideAt = Literal["first", "last"]
 StrideOn = Literal["3x3", "1x1"]
 MapsFrom = Literal["output", "conv3"]
@@ -112,7 +114,7 @@ class ResNet(Backbone):
     `width` multiplies every number of channels.
 
     Shape: (N, in_channels, H, W) -> maps of 256, 512, 1024 and 2048 channels at strides 4, 8, 16, 32 (x width).
-    Raises: `AtrousError` for a depth that is not in the paper, or fewer than four stages.
+    Raises: `AtrousError` for a depth that is not in the paper, fewer than two stages, or an unknown stem.
     """
 
     classifier_keys = ("fc.",)
@@ -134,19 +136,22 @@ class ResNet(Backbone):
         super().__init__()
         if depth not in BLOCKS:
             raise AtrousError(f"ResNet-{depth}: the depths are {', '.join(map(str, BLOCKS))}.")
-        if stages < 4:
-            raise AtrousError(f"stages {stages}: a ResNet has 4, a DeepLab v3 cascade more.")
+        if stages < 2:
+            raise AtrousError(f"stages {stages}: a ResNet has 4, a DeepLab v3 cascade more; 2 is the least.")
+        if stem not in STEMS:
+            raise AtrousError(f"stem '{stem}': choose 'plain', 'deep' or 'v1c'.")
         self.stride_at = stride_at
         self.whole_stage = whole_stage and stride_at == "first"
         self.maps_from = maps_from
         base = max(4, round(64 * width))
-        channels = base if stem == "plain" else 2 * base
+        channels = 2 * base if stem == "deep" else base
         self.conv1: nn.Module = nn.Conv2d(in_channels, base, 7, stride=2, padding=3, bias=False)
-        if stem == "deep":
+        if stem != "plain":
+            half = channels // 2
             self.conv1 = nn.Sequential(
-                *ConvNormAct(in_channels, base, 3, stride=2),
-                *ConvNormAct(base, base, 3),
-                nn.Conv2d(base, channels, 3, padding=1, bias=False),
+                *ConvNormAct(in_channels, half, 3, stride=2),
+                *ConvNormAct(half, half, 3),
+                nn.Conv2d(half, channels, 3, padding=1, bias=False),
             )
         self.bn1 = BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)

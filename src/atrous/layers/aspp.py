@@ -50,6 +50,7 @@ class ASPP(nn.Module):
     `set_output_stride` scales them. Empty `rates` give the head of the MobileNetV2 release.
 
     `pooling_crop` (height, width of the training crop in image pixels) sets the window of the image pooling.
+    `project_kernel_size` is 3 in mmsegmentation; `depthwise_norm` is that of `SeparableConv`.
 
     Shape: (N, in_channels, h, w) -> (N, channels, h, w).
     Source: DeepLab v3 section 3.3 and figure 5; separable convolutions: DeepLab v3+ section 3.1.
@@ -65,6 +66,8 @@ class ASPP(nn.Module):
         image_pooling: bool = True,
         pooling_crop: tuple[int, int] | None = None,
         separable: bool = False,
+        depthwise_norm: bool = True,
+        project_kernel_size: int = 1,
         dropout: float = 0.1,
         align_corners: bool = False,
     ) -> None:
@@ -76,12 +79,12 @@ class ASPP(nn.Module):
         self.branches = nn.ModuleList([ConvNormAct(in_channels, channels)])
         for rate in rates:
             self.branches.append(
-                SeparableConv(in_channels, channels, dilation=rate)
+                SeparableConv(in_channels, channels, dilation=rate, depthwise_norm=depthwise_norm)
                 if separable
                 else ConvNormAct(in_channels, channels, 3, dilation=rate)
             )
         self.pooling = ImagePooling(in_channels, channels, align_corners=align_corners) if image_pooling else None
-        self.project = ConvNormAct((len(self.branches) + image_pooling) * channels, channels)
+        self.project = ConvNormAct((len(self.branches) + image_pooling) * channels, channels, project_kernel_size)
         self.dropout = nn.Dropout(dropout)
 
     def supports_output_stride(self, output_stride: int) -> bool:

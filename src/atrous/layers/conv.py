@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from atrous.layers.norm import BatchNorm2d
 
-Padding = Literal["symmetric", "tensorflow"]
+Padding = Literal["symmetric", "tensorflow", "before_expansion"]
+"""Zeros on both sides, TensorFlow's "SAME" padding, or padding of an inverted residual's input instead of its depthwise
+convolution's."""
 Activation = Callable[[], nn.Module]
 Norm = Callable[[int], nn.Module]
 """Builds a normalization layer for a number of channels."""
@@ -51,6 +53,16 @@ class Conv2dSame(Conv2d):
             total = _same_padding(size, k, s, d)
             pads = [total // 2, total - total // 2, *pads]  # F.pad counts dimensions from the last
         return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class PrepaddedConv2d(Conv2d):
+    """A convolution of maps that were padded before, by `padding` pixels on each side; it does not pad them itself.
+
+    Shape: (N, in_channels, H + 2 padding, W + 2 padding) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
@@ -101,7 +113,7 @@ class ConvNormAct(nn.Sequential):
         act: Activation | None = nn.ReLU,
         padding: Padding = "symmetric",
     ) -> None:
-        conv = Conv2dSame if padding == "tensorflow" else Conv2d
+        conv = {"symmetric": Conv2d, "tensorflow": Conv2dSame, "before_expansion": PrepaddedConv2d}[padding]
         layers: list[nn.Module] = [
             conv(
                 in_channels,
@@ -125,7 +137,8 @@ class SeparableConv(nn.Sequential):
     """Depthwise separable convolution: depthwise 3x3, then pointwise 1x1, each with its own batch normalization.
 
     `depthwise_act` and `pointwise_act` are the activations after the two convolutions: ASPP and decoder have both,
-    Xception's entry and middle flow have neither.
+    Xception's entry and middle flow have neither. `depthwise_norm=False` leaves out the first normalization, and with
+    it the first activation, as in other libraries.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     Source: DeepLab v3+ (Chen et al. 2018), section 3.1 and figure 3.
@@ -139,6 +152,7 @@ class SeparableConv(nn.Sequential):
         stride: int = 1,
         dilation: int = 1,
         norm: Norm = BatchNorm2d,
+        depthwise_norm: bool = True,
         depthwise_act: Activation | None = nn.ReLU,
         pointwise_act: Activation | None = nn.ReLU,
     ) -> None:
@@ -150,8 +164,9 @@ class SeparableConv(nn.Sequential):
                 stride=stride,
                 dilation=dilation,
                 groups=in_channels,
-                norm=norm,
-                act=depthwise_act,
+                bias=False,
+                norm=norm if depthwise_norm else None,
+                act=depthwise_act if depthwise_norm else None,
             ),
             ConvNormAct(in_channels, out_channels, norm=norm, act=pointwise_act),
         )

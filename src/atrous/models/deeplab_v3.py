@@ -18,6 +18,8 @@ Differences between the paper and the released networks, each available by an id
   output stride 16 is no longer converted exactly to 8: the first 3x3 convolution of the stage before (`layer3`) has
   rate 1 at 16, and the published 2 at 8.
 - `dropout=0.1` before the classifier follows TensorFlow DeepLab; the paper mentions no dropout.
+- The networks of other libraries differ in their heads: `refine="separable"` and `depthwise_norm=False`
+  (segmentation_models_pytorch), `project_kernel_size=3` (mmsegmentation); see docs/import_state_dicts.md.
 - `refine=True` adds the 3x3 convolution that torchvision has between ASPP and classifier. With `refine=True`,
   `auxiliary=True`, `multi_grid=(1, 1, 1)`, `dropout=0.5` and `output_stride=8` the network matches torchvision's
   released state dicts.
@@ -30,7 +32,7 @@ Differences between the paper and the released networks, each available by an id
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -38,7 +40,7 @@ from atrous.backbones import Backbone
 from atrous.backbones.resnet import ResNet
 from atrous.errors import AtrousError
 from atrous.layers.aspp import ASPP
-from atrous.layers.conv import ConvNormAct, init_convs
+from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
 from atrous.layers.heads import FCNHead
 from atrous.models.base import (
     ModelWithAuxiliaryHead,
@@ -71,6 +73,9 @@ class DeepLabV3(ModelWithAuxiliaryHead):
 
     The multi-grid (1, 2, 4) is the best of table 5; it multiplies the rates of the backbone, which depend on its layout
     (see the module). `atrous_rates` apply at output stride 16 and scale with the stride.
+    `refine` adds a 3x3 convolution after ASPP, which may be "separable". `depthwise_norm=False` leaves out the batch
+    normalization and ReLU between the two convolutions of separable ones. `project_kernel_size` is that of the
+    convolution that ends ASPP.
     With `auxiliary`, an FCN head on the map `auxiliary_map` of the backbone, by default the one before the last, adds a
     training loss of weight `auxiliary_weight`.
 
@@ -90,8 +95,10 @@ class DeepLabV3(ModelWithAuxiliaryHead):
         image_pooling: bool = True,
         pooling_crop: tuple[int, int] | None = None,
         separable: bool = False,
+        depthwise_norm: bool = True,
+        project_kernel_size: int = 1,
         dropout: float = 0.1,
-        refine: bool = False,
+        refine: bool | Literal["separable"] = False,
         auxiliary: bool = False,
         auxiliary_weight: float = 0.5,
         auxiliary_map: int = -2,
@@ -110,10 +117,19 @@ class DeepLabV3(ModelWithAuxiliaryHead):
             image_pooling=image_pooling,
             pooling_crop=pooling_crop,
             separable=separable,
+            depthwise_norm=depthwise_norm,
+            project_kernel_size=project_kernel_size,
             dropout=dropout,
             align_corners=align_corners,
         )
-        self.refine = ConvNormAct(channels, channels, 3) if refine else None
+        self.refine: nn.Module | None = None
+        if refine:
+            separate = refine == "separable"
+            self.refine = (
+                SeparableConv(channels, channels, depthwise_norm=depthwise_norm)
+                if separate
+                else ConvNormAct(channels, channels, 3)
+            )
         self.auxiliary_map = auxiliary_map
         self.auxiliary = FCNHead(backbone.channels[auxiliary_map], num_classes) if auxiliary else None
         self.auxiliary_weight = auxiliary_weight

@@ -62,6 +62,7 @@ class Decoder(nn.Module):
         convs: int,
         kernel_size: int = 3,
         separable: bool = False,
+        depthwise_norm: bool = True,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
@@ -75,7 +76,9 @@ class Decoder(nn.Module):
         inputs = [low_level_channels + high_channels] + [channels] * (convs - 1)
         self.refine = nn.Sequential(
             *(
-                SeparableConv(n, channels) if separable and kernel_size > 1 else ConvNormAct(n, channels, kernel_size)
+                SeparableConv(n, channels, depthwise_norm=depthwise_norm)
+                if separable and kernel_size > 1
+                else ConvNormAct(n, channels, kernel_size)
                 for n in inputs
             )
         )
@@ -89,7 +92,8 @@ class Decoder(nn.Module):
 class DeepLabV3Plus(DeepLabV3):
     """DeepLab v3+: DeepLab v3 with a decoder between ASPP and classifier.
 
-    All further arguments are those of `DeepLabV3`.
+    `separable` concerns ASPP and decoder; `decoder_separable` overrides it for the decoder. All further arguments are
+    those of `DeepLabV3`.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` are at stride 4.
     """
@@ -105,16 +109,19 @@ class DeepLabV3Plus(DeepLabV3):
         decoder_kernel_size: int = 3,
         conv3_tap: bool = False,
         separable: bool = False,
+        decoder_separable: bool | None = None,
+        depthwise_norm: bool = True,
         align_corners: bool = False,
         **encoder: Any,
     ) -> None:
-        super().__init__(backbone, channels=channels, separable=separable, align_corners=align_corners, **encoder)
+        shared: dict[str, Any] = {"depthwise_norm": depthwise_norm, "align_corners": align_corners}
+        super().__init__(backbone, channels=channels, separable=separable, **shared, **encoder)
         options: dict[str, Any] = {
             "low_level_channels": low_level_channels,
             "convs": decoder_convs,
             "kernel_size": decoder_kernel_size,
-            "separable": separable,
-            "align_corners": align_corners,
+            "separable": separable if decoder_separable is None else decoder_separable,
+            **shared,
         }
         low, middle = backbone.channels[:2]
         self.conv3 = Decoder(middle, channels, decoder_channels, **options) if conv3_tap else None

@@ -160,7 +160,9 @@ class FCN(SegmentationModel):
 class DilatedFCN(ModelWithAuxiliaryHead):
     """A dilated backbone with an FCN head, and a second FCN head on the stage before for an auxiliary loss.
 
-    `auxiliary_weight` is the weight of the auxiliary loss.
+    `auxiliary_weight` is the weight of the auxiliary loss, `auxiliary_channels` the number of channels of its head, by
+    default a quarter of its input's. With `head_convs` above 1 the main head has as many 3x3 convolutions, and one more
+    that fuses their result with their input, as in mmsegmentation.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W).
     Source: torchvision's `fcn_resnet50` and `fcn_resnet101`.
@@ -174,14 +176,20 @@ class DilatedFCN(ModelWithAuxiliaryHead):
         output_stride: int = 8,
         auxiliary: bool = True,
         auxiliary_weight: float = 0.5,
+        auxiliary_channels: int | None = None,
+        head_convs: int = 1,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.backbone = backbone
-        self.classifier = FCNHead(backbone.channels[-1], num_classes, dropout=dropout)
+        self.classifier = FCNHead(backbone.channels[-1], num_classes, dropout=dropout, convs=head_convs)
         self.auxiliary_weight = auxiliary_weight
-        self.auxiliary = FCNHead(backbone.channels[-2], num_classes, dropout=dropout) if auxiliary else None
+        self.auxiliary = (
+            FCNHead(backbone.channels[-2], num_classes, dropout=dropout, channels=auxiliary_channels)
+            if auxiliary
+            else None
+        )
         for part in self.head():
             init_convs(part)
         self.set_output_stride(output_stride)

@@ -12,6 +12,9 @@ Differences between the paper and the released networks, each available as an ar
 - The released networks pool over windows of fixed size, computed from their crop: `pooling_crop=(473, 473)` (VOC,
   ADE20K) or `(713, 713)` (Cityscapes). Without it the bins adapt to the size of the map, which is equivalent for inputs
   of the size of the crop.
+
+Networks of other libraries: `stem="plain"` and `align_corners=False` (mmsegmentation), `normalize_single_bin=False`,
+`kernel_sizes=(1, 3)` and a backbone of two stages (segmentation_models_pytorch); see docs/import_state_dicts.md.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from atrous.backbones.resnet import Stem
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.heads import FCNHead
+from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pool import Pool, adaptive_pool2d, window_pool2d
 from atrous.layers.resize import resize
 from atrous.models.base import ModelWithAuxiliaryHead, SegmentationModel, build_backbone, register_model, scaled
@@ -46,7 +50,8 @@ class PyramidPooling(nn.Module):
     A 1x1 convolution reduces each grid to 1 / len(bins) of the channels (with `reduce=False` there is none), and the
     result is resized to the map. The bins adapt to the size of the map (adaptive pooling). With a `crop` (height, width
     in image pixels) the pooling windows have the fixed size of the released networks instead: for 473 x 473 at stride 8
-    they are 60, 30, 20 and 10 pixels of the map wide, whatever the size of the image.
+    they are 60, 30, 20 and 10 pixels of the map wide, whatever the size of the image. With `normalize_single_bin=False`
+    the convolution of a grid of one bin has a bias instead of batch normalization.
 
     Shape: (N, in_channels, h, w) -> (N, out_channels, h, w); `out_channels` is an attribute.
     Source: PSPNet section 3.1 and figure 3; the ablation of table 1.
@@ -61,6 +66,7 @@ class PyramidPooling(nn.Module):
         pool: Pool = "average",
         reduce: bool = True,
         crop: tuple[int, int] | None = None,
+        normalize_single_bin: bool = True,
         align_corners: bool = True,
     ) -> None:
         super().__init__()
@@ -74,7 +80,12 @@ class PyramidPooling(nn.Module):
         self.crop_map_size: tuple[int, int] | None = None
         self.align_corners = align_corners
         channels = max(1, in_channels // len(self.bins)) if reduce else in_channels
-        self.convs = nn.ModuleList(ConvNormAct(in_channels, channels) if reduce else nn.Identity() for _ in self.bins)
+        self.convs = nn.ModuleList(
+            ConvNormAct(in_channels, channels, norm=BatchNorm2d if count > 1 or normalize_single_bin else None)
+            if reduce
+            else nn.Identity()
+            for count in self.bins
+        )
         self.out_channels = in_channels + channels * len(self.bins)
 
     def set_output_stride(self, output_stride: int) -> None:
@@ -106,7 +117,9 @@ class PyramidPooling(nn.Module):
 class PSPNet(ModelWithAuxiliaryHead):
     """PSPNet: backbone, pyramid pooling, a 3x3 convolution and a 1x1 classifier.
 
-    `bins`, `pool` and `reduce` are the ablations of table 1, `auxiliary_weight` that of table 2.
+    `bins`, `pool` and `reduce` are the ablations of table 1, `auxiliary_weight` that of table 2. `kernel_sizes` are
+    those of the convolution after the pyramid and of the classifier, `auxiliary_channels` the number of channels of the
+    auxiliary head, by default a quarter of its input's.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have the output stride.
     Raises: `AtrousError` for an unsupported output stride, invalid `bins` or an unknown `pool`.
@@ -122,10 +135,13 @@ class PSPNet(ModelWithAuxiliaryHead):
         pool: Pool = "average",
         reduce: bool = True,
         pooling_crop: tuple[int, int] | None = None,
+        normalize_single_bin: bool = True,
         channels: int = 512,
+        kernel_sizes: tuple[int, int] = (3, 1),
         dropout: float = 0.1,
         auxiliary: bool = True,
         auxiliary_weight: float = 0.4,
+        auxiliary_channels: int | None = None,
         align_corners: bool = True,
     ) -> None:
         super().__init__()
@@ -135,14 +151,25 @@ class PSPNet(ModelWithAuxiliaryHead):
         self.backbone = backbone
         features = backbone.channels[-1]
         self.pyramid = PyramidPooling(
-            features, bins=bins, pool=pool, reduce=reduce, crop=pooling_crop, align_corners=align_corners
+            features,
+            bins=bins,
+            pool=pool,
+            reduce=reduce,
+            crop=pooling_crop,
+            normalize_single_bin=normalize_single_bin,
+            align_corners=align_corners,
         )
+        first, last = kernel_sizes
         self.classifier = nn.Sequential(
-            ConvNormAct(self.pyramid.out_channels, channels, 3),
+            ConvNormAct(self.pyramid.out_channels, channels, first),
             nn.Dropout(dropout),
-            nn.Conv2d(channels, num_classes, 1),
+            nn.Conv2d(channels, num_classes, last, padding=last // 2),
         )
-        self.auxiliary = FCNHead(backbone.channels[-2], num_classes, dropout=dropout) if auxiliary else None
+        self.auxiliary = (
+            FCNHead(backbone.channels[-2], num_classes, dropout=dropout, channels=auxiliary_channels)
+            if auxiliary
+            else None
+        )
         for part in self.head():
             init_convs(part)
         self.set_output_stride(output_stride)
@@ -179,3 +206,16 @@ def pspnet(
         whole_stage=whole_stage,
     )
     return PSPNet(resnet, **{"channels": scaled(512, width), **options})
+
+
+@register_model("pspnet.mobilenet_v2", PAPER, options_of=PSPNet)
+def pspnet_mobilenet_v2(
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> PSPNet:
+    """Build PSPNet on MobileNetV2, which is not in the paper; `width` multiplies all numbers of channels."""
+    backbone = build_backbone("mobilenet_v2", width=width, in_channels=in_channels, backbone_options=backbone_options)
+    return PSPNet(backbone, **{"channels": scaled(512, width), **options})
