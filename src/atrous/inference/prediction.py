@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.imaging.labels import label_dtype
+from atrous.inference.taps import Taps
 from atrous.inference.upsampled_argmax import (
     AnyScores,
     Scores,
-    Taps,
     interpolate_rows,
     resize_taps,
     row_chunks,

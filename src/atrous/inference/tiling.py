@@ -25,7 +25,8 @@ from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels
 from atrous.imaging.labels import label_dtype
 from atrous.inference.preprocess import normalize
-from atrous.inference.upsampled_argmax import Taps, interpolate_rows, interpolated_argmax, row_chunks
+from atrous.inference.taps import Taps
+from atrous.inference.upsampled_argmax import interpolate_rows, interpolated_argmax, row_chunks
 from atrous.inference.views import ScoreFunction
 from atrous.layers.resize import resize
 from atrous.progress import OnProgress

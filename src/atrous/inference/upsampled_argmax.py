@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import dataclass
+import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.imaging.labels import label_dtype
+from atrous.inference.argmax_numpy import argmax_numpy
 from atrous.inference.engines.engine import num_threads
+from atrous.inference.taps import Taps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,43 +42,14 @@ CHUNK_BYTES = 64 * 2**20
 CACHED_CHUNK_BYTES = 2**20
 """The size of these chunks for arrays, which NumPy processes several times as fast within the processor's cache."""
 
-INTERPRETED_SCORES = 2**26
-"""The number of interpolated scores in a process (classes times pixels) up to which NumPy does without numba.
+INTERPRETED_SECONDS = 0.5
+"""The time in a process after which NumPy leaves the rest to numba, whose import and start take about as long.
 
-It takes a tenth of the time to interpolate those of one image that numba takes to be imported.
+So neither one image nor a thousand take more than twice the time of the better choice.
 """
 
-
-@dataclass(frozen=True)
-class Taps:
-    """Linear interpolation along one axis: for each output sample two input samples, and the weight of the second.
-
-    The weights are those of `F.interpolate`, rounded to float32 where it rounds, so that both agree to the last bits.
-
-    Shape: each (n,).
-    """
-
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    weight: NDArray[np.float32]
-
-    @classmethod
-    def linear(cls, source: int, target: int, *, align_corners: bool) -> Taps:
-        """Compute the taps that resize `source` samples to `target` samples."""
-        index = np.arange(target, dtype=np.float32)
-        if align_corners:
-            position = index * np.float32((source - 1) / (target - 1) if target > 1 else 0)
-        else:
-            position = np.maximum((index + np.float32(0.5)) * np.float32(source / target) - np.float32(0.5), 0)
-        first = np.minimum(position.astype(np.int64), source - 1)
-        weight = np.clip(position - first.astype(np.float32), 0, 1).astype(np.float32)
-        return cls(first, np.minimum(first + 1, source - 1), weight)
-
-    def __getitem__(self, part: slice) -> Taps:
-        return Taps(self.first[part], self.second[part], self.weight[part])
-
-    def __len__(self) -> int:
-        return len(self.first)
+INTERPRETED_PIXELS = 2**17
+"""The number of pixels that NumPy labels in one step, whose arrays then stay small."""
 
 
 def upsampled_argmax(
@@ -158,25 +131,29 @@ def row_chunks(scores: Scores, num_rows: int, bytes_per_row: int) -> list[slice]
     return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
 
 
-def _argmax_in_chunks(scores: AnyScores, rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
-    """Resize and reduce a chunk of rows at a time, by NumPy or on a tensor's device."""
+def _argmax_in_chunks(scores: Tensor, rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
+    """Resize and reduce a chunk of rows at a time on the tensor's device."""
     for chunk in row_chunks(scores, len(rows), 3 * scores.shape[0] * len(columns) * scores.itemsize):
-        labels: Any = interpolate_rows(scores, rows[chunk], columns).argmax(0)
-        out[chunk] = labels if isinstance(labels, np.ndarray) else labels.numpy(force=True)
+        out[chunk] = interpolate_rows(scores, rows[chunk], columns).argmax(0).numpy(force=True)
 
 
-_interpreted = 0
+_interpreted_seconds = 0.0
 
 
 def _argmax_on_cpu(scores: NDArray[np.float32], rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
-    """Use NumPy for the first images of a process, and the compiled kernel when it is worth its import."""
-    global _interpreted
-    if "atrous.inference.argmax_kernel" not in sys.modules:
-        _interpreted += scores.shape[0] * out.size
-        if _interpreted <= INTERPRETED_SCORES:
-            _argmax_in_chunks(scores, rows, columns, out)
+    """Use NumPy for the first pixels of a process, and the compiled kernel when it is worth its import."""
+    global _interpreted_seconds
+    done = 0
+    step = max(1, INTERPRETED_PIXELS // len(columns))
+    while done < len(rows):
+        if "atrous.inference.argmax_kernel" in sys.modules or _interpreted_seconds > INTERPRETED_SECONDS:
+            _compiled_argmax(scores, rows[done:], columns, out[done:])
             return
-    _compiled_argmax(scores, rows, columns, out)
+        start = time.thread_time()
+        band = slice(done, done + step)
+        argmax_numpy(scores, rows[band], columns, out[band])
+        _interpreted_seconds += time.thread_time() - start
+        done += step
 
 
 def _compiled_argmax(scores: NDArray[np.float32], rows: Taps, columns: Taps, out: NDArray[np.integer]) -> None:
