@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from atrous.data import open_dataset
 from atrous.data.convert import check_files, convert
 from atrous.data.inspect import open_splits
+from atrous.errors import AtrousError
 from tests.data_fixtures import Write
 
 
@@ -32,6 +35,50 @@ class TestConvert:
         (own / "5.png").rename(own / "masks/5.png")
         convert(splits, tmp_path / "out")
         assert [dataset.names for dataset in open_splits(str(tmp_path / "out"))] == [each.names for each in splits]
+
+    def test_another_mapping_is_refused(self, own: Path, tmp_path: Path) -> None:
+        out = convert(open_splits(str(own)), tmp_path / "out")
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        yaml = own / "classes.yaml"
+        yaml.write_text(yaml.read_text().replace("[background, road, tree]", "[road, background, tree]"))
+        with pytest.raises(AtrousError, match=r"classes, entry 0: background there, road now.*another folder with -o"):
+            convert(open_splits(str(own)), out)
+        yaml.write_text(
+            "classes: [{name: background, values: [1]}, {name: road, values: [0]}, tree]\n"
+            "splits: {train: train.txt, val: val.txt}\n"
+        )
+        with pytest.raises(AtrousError, match=r"values, entry 0: \[0, 0\] there, \[0, 1\] now"):
+            convert(open_splits(str(own)), out)
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+    def test_masks_of_another_origin_are_refused(self, own: Path, tmp_path: Path, write: Write) -> None:
+        shutil.copytree(own, other := tmp_path / "other" / "own")
+        out = convert(open_splits(str(own)), tmp_path / "out")
+        with pytest.raises(AtrousError, match="contains the split 'train' of"):
+            convert(open_splits(str(other)), out)
+        (out / "conversion.json").unlink()
+        with pytest.raises(AtrousError, match="mapping is unknown"):
+            convert(open_splits(str(own)), out)
+        (out / "conversion.json").write_text("[]")
+        with pytest.raises(AtrousError, match="not a record of a conversion"):
+            convert(open_splits(str(own)), out)
+
+    def test_nothing_is_converted_in_place(self, own: Path) -> None:
+        before = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
+        with pytest.raises(AtrousError, match="contains the files of own itself"):
+            convert(open_splits(str(own)), own)
+        assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == before
+
+    def test_splits_are_added_and_newer_masks_converted(self, own: Path, tmp_path: Path, write: Write) -> None:
+        out = convert(open_splits(f"{own}?split=train"), tmp_path / "out")
+        write(own / "masks/0.png", np.full((24, 32), 2, np.uint8))
+        later = (out / "masks/0.png").stat().st_mtime + 10
+        os.utime(own / "masks/0.png", (later, later))
+        convert(open_splits(f"{own}?split=val"), out)
+        convert(open_splits(f"{own}?split=train"), out)
+        train, val = open_splits(str(out))
+        assert (len(train), len(val)) == (4, 2)
+        assert (train[0].labels == 2).all()
 
     def test_check(self, own: Path, write: Write) -> None:
         assert list(check_files(open_dataset(own))) == []
