@@ -82,6 +82,11 @@ def check_writable(folder: Path) -> None:
         raise AtrousError(f"Cannot write to {folder}: no permission. Choose another folder, or change its permissions.")
 
 
+def overlay_path(labels: Path) -> Path:
+    """Name the overlay that is saved beside a label map."""
+    return labels.with_name(f"{labels.stem}_overlay.png")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file completely or not at all."""
     with writing(path) as temporary:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.cli.predict import plan_videos
+from atrous.cli.predict_jobs import plan_videos
 from atrous.inference import Segmenter
 from tests.cli.conftest import Run
 from tests.pictures import bomb
@@ -63,7 +63,7 @@ def test_an_image_is_never_overwritten(run: Run, photographs: Path, weights: Pat
     before = (photographs / "a.png").read_bytes()
     result = run("predict", photographs / "a.png", "-w", weights, "-o", photographs)
     assert result.code == 2
-    assert "would overwrite an image" in result.err
+    assert "would overwrite an input" in result.err
     assert (photographs / "a.png").read_bytes() == before
 
 
@@ -157,15 +157,63 @@ def test_a_video_gets_an_overlay(run: Run, weights: Path, tmp_path: Path) -> Non
     report = json.loads(result.out)
     assert report["frames"] == 3
     assert Path(report["overlay"]) == tmp_path / "out" / "a_overlay.mp4"
-    assert Path(report["overlay"]).is_file()
+    assert cv2.VideoCapture(report["overlay"]).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert run("predict", tmp_path / "a.mp4", "-w", weights, "-o", tmp_path / "out").code == 0  # its own file
+    Path(report["overlay"]).write_text("a film of somebody")
+    assert run("predict", tmp_path / "a.mp4", "-w", weights, "-o", tmp_path / "out").code == 2
     assert run("predict", tmp_path / "a.mp4", "-w", weights, "-o", tmp_path / "out", "--crf", "v2").code == 2
 
 
 def test_videos_of_one_name_get_different_overlays(tmp_path: Path) -> None:
-    plan = dict(plan_videos(["a.mp4", "b.mp4", "a.avi", "0", "b.mp4"], tmp_path))
+    plan = dict(plan_videos(["a.mp4", "b.mp4", "a.avi", "0", "b.mp4", "x/a.mp4"], tmp_path))
     assert {str(source): target.name for source, target in plan.items()} == {
         "a.mp4": "a_mp4_overlay.mp4",
         "a.avi": "a_avi_overlay.mp4",
         "b.mp4": "b_overlay.mp4",
         "0": "camera_0.mp4",
+        "x/a.mp4": "a_mp4_2_overlay.mp4",
     }
+
+
+def test_files_of_others_are_never_replaced(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    other, out = tmp_path / "out" / "b.png", tmp_path / "out"
+    out.mkdir()
+    other.write_bytes((photographs / "a.png").read_bytes())
+    before = other.read_bytes()
+    image = photographs / "deep" / "b.jpeg"
+    result = run("predict", image, "-w", weights, "-o", out)
+    assert result.code == 2
+    assert f"{other} exists and is not a file of `atrous predict`" in result.err
+    assert other.read_bytes() == before
+    assert [path.name for path in out.iterdir()] == ["b.png"]
+    assert run("predict", image, "-w", weights, "-o", out, "--overwrite").code == 0
+    assert other.read_bytes() != before
+    assert run("predict", image, "-w", weights, "-o", out).code == 0  # its own
+
+    namesake = tmp_path / "b.jpg"
+    shutil.copy(photographs / "a.jpg", namesake)
+    before = other.read_bytes()
+    result = run("predict", namesake, "-w", weights, "-o", out)
+    assert result.code == 2
+    assert "is the result of another file" in result.err
+    assert other.read_bytes() == before
+
+
+def test_two_results_never_share_a_name(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    shutil.copy(photographs / "a.jpg", photographs / "a_overlay.jpg")
+    shutil.copy(photographs / "a.jpg", photographs / "a_overlay.png")
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out", "--json")
+    assert result.code == 0, result.err
+    written = [line[kind] for line in map(json.loads, result.out.splitlines()) for kind in ("labels", "overlay")]
+    assert len(set(written)) == len(written) == 10
+    assert all(Path(path).is_file() for path in written)
+
+
+def test_no_overlay_replaces_an_input(run: Run, photographs: Path, weights: Path) -> None:
+    shutil.copy(photographs / "a.png", photographs / "b_overlay.png")
+    images = (photographs / "deep" / "b.jpeg", photographs / "b_overlay.png")
+    before = images[1].read_bytes()
+    result = run("predict", *images, "-w", weights, "-o", photographs, "--overwrite")
+    assert result.code == 2
+    assert "would overwrite an input" in result.err
+    assert images[1].read_bytes() == before

@@ -35,6 +35,21 @@ def test_save_writes_a_palette_png_and_an_overlay(segmentation: Segmentation, tm
     assert sorted(p.name for p in labels.parent.iterdir()) == ["a.png", "a_overlay.png"]
 
 
+def test_no_other_file_is_replaced(segmentation: Segmentation, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.fromarray(segmentation.image).save(photo)
+    before = photo.read_bytes()
+    with pytest.raises(AtrousError, match=r"photo.png exists and is not a file of"):
+        segmentation.save(photo)
+    (tmp_path / "b_overlay.png").write_bytes(before)
+    with pytest.raises(AtrousError, match=r"b_overlay.png exists and is not a file of"):
+        segmentation.save(tmp_path / "b.png")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b_overlay.png", "photo.png"]
+    assert photo.read_bytes() == before
+    segmentation.save(photo, overwrite=True)
+    segmentation.save(photo)  # its own
+
+
 def test_the_overlay_paints_objects_and_not_the_background(segmentation: Segmentation) -> None:
     overlay = segmentation.overlay(opacity=0.5, legend=False)
     assert overlay.shape == segmentation.image.shape

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from atrous.cli.options import Overwrite
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
@@ -65,6 +66,7 @@ def refine(
         str | None, typer.Option("--weights", "-w", help="Weights with class names and colors for the output.")
     ] = None,
     keep: Annotated[bool, typer.Option("--probabilities", help="Write the refined probabilities as well.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Refine class probabilities by the colors of the image: writes labels, and overlays before and after.
 
@@ -80,12 +82,17 @@ def refine(
     from rich.console import Console
 
     from atrous.crf import Bilateral, dense_crf, get_preset
-    from atrous.files import check_writable, writing
+    from atrous.files import check_writable, overlay_path, writing
     from atrous.imaging.io import read_image, save_image
     from atrous.inference import Segmentation
+    from atrous.marks import Mark, check_replaceable
     from atrous.weights import read_card
 
     check_writable(out)
+    mark, target = Mark("crf"), out / f"{image.stem}.png"
+    outputs = [target, overlay_path(target), out / f"{image.stem}_before_overlay.png"]
+    outputs += [out / f"{image.stem}.npy"] if keep else []
+    check_replaceable(outputs, mark, overwrite=overwrite, inputs=(image, probabilities))
     pixels, maps = read_image(image), _read_probabilities(probabilities)
     crf = get_preset(preset)
     options: dict[str, Any] = {"w": w1, "sigma_alpha": sigma_alpha, "sigma_beta": sigma_beta}
@@ -98,11 +105,12 @@ def refine(
         Segmentation(pixels, each.argmax(0).astype(np.uint8 if len(maps) <= 256 else np.uint16), classes, colors)
         for each in (maps, refined)
     )
-    labels, overlay = after.save(out / f"{image.stem}.png")
-    save_image(before.overlay(), out / f"{image.stem}_before_overlay.png")
+    labels, overlay = after.save(target, overwrite=True, mark=mark)
+    save_image(before.overlay(), outputs[2], mark)
     if keep:
-        with writing(out / f"{image.stem}.npy") as temporary:
+        with writing(outputs[3]) as temporary:
             np.save(temporary, refined)
+            mark.append_to(temporary)
     moved = float((before.labels != after.labels).mean())
     Console().print(f"{image}: {moved:.2%} of the labels changed\n  -> {labels}, {overlay}", soft_wrap=True)
 
@@ -121,6 +129,7 @@ def tune(
     iterations: Annotated[int, typer.Option(help="Mean-field updates.")] = 10,
     prune: Annotated[float, typer.Option(help="Leave out classes whose probability is nowhere above this.")] = 0.01,
     workers: Annotated[int | None, typer.Option(help="Images at a time; by default one per core.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Search w1, sigma_alpha and sigma_beta, coarse to fine, as DeepLab v1 and v2 did.
 
@@ -137,13 +146,15 @@ def tune(
 
     from atrous.data.catalog import open_dataset
     from atrous.errors import did_you_mean
-    from atrous.evaluation.crf_search import GRIDS, plot_search
+    from atrous.evaluation.crf_search import GRIDS, MARK, plot_search
     from atrous.evaluation.crf_search import tune as search
     from atrous.files import check_writable
+    from atrous.marks import check_replaceable
 
     if grid not in GRIDS:
         raise AtrousError(f"There is no grid '{grid}'.{did_you_mean(grid, GRIDS)} Choose {' or '.join(GRIDS)}.")
     check_writable(out)
+    check_replaceable([out / "search.png"], MARK, overwrite=overwrite)
     dataset = open_dataset(data)
     if images is not None:
         dataset = dataset.select(range(min(images, len(dataset))))
@@ -198,6 +209,7 @@ def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> 
     from atrous.files import writing
     from atrous.inference import Segmenter
 
+    _record_weights(weights, folder)
     files = [folder / f"{name.replace('/', '_')}.npy" for name in dataset.names]
     missing = [index for index, file in enumerate(files) if not file.exists()]
     if missing:
@@ -219,3 +231,21 @@ def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> 
         return load
 
     return [SearchImage(name, loader(index)) for index, name in enumerate(dataset.names)]
+
+
+def _record_weights(weights: str, folder: Path) -> None:
+    """Record in a folder of probabilities which weights they are from, so that those of others are not taken for them.
+
+    Raises: `AtrousError` if the folder contains probabilities of other weights.
+    """
+    import hashlib
+
+    from atrous.files import write_text
+    from atrous.weights import find_weights
+
+    digest = hashlib.sha256(find_weights(weights).read_bytes()).hexdigest()
+    record = folder / "weights.sha256"
+    earlier = record.read_text("utf-8").split()[:1] if record.is_file() else []
+    if earlier != [digest] and next(folder.glob("*.npy"), None) is not None:
+        raise AtrousError(f"{folder} contains the probabilities of other weights: choose another folder with -o.")
+    write_text(record, f"{digest}\n")

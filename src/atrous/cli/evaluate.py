@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atrous.cli.crf import CRF
-from atrous.cli.options import TTA, Device, Engine, OutputStride, Precision, Tile, load_segmenter
+from atrous.cli.options import TTA, Device, Engine, OutputStride, Overwrite, Precision, Tile, load_segmenter
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from atrous.evaluation import EvaluationResult
     from atrous.evaluation.submit import Server
     from atrous.inference import Segmenter
+
+OUTPUTS = ("results.json", "trimap.png", "confusion.png", "worst.png")
+"""The files of an evaluation."""
 
 
 def evaluate(
@@ -58,6 +61,7 @@ def evaluate(
             help="Write the predictions as an archive for a test server instead: voc (comp6), voc_comp5 or cityscapes."
         ),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Evaluate a network on a data set: mIoU, accuracies and boundary metrics.
 
@@ -75,12 +79,17 @@ def evaluate(
     """
     from atrous.data.catalog import open_dataset
     from atrous.evaluation.evaluate import check_classes
-    from atrous.evaluation.report import add_to_card
+    from atrous.evaluation.report import MARK, add_to_card
     from atrous.evaluation.submit import get_server
     from atrous.files import check_writable
+    from atrous.marks import check_replaceable
     from atrous.weights import find_weights
 
     check_writable(out if submit is None else out.parent)
+    if submit is None:
+        check_replaceable([out / name for name in OUTPUTS], MARK, overwrite=overwrite)
+    else:
+        check_replaceable([out], None, overwrite=overwrite)
     path = find_weights(weights)
     if write_card and submit is not None:
         raise AtrousError("--submit computes no metrics to store in the card: remove --write-card.")
@@ -184,11 +193,11 @@ def _report(
     """Write the results to a JSON file, and print them as JSON or as a table."""
     from rich.console import Console
 
-    from atrous.evaluation.report import result_to_dict
+    from atrous.evaluation.report import MARK, result_to_dict
     from atrous.files import write_json
 
     report = result_to_dict(result, dataset.classes, **settings)
-    write_json(path, report)
+    write_json(path, {"mark": str(MARK), **report})
     if as_json:
         typer.echo(json.dumps(report))
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atrous.cli.options import parse_size
+from atrous.cli.options import Overwrite, parse_size
 
 if TYPE_CHECKING:
     from atrous.analysis.valid_weights import ValidWeightCurve
@@ -36,6 +36,7 @@ def explain(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw the valid weights to an SVG or PNG file as well.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show output size, stride, dilation, receptive field, parameters and multiply-adds of each stage of a network.
 
@@ -51,7 +52,9 @@ def explain(
       atrous explain deeplab_v3.resnet101 --output-stride 8 --size 513 --valid-weights -o valid_weights.svg
     """
     from atrous.errors import AtrousError
+    from atrous.marks import check_replaceable
 
+    check_replaceable([] if output is None else [output], None, overwrite=overwrite)
     arguments = {"num_classes": num_classes, **({} if output_stride is None else {"output_stride": output_stride})}
     if valid_weights:
         _explain_valid_weights(model, parse_size(size), arguments, output)

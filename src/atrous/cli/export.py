@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atrous.cli.options import OutputStride, parse_size
+from atrous.cli.options import OutputStride, Overwrite, parse_size
 
 
 def export(
@@ -26,6 +26,7 @@ def export(
         Path | None,
         typer.Option(help="An image, or a folder of images, to compare file and network on; otherwise random ones."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Export a network with its card to ONNX, OpenVINO or torch.export.
 
@@ -43,14 +44,16 @@ def export(
     """
     from rich.console import Console
 
-    from atrous.cli.predict import plan_images
+    from atrous.cli.predict_jobs import plan_images
     from atrous.export import export_model
     from atrous.files import check_writable
     from atrous.imaging.io import read_image
+    from atrous.marks import check_replaceable
     from atrous.weights import load
 
     fixed = parse_size(size) if size is not None else None
     check_writable(out.parent)
+    check_replaceable([out, out.with_suffix(".bin")] if out.suffix == ".xml" else [out], None, overwrite=overwrite)
     jobs = [] if images is None else plan_images([str(images)], out.parent)[:3]
     model = load(weights)
     if output_stride is not None:

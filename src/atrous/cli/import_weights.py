@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from atrous.cli.options import Overwrite
+
 
 def import_weights(
     file: Annotated[Path, typer.Argument(help="A .tflite, .pth or .safetensors file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     half: Annotated[bool, typer.Option("--half", help="Store 16-bit floats: half the size.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Convert weights of TensorFlow Lite or torchvision to a safetensors file with a card, or store weights in 16 bits.
 
@@ -24,9 +27,11 @@ def import_weights(
     from rich.console import Console
 
     from atrous.files import check_writable
+    from atrous.marks import check_replaceable
     from atrous.weights import load, save
 
     check_writable(out.parent)
+    check_replaceable([out], None, overwrite=overwrite, inputs=[file])
     model = load(file)
     path = save(model, out, half=half)
     Console().print(f"{type(model).__name__}, {model.num_classes} classes -> {path}", soft_wrap=True)

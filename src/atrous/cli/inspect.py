@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atrous.cli.options import Overwrite
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def inspect(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 for warnings too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Check every image and mask of a data set: sizes, values, class frequencies and weights, errors and warnings.
 
@@ -41,10 +43,13 @@ def inspect(
     from rich.console import Console
 
     from atrous.data.inspect import inspect_splits, open_splits
+    from atrous.data.report import MARK
     from atrous.files import check_writable
+    from atrous.marks import check_replaceable
 
     if out is not None:
         check_writable(out)
+        check_replaceable([out / "samples.png", out / "report.html"], MARK, overwrite=overwrite)
     datasets = open_splits(data)
     with progress_bar("reading") as on_progress:
         inspection = inspect_splits(datasets, on_progress=on_progress)
@@ -60,7 +65,7 @@ def inspect(
 
 
 def _write(inspection: Inspection, out: Path) -> list[Path]:
-    from atrous.data.report import write_html
+    from atrous.data.report import MARK, write_html
     from atrous.files import writing
     from atrous.imaging.draw import contact_sheet
     from atrous.imaging.io import save_image
@@ -70,7 +75,7 @@ def _write(inspection: Inspection, out: Path) -> list[Path]:
     sheet = contact_sheet(samples, inspection.classes, inspection.datasets[0].colors) if samples else None
     if sheet is not None:
         paths.append(out / "samples.png")
-        save_image(sheet, paths[-1])
+        save_image(sheet, paths[-1], MARK)
     paths.append(out / "report.html")
     with writing(paths[-1]) as temporary:
         temporary.write_text(write_html(inspection, sheet), "utf-8")

@@ -41,6 +41,10 @@ Tile = Annotated[
     typer.Option(help="Segment in overlapping windows of this side in pixels, at the image's own scale."),
 ]
 
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace existing files, too, that this command did not write itself.")
+]
+
 
 def load_segmenter(
     weights: str | Path,

@@ -6,17 +6,18 @@ import contextlib
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atrous.cli.crf import CRF
 from atrous.cli.options import TTA, Device, Engine, OutputStride, Precision, Tile, load_segmenter
+from atrous.cli.predict_jobs import ImageJob, VideoJob, check_outputs, plan_images, plan_videos, result_mark
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from rich.console import Console
 
@@ -53,6 +54,9 @@ def predict(
     engine: Engine = "auto",
     precision: Precision = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image instead of text.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing files that are not results of the same images.")
+    ] = False,
 ) -> None:
     """Segment images and videos: write label maps (palette PNG) and overlays (PNG, or MP4 for videos).
 
@@ -75,7 +79,9 @@ def predict(
 
     videos = [source for source in images if _is_video(source)]
     image_jobs = plan_images([source for source in images if source not in videos], out)
+    video_jobs = plan_videos(videos, out)
     check_writable(out)
+    check_outputs([*image_jobs, *video_jobs], overwrite=overwrite)
     if crf is not None:
         _check_crf(crf, videos)
     TemporalSmoother(smooth)  # checks the option before anything is loaded
@@ -89,75 +95,10 @@ def predict(
         precision=precision,
         throughput=len(image_jobs) > 1 or bool(videos),
     )
-    for source, target in plan_videos(videos, out):
-        _segment_video(segmenter, source, target, smooth, as_json=as_json)
+    for job in video_jobs:
+        _segment_video(segmenter, job, smooth, as_json=as_json)
     if image_jobs:
         _segment_images(segmenter, image_jobs, out, crf, as_json=as_json)
-
-
-class ImageJob(NamedTuple):
-    """An image file and the label map that it is segmented to."""
-
-    source: Path
-    target: Path
-
-
-def plan_images(paths: list[str], out: Path) -> list[ImageJob]:
-    """Expand files, folders and patterns to images, and choose a different output file for each.
-
-    Folders keep their inner structure. Images of the same name get their suffix or a number appended.
-
-    Raises: `AtrousError` for a folder or pattern without images, or a result that would overwrite an image.
-    """
-    sources = dict(pair for text in paths for pair in _expand(text))
-    taken: set[Path] = set()
-    jobs = []
-    for source, relative in sources.items():
-        names = [relative.with_suffix(".png"), relative.with_name(f"{relative.stem}_{relative.suffix[1:]}.png")]
-        number = 2
-        while names[0] in taken:
-            names = [*names[1:], relative.with_name(f"{relative.stem}_{number}.png")]
-            number += 1
-        taken.add(names[0])
-        jobs.append(ImageJob(source, out / names[0]))
-    originals = {job.source.resolve() for job in jobs}
-    for source, target in jobs:
-        if target.resolve() in originals:
-            raise AtrousError(f"{source}: its result {target} would overwrite an image; choose another folder with -o.")
-    return jobs
-
-
-def plan_videos(videos: list[str], out: Path) -> Iterator[tuple[Path | int, Path]]:
-    """Choose a different output file for each video file or camera number."""
-    unique = list(dict.fromkeys(videos))
-    for video in unique:
-        if video.isdigit():
-            yield int(video), out / f"camera_{video}.mp4"
-            continue
-        path = Path(video)
-        same_stem = [other for other in unique if Path(other).stem == path.stem]
-        name = path.stem if len(same_stem) == 1 else path.name.replace(".", "_")
-        yield path, out / f"{name}_overlay.mp4"
-
-
-def _expand(text: str) -> list[tuple[Path, Path]]:
-    """Image files, each with its path relative to the folder or pattern."""
-    import glob
-
-    from atrous.imaging.io import IMAGE_SUFFIXES
-
-    path = Path(text)
-    if path.is_dir():
-        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        if not images:
-            raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}): choose another one.")
-        return [(image, image.relative_to(path)) for image in images]
-    if not path.exists() and glob.has_magic(text):
-        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
-        if not matches:
-            raise AtrousError(f"'{text}' matches no file: check the folder and the suffix, such as 'photos/*.jpg'.")
-        return [(match, Path(match.name)) for match in matches if match.is_file()]
-    return [(path, Path(path.name))]
 
 
 def _is_video(text: str) -> bool:
@@ -229,15 +170,18 @@ def _failures_error(failures: list[AtrousError], count: int, out: Path) -> Atrou
     return AtrousError(f"{len(failures)} of {count} images could not be segmented, the others are in {out}:\n{listed}")
 
 
-def _segment_video(segmenter: Segmenter, source: Path | int, target: Path, smooth: float, *, as_json: bool) -> None:
+def _segment_video(segmenter: Segmenter, job: VideoJob, smooth: float, *, as_json: bool) -> None:
     """Segment a video file, or a camera until Ctrl-C, and print the time of each stage."""
     from rich.console import Console
 
     from atrous.inference.video import segment_video
 
+    source, target = job
     description = "recording, Ctrl-C stops" if isinstance(source, int) else "segmenting"
     with progress_bar(description) as on_progress:
-        timing = segment_video(segmenter, source, target, smooth=smooth, on_progress=on_progress)
+        timing = segment_video(
+            segmenter, source, target, smooth=smooth, on_progress=on_progress, mark=result_mark(job, None)
+        )
     if as_json:
         stages = {name: round(seconds, 3) for name, seconds in timing.stages.items()}
         result = {"video": str(source), "overlay": str(target), "frames": timing.frames}
@@ -250,7 +194,7 @@ def _segment_video(segmenter: Segmenter, source: Path | int, target: Path, smoot
 
 def _save(job: ImageJob, segmentation: Segmentation, seconds: float) -> dict[str, Any]:
     """Write the label map and the overlay of an image, and return its result for the report."""
-    labels, overlay = segmentation.save(job.target)
+    labels, overlay = segmentation.save(job.target, overwrite=True, mark=result_mark(job, None))
     height, width = segmentation.labels.shape
     return {
         "image": str(job.source),

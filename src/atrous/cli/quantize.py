@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from atrous.cli.options import OutputStride, parse_size
+from atrous.cli.options import OutputStride, Overwrite, parse_size
 
 
 def quantize(
@@ -30,6 +30,7 @@ def quantize(
         str | None, typer.Option(metavar="HxW", help="Fix the size of the input, such as 513x513; any size otherwise.")
     ] = None,
     output_stride: OutputStride = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Quantize a network to 8 bits after training: smaller and faster on the CPU, at a small cost in mIoU.
 
@@ -45,10 +46,12 @@ def quantize(
     from atrous.data.catalog import open_dataset
     from atrous.export import quantize_model
     from atrous.files import check_writable
+    from atrous.marks import check_replaceable
     from atrous.weights import load
 
     fixed = parse_size(size) if size is not None else None
     check_writable(out.parent)
+    check_replaceable([out, out.with_suffix(".bin")] if out.suffix == ".xml" else [out], None, overwrite=overwrite)
     calibration = open_dataset(data)
     measured = open_dataset(validation) if validation is not None else open_dataset(data, split="val")
     model = load(weights)

@@ -11,9 +11,14 @@ from PIL import Image
 
 from atrous.data.inspect import Inspection
 from atrous.imaging.io import Pixels
+from atrous.marks import Mark
+
+MARK = Mark("inspect")
+"""The mark in the files of a report."""
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="{mark}">
+<meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
 :root {{ color-scheme: light dark; }}
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }}
@@ -54,6 +59,7 @@ def write_html(inspection: Inspection, sheet: Pixels | None) -> str:
     errors = len(inspection.errors)
     splits = ", ".join(f"{name} {count:,}" for name, count in content["splits"].items())
     return _PAGE.format(
+        mark=MARK,
         title=escape(f"{content['dataset']}: {splits}"),
         summary=escape(f"{len(inspection.classes)} classes, {content['ignored_pixels']:,} pixels ignored."),
         verdict=f"{errors} error{'s' * (errors != 1)}" if errors else "No errors",

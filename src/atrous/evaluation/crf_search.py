@@ -26,9 +26,13 @@ from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.evaluation.search_log import SearchLog
 from atrous.files import writing
+from atrous.marks import Mark
 
 Point = tuple[float, float, float]  # w1, sigma_alpha, sigma_beta
 Index = tuple[int, ...]  # the same as positions in the grid
+
+MARK = Mark("crf-tune")
+"""The mark in the plot of a search."""
 
 
 @dataclass(frozen=True)
@@ -270,4 +274,6 @@ def plot_search(result: SearchResult, path: str | Path) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with writing(target) as temporary:
-        figure.savefig(temporary, dpi=120, format=target.suffix.lstrip(".") or "png")
+        format_ = target.suffix.lstrip(".") or "png"
+        metadata = {"Software": str(MARK)} if format_ == "png" else None
+        figure.savefig(temporary, dpi=120, format=format_, metadata=metadata)

@@ -16,11 +16,14 @@ from atrous.files import writing
 from atrous.imaging.draw import comparison_sheet
 from atrous.imaging.io import Pixels, save_image
 from atrous.imaging.labels import Color, Labels
+from atrous.marks import Mark
 from atrous.weights import read_card, write_card
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MARK = Mark("evaluate")
+"""The mark in the files of an evaluation."""
 DEFINITIONS = {
     "mIoU": "mean over classes of one confusion matrix; a class in neither truth nor prediction is left out, a class "
     "only predicted counts 0",
@@ -100,7 +103,7 @@ def draw_worst_images(
     Raises: `AtrousError` if the file cannot be written.
     """
     if rows:
-        save_image(comparison_sheet(rows, colors, ignore_index), path)
+        save_image(comparison_sheet(rows, colors, ignore_index), path, MARK)
 
 
 def add_to_card(path: Path, result: EvaluationResult, data: str, command: str) -> None:
@@ -131,7 +134,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     with writing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=120, metadata={"Software": str(MARK)} if path.suffix == ".png" else None)
 
 
 def _nan_to_none(value: Any) -> Any:

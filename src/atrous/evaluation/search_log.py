@@ -13,6 +13,9 @@ import numpy as np
 from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix
 
+_START = b'{"settings"'
+"""The beginning of a log."""
+
 
 class SearchLog:
     """Confusion matrices by image and grid point, in memory and, one JSON line each, in a file.
@@ -46,7 +49,6 @@ class SearchLog:
         assert self._file is not None
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
-        os.truncate(self._file if os.truncate in os.supports_fd else path, len(whole))
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
             header, rows = (lines[0]["settings"], lines[1:]) if lines else (None, [])
@@ -57,6 +59,9 @@ class SearchLog:
                 self.matrices[tuple(row["key"])] = matrix
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise AtrousError(f"{path} is not the log of a CRF search ({error!r}); choose another file") from error
+        if not whole and text[: len(_START)] != _START[: len(text)]:
+            raise AtrousError(f"{path} is not the log of a CRF search; choose another file")
+        os.truncate(self._file if os.truncate in os.supports_fd else path, len(whole))
         if header is None:
             self._write({"settings": self.settings})
         elif header != self.settings:

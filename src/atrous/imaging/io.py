@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from atrous.errors import AtrousError, did_you_mean
 from atrous.files import writing
+from atrous.marks import Mark
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -220,14 +221,15 @@ def resize_image(image: Pixels, height: int, width: int) -> Pixels:
     return np.asarray(resized, np.uint8)
 
 
-def save_image(pixels: Pixels, path: Path) -> None:
-    """Save an RGB image in the format that the suffix of `path` names.
+def save_image(pixels: Pixels, path: Path, mark: Mark | None = None) -> None:
+    """Save an RGB image in the format that the suffix of `path` names; a PNG with the mark of the command, if any.
 
     Raises: `AtrousError` if the file cannot be written.
     """
     with writing(path) as temporary:
         if path.suffix.lower() == ".png":
-            _encode_png(pixels).tofile(temporary)
+            encoded = _encode_png(pixels).tobytes()
+            temporary.write_bytes(encoded if mark is None else mark.in_png(encoded))
         else:
             Image.fromarray(pixels).save(temporary)
 

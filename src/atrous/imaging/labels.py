@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.imaging.io import open_image
+from atrous.marks import Mark
 
 Color: TypeAlias = tuple[int, int, int]
 Labels: TypeAlias = NDArray[np.integer[Any]]
@@ -257,14 +258,14 @@ def _shorten(entries: Sequence[str], limit: int = 12) -> str:
     return ", ".join(entries if len(entries) <= limit else [*entries[:3], "...", entries[-1]])
 
 
-def save_labels(labels: NDArray[np.integer], colors: Sequence[Color], path: Path) -> None:
-    """Save a label map as a PNG, see `encode_labels`.
+def save_labels(labels: NDArray[np.integer], colors: Sequence[Color], path: Path, mark: Mark | None = None) -> None:
+    """Save a label map as a PNG, see `encode_labels`, with the mark of the command that writes it, if any.
 
     Raises: `AtrousError` if the file cannot be written.
     """
     content = encode_labels(labels, colors)
     with writing(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(content if mark is None else mark.in_png(content))
 
 
 def encode_labels(labels: NDArray[np.integer], colors: Sequence[Color]) -> bytes:

@@ -10,12 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.errors import AtrousError
+from atrous.files import overlay_path
 from atrous.imaging.draw import draw_overlay
 from atrous.imaging.io import Pixels, resize_image, save_image
 from atrous.imaging.labels import class_fractions, save_labels
+from atrous.marks import Mark, check_replaceable
 
 MAX_OVERLAY_SIDE = 4096
 """The longer side of a saved overlay, at most."""
+
+SEGMENTATION = Mark("predict")
+"""The mark in saved labels and overlays."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +49,24 @@ class Segmentation:
         """
         return draw_overlay(self.image, self.labels, self.classes, self.colors, opacity=opacity, legend=legend)
 
-    def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    def save(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, mark: Mark = SEGMENTATION
+    ) -> tuple[Path, Path]:
         """Save the labels as a palette PNG at `path` (*.png) and the overlay next to it (`NAME_overlay.png`).
 
-        The longer side of the saved overlay has at most 4,096 pixels; the labels keep the size of the image.
+        The longer side of the saved overlay has at most 4,096 pixels; the labels keep the size of the image. Files of
+        an earlier `save` are replaced, others only with `overwrite`; both are recognized by the `mark` in them.
 
         Returns: both paths.
-        Raises: `AtrousError` if `path` does not end in .png, or cannot be written.
+        Raises: `AtrousError` if `path` does not end in .png, cannot be written, or is another file.
         """
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise AtrousError(f"{path}: labels are saved as PNG, because JPEG would alter them; name it *.png.")
-        overlay = path.with_name(f"{path.stem}_overlay.png")
-        save_labels(self.labels, self.colors, path)
-        save_image(self._shrink(MAX_OVERLAY_SIDE).overlay(), overlay)
+        overlay = overlay_path(path)
+        check_replaceable((path, overlay), mark, overwrite=overwrite)
+        save_labels(self.labels, self.colors, path, mark)
+        save_image(self._shrink(MAX_OVERLAY_SIDE).overlay(), overlay, mark)
         return path, overlay
 
     def _shrink(self, max_side: int) -> Segmentation:

@@ -16,7 +16,8 @@ from atrous.files import writing
 from atrous.imaging.io import Pixels
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.prefetch import BackgroundWorker, parallel_map, prefetch
-from atrous.inference.segmentation import Segmentation
+from atrous.inference.segmentation import SEGMENTATION, Segmentation
+from atrous.marks import Mark
 from atrous.progress import OnProgress
 
 if TYPE_CHECKING:
@@ -163,11 +164,13 @@ def segment_video(
     smooth: float = 0.0,
     opacity: float = 0.55,
     on_progress: OnProgress | None = None,
+    mark: Mark = SEGMENTATION,
 ) -> Timing:
     """Segment a video file or camera and write the overlay, without sound, to `target`, an MP4.
 
     Ctrl-C ends the video early and keeps the frames so far. `smooth` is the momentum of the temporal smoothing, see
-    `TemporalSmoother`. `on_progress` is called with the numbers of finished and of all frames (None if unknown).
+    `TemporalSmoother`. `on_progress` is called with the numbers of finished and of all frames (None if unknown). `mark`
+    is appended to the file, in a box that players ignore.
 
     Raises: `AtrousError` for a video that cannot be read or written.
     """
@@ -197,6 +200,7 @@ def segment_video(
                 raise
         finally:
             writer.close()
+        mark.append_to(temporary)
     timing.wall = time.perf_counter() - start
     timing.stages["decode"] = video.seconds
     timing.stages["network"] = segmenter.network_seconds - network_before

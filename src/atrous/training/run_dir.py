@@ -27,16 +27,22 @@ import atrous
 from atrous.environment import describe_environment
 from atrous.errors import AtrousError
 from atrous.files import check_writable, write_json, write_text, writing
+from atrous.marks import Mark, read_mark
 from atrous.training.recipe import Recipe, read_recipe
 
 CHECKPOINT = "checkpoint.pt"
 RECIPE = "recipe.yaml"
+MARK = Mark("train")
+"""The mark in the recipe of a run."""
+FILES = (RECIPE, "environment.json", "log.csv", "evaluations.csv", "curves.png", "best.safetensors", "last.safetensors")
+"""The files of a run besides its checkpoint."""
 
 
 def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any] | None:
     """Create the run folder, or read the checkpoint in it.
 
-    Raises: `AtrousError` if there is a run but `resume` is false, or the reverse, or the run has another recipe.
+    Raises: `AtrousError` if there is a run but `resume` is false, or the reverse, or the run has another recipe; for
+    other files that a run would replace.
     """
     path = folder / RECIPE
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
@@ -52,13 +58,25 @@ def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any
             )
     elif first and (folder / CHECKPOINT).exists():  # a run that failed at the start leaves at most a recipe
         raise AtrousError(f"{folder} already contains a run: continue it with --resume, or choose another --out.")
+    elif first:
+        _check_other_files(recipe, folder)
     if first:
         check_writable(folder)
-        write_text(path, recipe.to_yaml())
+        write_text(path, f"# {MARK}\n{recipe.to_yaml()}")
         starts = folder / "environment.json"
         earlier = json.loads(starts.read_text("utf-8")) if starts.is_file() else []
         write_json(starts, [*earlier, {"atrous": atrous.__version__, **describe_environment()}])
     return read_checkpoint(folder) if resume else None
+
+
+def _check_other_files(recipe: Recipe, folder: Path) -> None:
+    """Check that a new run replaces no files, unless a run that failed at the start left them."""
+    if read_mark(folder / RECIPE) == MARK:
+        return
+    names = (*FILES, *(f"{stage.name}.safetensors" for stage in recipe.stages))
+    for name in names:
+        if (folder / name).exists():
+            raise AtrousError(f"{folder / name} exists and would be replaced: choose another folder with --out.")
 
 
 def _difference(run: Recipe, requested: Recipe) -> str:

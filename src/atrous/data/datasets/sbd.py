@@ -135,6 +135,8 @@ def build_trainaug(
     voc_items = {item.name: item for item in official.items}
     sbd_items = {item.name: item for split in SPLITS for item in sbd(root=sbd_root, split=split).items}
     names = trainaug_names(voc_items, voc.voc2012(root=voc_root, split="val").names, sbd_items, partial=partial)
+    path = out / voc.LISTS / "trainaug.txt"
+    _check_list(path, names)
     for done, name in enumerate(names):
         on_progress(done, len(names))
         target = out / voc.AUGMENTED_MASKS / f"{name}.png"
@@ -142,7 +144,7 @@ def build_trainaug(
             continue
         labels = official.reader(voc_items[name]) if name in voc_items else _reader()(sbd_items[name])
         save_labels(labels, voc.COLORS, target)
-    write_text(out / voc.LISTS / "trainaug.txt", "".join(f"{name}\n" for name in names))
+    _write_list(path, names)
     on_progress(len(names), len(names))
     return names
 
@@ -156,5 +158,16 @@ def build_seg11valid(voc2011_root: Path, sbd_root: Path, out: Path, *, partial: 
     lists = first_existing(voc2011_root, *(f"{folder}/{voc.LISTS}" for folder in (".", *voc.FOLDERS_2011)))
     val, sbd_train = read_list(lists / "val.txt"), sbd(root=sbd_root, split="train").names
     names = seg11valid_names(val, sbd_train, partial=partial)
-    write_text(out / voc.LISTS / "seg11valid.txt", "".join(f"{name}\n" for name in names))
+    _write_list(out / voc.LISTS / "seg11valid.txt", names)
     return names
+
+
+def _write_list(path: Path, names: list[str]) -> None:
+    _check_list(path, names)
+    write_text(path, "".join(f"{name}\n" for name in names))
+
+
+def _check_list(path: Path, names: list[str]) -> None:
+    """Check that no list of other names would be replaced."""
+    if path.exists() and set(read_list(path)) != set(names):
+        raise AtrousError(f"{path} is a list of other images: choose another folder with -o, or remove it first.")

@@ -1,0 +1,154 @@
+"""Plan the output files of `atrous predict`: expand folders and patterns, and recognize the results of earlier runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from atrous.errors import AtrousError
+from atrous.files import overlay_path
+from atrous.marks import Mark, check_replaceable, read_mark
+
+COMMAND = "predict"
+
+
+class ImageJob(NamedTuple):
+    """An image file and the label map that it is segmented to."""
+
+    source: Path
+    target: Path
+
+    @property
+    def outputs(self) -> tuple[Path, Path]:
+        """The label map, and the overlay beside it."""
+        return self.target, overlay_path(self.target)
+
+
+class VideoJob(NamedTuple):
+    """A video file, or the number of a camera, and the video that it is segmented to."""
+
+    source: Path | int
+    target: Path
+
+    @property
+    def outputs(self) -> tuple[Path]:
+        """The overlay."""
+        return (self.target,)
+
+
+def plan_images(paths: list[str], out: Path) -> list[ImageJob]:
+    """Expand files, folders and patterns to images, and choose different output files for each.
+
+    Folders keep their inner structure. Images of the same name get their suffix or a number appended.
+
+    Raises: `AtrousError` for a folder or pattern without images, or a result that would overwrite an image.
+    """
+    sources = dict(pair for text in paths for pair in _expand(text))
+    taken: set[Path] = set()
+    jobs = []
+    for source, relative in sources.items():
+        stems = [relative.stem, relative.name.replace(".", "_")]
+        number = 1
+        while not taken.isdisjoint((job := ImageJob(source, out / relative.with_name(f"{stems[0]}.png"))).outputs):
+            number += 1
+            stems = [*stems[1:], f"{relative.stem}_{number}"]
+        taken.update(job.outputs)
+        jobs.append(job)
+    _check_sources(jobs, jobs)
+    return jobs
+
+
+def plan_videos(videos: list[str], out: Path) -> list[VideoJob]:
+    """Choose a different output file for each video file or camera number.
+
+    Raises: `AtrousError` for a result that would overwrite a video.
+    """
+    unique = list(dict.fromkeys(videos))
+    taken: set[Path] = set()
+    jobs = []
+    for video in unique:
+        if video.isdigit():
+            jobs.append(VideoJob(int(video), out / f"camera_{video}.mp4"))
+            continue
+        path = Path(video)
+        same_stem = [other for other in unique if Path(other).stem == path.stem]
+        name = path.stem if len(same_stem) == 1 else path.name.replace(".", "_")
+        target, number = out / f"{name}_overlay.mp4", 1
+        while target in taken:
+            number += 1
+            target = out / f"{name}_{number}_overlay.mp4"
+        taken.add(target)
+        jobs.append(VideoJob(path, target))
+    _check_sources(jobs, jobs)
+    return jobs
+
+
+def _check_sources(jobs: Iterable[ImageJob | VideoJob], sources: Iterable[ImageJob | VideoJob]) -> None:
+    originals = {job.source.resolve() for job in sources if isinstance(job.source, Path)}
+    for job in jobs:
+        for output in job.outputs:
+            if output.resolve() in originals:
+                raise AtrousError(
+                    f"{job.source}: its result {output} would overwrite an input; choose another folder with -o."
+                )
+
+
+def _expand(text: str) -> list[tuple[Path, Path]]:
+    """Image files, each with its path relative to the folder or pattern."""
+    import glob
+
+    from atrous.imaging.io import IMAGE_SUFFIXES
+
+    path = Path(text)
+    if path.is_dir():
+        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        if not images:
+            raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}): choose another one.")
+        return [(image, image.relative_to(path)) for image in images]
+    if not path.exists() and glob.has_magic(text):
+        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
+        if not matches:
+            raise AtrousError(f"'{text}' matches no file: check the folder and the suffix, such as 'photos/*.jpg'.")
+        return [(match, Path(match.name)) for match in matches if match.is_file()]
+    return [(path, Path(path.name))]
+
+
+def result_mark(job: ImageJob | VideoJob, settings: Any) -> Mark:
+    """Make the mark of a result: digests of the path of its source, and of the settings and the state of the source."""
+    source = job.source.resolve() if isinstance(job.source, Path) else job.source
+    state: list[Any] = [settings]
+    if isinstance(source, Path) and source.is_file():
+        state += [source.stat().st_size, source.stat().st_mtime_ns]
+    return Mark(COMMAND, {"source": _digest(str(source)), "state": _digest(json.dumps(state))})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def is_finished(job: ImageJob, settings: Any) -> bool:
+    """Tell whether an earlier run with the same settings wrote the results of an image that has not changed since."""
+    mark = result_mark(job, settings)
+    return all(read_mark(output) == mark for output in job.outputs)
+
+
+def check_outputs(jobs: Iterable[ImageJob | VideoJob], *, overwrite: bool) -> None:
+    """Check that no file would be replaced but earlier results of the same images and videos.
+
+    Raises: `AtrousError` naming the first other file, unless `overwrite` is set.
+    """
+    if overwrite:
+        return
+    for job in jobs:
+        mark = result_mark(job, None)
+        check_replaceable(job.outputs, mark, overwrite=False)
+        for output in job.outputs:
+            found = read_mark(output)
+            if found is not None and found.details.get("source", mark.details["source"]) != mark.details["source"]:
+                raise AtrousError(
+                    f"{output} is the result of another file than {job.source}: choose another folder with -o, or "
+                    "replace it with --overwrite."
+                )

@@ -1,0 +1,89 @@
+"""Marks inside written files: a command recognizes its own files by them, and replaces no others unless asked."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atrous.errors import AtrousError
+
+_SEARCHED = 4096
+"""The number of bytes at the start and at the end of a file that are searched for a mark."""
+_MARK = re.compile(rb"written by atrous ([a-z][a-z-]*)((?: [a-z]+=[0-9a-f]+)*);")
+_PNG_HEADER = 33
+"""The length of a PNG's signature and its first chunk, IHDR, which others follow."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The mark of the command that wrote a file: plain text, within a comment or another part that readers ignore.
+
+    `details` are hexadecimal numbers by lower-case names, such as the digest of the settings.
+    """
+
+    command: str
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The text that is written into the file, such as `written by atrous predict image=1f state=2e;`."""
+        return " ".join(["written by atrous", self.command, *(f"{k}={v}" for k, v in self.details.items())]) + ";"
+
+    def in_png(self, encoded: bytes) -> bytes:
+        """Insert the mark into an encoded PNG as its text "Software"."""
+        content = b"tEXtSoftware\0" + str(self).encode()
+        chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+        return encoded[:_PNG_HEADER] + chunk + encoded[_PNG_HEADER:]
+
+    def append_to(self, path: Path) -> None:
+        """Append the mark to an MP4, as a box of free space, or to a file whose readers ignore what follows its end."""
+        content = str(self).encode()
+        if path.suffix == ".mp4":
+            content = struct.pack(">I", len(content) + 8) + b"free" + content
+        with path.open("ab") as file:
+            file.write(content)
+
+
+def read_mark(path: Path) -> Mark | None:
+    """Read the mark of a file; None if it has none, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_SEARCHED)
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _SEARCHED))
+            content += file.read()
+    except OSError:
+        return None
+    match = _MARK.search(content)
+    if match is None:
+        return None
+    pairs = (pair.partition("=") for pair in match[2].decode().split())
+    return Mark(match[1].decode(), {key: value for key, _, value in pairs})
+
+
+def check_replaceable(
+    paths: Iterable[Path], mark: Mark | None, *, overwrite: bool, inputs: Iterable[Path] = ()
+) -> None:
+    """Check that no file would be replaced but those with the mark of the same command.
+
+    With `overwrite` all files may be, but for the `inputs` of the command.
+
+    Raises: `AtrousError` naming the first other file that exists; without a `mark`, the first that exists.
+    """
+    originals = {path.resolve() for path in inputs}
+    for path in paths:
+        if path.resolve() in originals:
+            raise AtrousError(f"{path} would overwrite an input: choose another output (-o).")
+        if overwrite:
+            continue
+        if not path.exists():
+            continue
+        found = read_mark(path) if mark is not None and path.is_file() else None
+        if found is None or mark is None or found.command != mark.command:
+            raise AtrousError(
+                f"{path} exists{'' if mark is None else f' and is not a file of `atrous {mark.command}`'}: choose "
+                "another output (-o), or replace it with --overwrite (in Python overwrite=True)."
+            )
