@@ -107,6 +107,36 @@ def test_learns() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_diagonal_matrices_weigh_as_vectors_do() -> None:
+    logits, image = inputs()
+    vectors, matrices = CRFRNN(4).eval(), CRFRNN(4, weight_matrices=True).eval()
+    assert matrices.spatial_weights.shape == matrices.bilateral_weights.shape == (4, 4)
+    torch.testing.assert_close(matrices(logits, image), vectors(logits, image))
+
+
+@torch.no_grad()
+def test_a_row_of_a_weight_matrix_belongs_to_the_receiving_class() -> None:
+    logits, image = inputs(classes=3)
+    layer = CRFRNN(3, iterations=1, weight_matrices=True).eval()
+    layer.bilateral_weights.zero_()
+    layer.spatial_weights.zero_()
+    layer.spatial_weights[0, 2] = 2.0  # class 0 receives from class 2; Potts subtracts -1 times the message
+    spatial, _ = layer.filters(image, logits.dtype)
+    message = spatial(logits.flatten(2).mT.softmax(-1)).mT.view_as(logits)[:, 2]
+    expected = logits.clone()
+    expected[:, 0] += 2 * message
+    torch.testing.assert_close(layer(logits, image), expected)
+
+
+@torch.no_grad()
+def test_weight_matrices_are_exported_with_the_layer() -> None:
+    logits, image = inputs()
+    layer = CRFRNN(4, weight_matrices=True).eval()
+    layer.spatial_weights.copy_(torch.rand(4, 4))
+    program = torch.export.export(layer, (logits, image.float()))
+    torch.testing.assert_close(program.module()(logits, image.float()), layer(logits, image.float()))
+
+
 def test_bad_shapes() -> None:
     logits, image = inputs()
     with pytest.raises(AtrousError, match=r"expects logits \(N, 3, H, W\)"):

@@ -2,7 +2,7 @@
 
 Source: Zheng et al., "Conditional Random Fields as Recurrent Neural Networks", ICCV 2015, arXiv:1502.03240, section 4
 and figure 1; initial values and the normalization after filtering as in the released Caffe layer. Departure: one weight
-per class and kernel, as in the paper, where the released layer stores full matrices that start out diagonal.
+per class and kernel by default, as in the paper; the released layer stores matrices (`weight_matrices`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ class CRFRNN(nn.Module):
     """Refine the logits of any network by unrolled mean-field updates, with gradients to logits and parameters.
 
     Parameters: `spatial_weights` and `bilateral_weights` (num_classes,), `compatibility` (num_classes, num_classes),
-    mu(receiver, sender), which starts as Potts: -1 on the diagonal.
+    mu(receiver, sender), which starts as Potts: -1 on the diagonal. With `weight_matrices` the weights of both kernels
+    are matrices (num_classes, num_classes) that start out diagonal, as in the released Caffe layer, whose training
+    fills them.
 
     `sigma_alpha`, `sigma_gamma` in pixels, `sigma_beta` in levels of 0..255. `backend`: `auto` is numba for
     float32 on a CPU, torch for anything else.
@@ -45,6 +47,7 @@ class CRFRNN(nn.Module):
         sigma_gamma: float = 3.0,
         spatial_weight: float = 3.0,
         bilateral_weight: float = 5.0,
+        weight_matrices: bool = False,
         normalization: Normalization = Normalization.AFTER,
         backend: Literal["auto", "numba", "torch"] = "auto",
     ) -> None:
@@ -57,8 +60,9 @@ class CRFRNN(nn.Module):
         self.training_iterations, self.iterations = training_iterations, iterations
         self.sigma_alpha, self.sigma_beta, self.sigma_gamma = sigma_alpha, sigma_beta, sigma_gamma
         self.normalization, self.backend = normalization, backend
-        self.spatial_weights = nn.Parameter(torch.full((num_classes,), float(spatial_weight)))
-        self.bilateral_weights = nn.Parameter(torch.full((num_classes,), float(bilateral_weight)))
+        initial = torch.eye(num_classes) if weight_matrices else torch.ones(num_classes)
+        self.spatial_weights = nn.Parameter(initial * spatial_weight)
+        self.bilateral_weights = nn.Parameter(initial * bilateral_weight)
         self.compatibility = nn.Parameter(-torch.eye(num_classes))
 
     def filters(self, image: Tensor, dtype: torch.dtype) -> tuple[NormalizedFilter, NormalizedFilter]:
@@ -110,9 +114,15 @@ class CRFRNN(nn.Module):
         refined = unary
         for _ in range(self.training_iterations if self.training else self.iterations):
             marginals = refined.softmax(-1)
-            messages = spatial(marginals) * self.spatial_weights + bilateral(marginals) * self.bilateral_weights
+            messages = _weigh(spatial(marginals), self.spatial_weights)
+            messages = messages + _weigh(bilateral(marginals), self.bilateral_weights)
             refined = unary - apply_compatibility(messages, self.compatibility.T)
         return refined.mT.view_as(logits)
+
+
+def _weigh(filtered: Tensor, weights: Tensor) -> Tensor:
+    """Weigh filtered probabilities (N, pixels, K) by class, or combine the classes by a matrix (receiver, sender)."""
+    return filtered * weights if weights.ndim == 1 else filtered @ weights.T
 
 
 @torch.library.custom_op("atrous::crf_rnn", mutates_args=())
@@ -134,6 +144,7 @@ def _crf_rnn(
         sigma_alpha=sigma_alpha,
         sigma_beta=sigma_beta,
         sigma_gamma=sigma_gamma,
+        weight_matrices=spatial_weights.ndim == 2,
         normalization=Normalization[normalization],
     ).eval()
     parameters = {"spatial_weights": spatial_weights, "bilateral_weights": bilateral_weights}

@@ -7,8 +7,8 @@ by a learned compatibility matrix, adds the unary terms and normalizes. There ar
 evaluation. The layer itself is `atrous.crf.CRFRNN`.
 
 Differences: the released layer stores the per-class weights as matrices that are initialized to diagonal ones; here
-they are vectors, as in the paper. The released demonstration code subtracts the mean of red from blue and vice versa;
-this is not reproduced.
+they are vectors, as in the paper, and matrices with `weight_matrices=True`, for weights from Caffe. The released
+demonstration code subtracts the mean of red from blue and vice versa; this is not reproduced.
 """
 
 from __future__ import annotations
@@ -98,10 +98,12 @@ def crf_rnn(
     std: Sequence[float] | None = None,
     training_iterations: int = 5,
     iterations: int = 10,
+    weight_matrices: bool = False,
 ) -> ModelWithCRF:
     """Build FCN-8s with CRF-RNN; all upsampling but the last is learned, `width` scales the backbone's channels.
 
-    `std`, by which the input was divided, is the card's unless it is given.
+    `std`, by which the input was divided, is the card's unless it is given. `weight_matrices` weighs the kernels of the
+    CRF by matrices of all pairs of classes, as in the release.
     """
     network = fcn_vgg16(
         finest=8,
@@ -112,4 +114,5 @@ def crf_rnn(
         in_channels=in_channels,
         backbone_options=backbone_options,
     )
-    return ModelWithCRF(network, std=std, training_iterations=training_iterations, iterations=iterations)
+    crf = {"training_iterations": training_iterations, "iterations": iterations, "weight_matrices": weight_matrices}
+    return ModelWithCRF(network, std=std, **crf)
