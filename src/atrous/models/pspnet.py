@@ -9,6 +9,8 @@ Differences between the paper and the released networks, each available as an ar
 - The backbone has the three 3x3 convolutions of the released networks instead of the 7x7 convolution (`stem`).
 - The released Caffe networks dilate every 3x3 convolution of a stage, its first included; weights from them and from
   `semseg` need `whole_stage=True`. Without it, the features are exactly those of the strided ResNet, sampled densely.
+- The released Caffe network on ResNet-50 has the stride of a stage on its first 1x1 convolution
+  (`backbone_options={"stride_on": "1x1"}`); the one on ResNet-101 and `semseg` have it on the 3x3, as here by default.
 - The released networks pool over windows of fixed size, computed from their crop: `pooling_crop=(473, 473)` (VOC,
   ADE20K) or `(713, 713)` (Cityscapes). Without it the bins adapt to the size of the map, which is equivalent for inputs
   of the size of the crop.
