@@ -85,6 +85,13 @@ def test_invalid_messages_are_refused(data, problem):
         read(data)
 
 
+def test_more_fields_than_the_limit_are_refused():
+    data = varint_field(1, 0) * 5
+    assert len(list(fields(data, limit=5))) == 5
+    with pytest.raises(ProtobufError, match="more than 4 fields"):
+        list(fields(data, limit=4))
+
+
 def test_fields_of_another_type_are_refused():
     number, data = fields(varint_field(1, 7) + message(2, b"abc"))
     for name in ("data", "text"):

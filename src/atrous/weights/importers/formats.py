@@ -59,12 +59,23 @@ def _is_torch(content: Content) -> bool:
     return content.head.startswith(b"PK\x03\x04") or (content.head[:1] == b"\x80" and content.head[1:2] in b"\2\3\4\5")
 
 
+def _is_caffemodel(content: Content) -> bool:
+    """Recognize a message of protocol buffers whose fields are the network's name, a text, and its layers."""
+    head = content.head
+    if head[:1] != b"\x0a":
+        return head.startswith((b"\x12", b"\xa2\x06"))  # layers of either generation
+    end = 2 + int.from_bytes(head[1:2], "little")
+    name, following = head[2:end], head[end : end + 2]
+    return name.decode("latin-1").isprintable() and following.startswith((b"\x12", b"\x1a", b"\x28", b"\xa2\x06"))
+
+
 SAFETENSORS = Format("safetensors file", (".safetensors",), _is_safetensors, "state_dict")
 
 FORMATS = (
     SAFETENSORS,
     Format("PyTorch state dict", (".pth", ".pt"), _is_torch, "state_dict"),
     Format("TensorFlow Lite graph", (".tflite",), lambda content: content.head[4:8] == b"TFL3", "tflite"),
+    Format("Caffe network", (".caffemodel",), _is_caffemodel, "caffe"),
 )
 """The formats that are read, in the order in which they are tried."""
 

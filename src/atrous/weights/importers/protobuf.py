@@ -18,6 +18,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types; `BYTES` are bytes, text, messages and packed numbers."""
 
 _LARGEST_FIELD_NUMBER = 2**29 - 1
+_MOST_FIELDS = 1_000_000
 
 
 class ProtobufError(ValueError):
@@ -59,14 +60,19 @@ class Field(NamedTuple):
             raise ProtobufError(f"field {self.number} is not valid text") from error
 
 
-def fields(buffer: memoryview | bytes) -> Iterator[Field]:
+def fields(buffer: memoryview | bytes, *, limit: int = _MOST_FIELDS) -> Iterator[Field]:
     """Iterate over the fields of a message in their order in the buffer.
 
-    Raises: `ProtobufError` for a field that is invalid or longer than the rest of the buffer.
+    Raises: `ProtobufError` for a field that is invalid or longer than the rest of the buffer, and after `limit` fields,
+    so that a large file of tiny fields takes no hours.
     """
     view = memoryview(buffer).cast("B")
     position, end = 0, len(view)
+    count = 0
     while position < end:
+        count += 1
+        if count > limit:
+            raise ProtobufError(f"a message has more than {limit} fields")
         key, position = _varint(view, position)
         number, wire_type = key >> 3, key & 7
         if not 1 <= number <= _LARGEST_FIELD_NUMBER:
