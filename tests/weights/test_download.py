@@ -16,6 +16,7 @@ from atrous import AtrousError
 from atrous.weights import find
 from atrous.weights.catalog import Release
 from atrous.weights.download import download
+from tests.command_line import Run
 
 CONTENTS = bytes(range(256)) * 20000
 SHA256 = hashlib.sha256(CONTENTS).hexdigest()
@@ -27,6 +28,7 @@ class Server:
     contents: bytes = CONTENTS
     break_after: int | None = None
     ranges: bool = True
+    length: bool = True
     status: int = 200
     asked: list[str | None] = field(default_factory=list)
 
@@ -48,7 +50,8 @@ def server() -> Iterator[Server]:
                 return
             body = state.contents[start:]
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(body)))
+            if state.length:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: state.break_after])
             if state.break_after is not None:
@@ -124,3 +127,59 @@ def test_an_id_is_downloaded_once(server: Server, shared_data: Path, monkeypatch
     assert atrous.load(name).num_classes == 21
     assert len(server.asked) == 1
     assert find.describe_weights(name).path == find.cache_folder() / "test.tflite"
+
+
+@pytest.fixture
+def unverified(server: Server, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a release without a checksum."""
+    server.contents = (shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite").read_bytes()
+    name = "deeplab_v3.mobilenet_v2_x0.5.test"
+    release = Release(name, server.url, "", 2.8, "a test", file_name="distinctive.tflite")
+    monkeypatch.setitem(find.RELEASES, name, release)
+    return name
+
+
+def test_an_unpublished_checksum_is_remembered_at_the_first_download(server: Server, unverified: str) -> None:
+    assert atrous.load(unverified).num_classes == 21
+    memory = find.cache_folder() / "distinctive.tflite.sha256"
+    assert memory.read_text() == f"{hashlib.sha256(server.contents).hexdigest()}  distinctive.tflite\n"
+    assert atrous.load(unverified).num_classes == 21
+    assert len(server.asked) == 1
+
+
+def test_a_file_that_differs_from_its_first_download_is_refused(server: Server, unverified: str) -> None:
+    path = find.find_weights(unverified)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(AtrousError, match=r"differs from the released file.*remove .*distinctive\.tflite\.sha256"):
+        atrous.load(unverified)
+
+
+def test_a_later_download_must_have_the_remembered_checksum(server: Server, unverified: str) -> None:
+    find.find_weights(unverified).unlink()
+    server.contents = b"another file"
+    with pytest.raises(AtrousError, match=r"differs from the released file.*removed.*the publisher has replaced"):
+        find.find_weights(unverified)
+    assert not list(find.cache_folder().glob("*.part"))
+    assert not (find.cache_folder() / "distinctive.tflite").exists()
+
+
+def test_a_damaged_memory_of_a_checksum_is_named(server: Server, unverified: str) -> None:
+    path = find.find_weights(unverified)
+    path.with_name(path.name + ".sha256").write_text("nothing")
+    with pytest.raises(AtrousError, match=r"sha256: expected a SHA-256 checksum"):
+        find.find_weights(unverified)
+
+
+def test_a_download_of_unknown_length_is_not_taken_for_complete(server: Server, tmp_path: Path) -> None:
+    server.length = False
+    with pytest.raises(AtrousError, match="does not tell the length"):
+        download(server.url, tmp_path / "file.bin", "")
+    assert not (tmp_path / "file.bin").exists()
+
+
+def test_nothing_is_downloaded_by_listing_or_describing(server: Server, unverified: str, run: Run) -> None:
+    assert unverified in run("weights", "test").out
+    shown = run("info", unverified).out
+    assert "not on this machine" in shown
+    assert "that of the first download is remembered" in " ".join(shown.split())
+    assert server.asked == []

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,12 +17,14 @@ from atrous import AtrousError, create_model, list_models
 from atrous.backbones import base, create_backbone
 from atrous.backbones.resnet import IMAGENET
 from atrous.weights.download import compute_sha256
+from atrous.weights.find import DownloadNeededError, downloads_disabled
 from atrous.weights.pretrained import (
     find_pretrained,
     load_pretrained_backbone,
     pretrained_entry,
     pretrained_normalization,
 )
+from tests.contract.trained import imitate_training
 
 TORCHVISION = (123.675, 116.28, 103.53)
 
@@ -49,6 +56,117 @@ def test_the_entry_of_a_model_is_that_of_its_backbone(name: str, options: dict, 
     assert entry.license == "BSD-3-Clause"
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "file", "mean"),
+    [
+        ("pspnet.resnet50", {}, "gluon_resnet50_v1s-1762acc0.pth", TORCHVISION),
+        ("pspnet.resnet101", {}, "gluon_resnet101_v1s-60fe0cc1.pth", TORCHVISION),
+        ("pspnet.resnet152", {}, "gluon_resnet152_v1s-dcc41b81.pth", TORCHVISION),
+        ("deeplab_v3.resnet50", {"backbone_options": {"stem": "deep"}}, "gluon_resnet50_v1s-1762acc0.pth", TORCHVISION),
+        ("deeplab_v3_plus.xception41", {}, "tf_xception_41-e6439c97.pth", (127.5,) * 3),
+        ("deeplab_v3_plus.xception65", {"output_stride": 8}, "tf_xception_65-c9ae96e8.pth", (127.5,) * 3),
+        ("deeplab_v3.xception71", {}, "tf_xception_71-8eec7df1.pth", (127.5,) * 3),
+    ],
+)
+def test_the_entries_of_timm(name: str, options: dict, file: str, mean: tuple) -> None:
+    entry = pretrained_entry(name, options)
+    assert entry is not None
+    assert entry.url.startswith("https://github.com/rwightman/pytorch-")
+    assert entry.url.endswith("/" + file)
+    assert entry.sha256 == Path(file).stem.rpartition("-")[2]
+    assert entry.mean == mean
+    assert entry.license == "Apache-2.0"
+
+
+def timm_keys(depth: int) -> dict[str, str]:
+    """timm's names for the tensors of our Xception, written out from its network."""
+    entry, middle = {41: (3, 8), 65: (3, 16), 71: (5, 16)}[depth]
+    blocks = [f"entry.{n}" for n in range(entry)] + [f"middle.{n}" for n in range(middle)] + ["exit"]
+    names = {"stem.0.0": "stem.0.conv", "stem.0.1": "stem.0.bn", "stem.1.0": "stem.1.conv", "stem.1.1": "stem.1.bn"}
+    for index, block in enumerate(blocks):
+        names |= {f"{block}.shortcut.{n}": f"blocks.{index}.shortcut.{part}" for n, part in enumerate(("conv", "bn"))}
+    blocks.append("exit2")
+    for index, block in enumerate(blocks):
+        for number in range(3):
+            ours = f"{block}.{number}" if block == "exit2" else f"{block}.conv{number + 1}"
+            theirs = f"blocks.{index}.stack.conv{number + 1}"
+            names |= {
+                f"{ours}.{part}": f"{theirs}.{name}"
+                for part, name in {"0.0": "conv_dw", "0.1": "bn_dw", "1.0": "conv_pw", "1.1": "bn_pw"}.items()
+            }
+    return {**names, "fc": "head.fc"}
+
+
+@pytest.mark.parametrize("depth", [41, 65, 71])
+def test_an_xception_with_timms_names_loads(depth: int, tmp_path: Path) -> None:
+    """With its classifier into a classifier, and into a network that has none."""
+    classifier = create_backbone(f"xception{depth}", width=0.0625, num_classes=10).eval()
+    imitate_training(classifier)
+    names = timm_keys(depth)
+    state = {}
+    for key, value in classifier.state_dict().items():
+        layer, _, parameter = key.rpartition(".")
+        state[f"{names[layer]}.{parameter}"] = value
+    again = create_backbone(f"xception{depth}", width=0.0625, num_classes=10).eval()
+    again.load_state_dict(dict(state))
+    model = create_model(f"deeplab_v3_plus.xception{depth}", width=0.0625).eval()
+    torch.save(state, tmp_path / "timm.pth")
+    load_pretrained_backbone(model, str(tmp_path / "timm.pth"))
+    image = torch.randn(1, 3, 65, 33)
+    with torch.no_grad():
+        assert torch.equal(again.classify(image), classifier.classify(image))
+        model.set_output_stride(32)
+        assert torch.equal(model.backbone(image)[-1], classifier(image)[-1])
+
+
+@pytest.mark.parametrize("tag", ["xception65", "pspnet"])
+def test_released_weights_are_downloaded_checked_and_loaded(
+    tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a server on this machine, in the layout of the release."""
+    name, backbone = {"xception65": ("deeplab_v3.xception65", tag), "pspnet": ("pspnet.resnet50", "resnet50")}[tag]
+    model = create_model(name, width=0.0625)
+    state = {key: torch.rand_like(value) for key, value in model.backbone.state_dict().items() if value.ndim}
+    names = timm_keys(65) if tag == "xception65" else {}
+    renamed = {f"{names.get(layer, layer)}.{p}": v for key, v in state.items() for layer, _, p in [key.rpartition(".")]}
+    counters = {key: value for key, value in model.backbone.state_dict().items() if not value.ndim}
+    renamed |= {
+        f"{names.get(k.rpartition('.')[0], k.rpartition('.')[0])}.num_batches_tracked": v for k, v in counters.items()
+    }
+    torch.save(renamed, tmp_path / "released.pth")
+    monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "cache"))
+    entry = model.backbone.pretrained["imagenet"]
+    with serve(tmp_path) as url:
+        served = replace(entry, url=f"{url}/released.pth", sha256=compute_sha256(tmp_path / "released.pth")[:8])
+        monkeypatch.setitem(base._PRETRAINED[backbone], "imagenet", (served,))
+        model = create_model(name, width=0.0625)
+        with downloads_disabled(), pytest.raises(DownloadNeededError, match=r"/released\.pth would have"):
+            load_pretrained_backbone(model, "imagenet")
+        report = load_pretrained_backbone(model, "imagenet")
+        assert report.source == str(tmp_path / "cache" / "released.pth")
+        assert all(torch.equal(model.backbone.state_dict()[key], value) for key, value in state.items())
+        monkeypatch.setitem(base._PRETRAINED[backbone], "imagenet", (replace(served, sha256="0" * 8),))
+        with pytest.raises(AtrousError, match="SHA-256"):
+            load_pretrained_backbone(create_model(name, width=0.0625), "imagenet")
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Serve the files of a folder on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 def test_each_entry_has_its_own_normalization() -> None:
     entry = pretrained_entry("deeplab_v3.efficientnet_lite0", {"output_stride": 16})
     assert entry is not None
@@ -58,14 +176,12 @@ def test_each_entry_has_its_own_normalization() -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("pspnet.resnet101", {}),  # the deep stem
-        ("deeplab_v3.resnet50", {"backbone_options": {"stem": "deep"}}),
+        ("pspnet.resnet101", {"backbone_options": {"stride_on": "1x1"}}),
         ("deeplab_v3.resnet101_beta", {}),
         ("deeplab_v3.resnet101_beta", {"backbone_options": {"stem": "plain"}}),  # the strides elsewhere
         ("deeplab_v2.resnet101", {}),  # the strides on 1x1 convolutions
         ("deeplab_v3_cascade.resnet50", {}),  # more stages than the classifier has
         ("deeplab_v3.mobilenet_v2_x0.5", {}),
-        ("deeplab_v3.xception65", {}),
         ("unet.padded", {}),
         ("segnet.basic", {}),
     ],
@@ -79,8 +195,8 @@ def test_what_fits_no_backbone_is_refused(name: str, options: dict) -> None:
 def test_the_arguments_that_known_weights_need_are_named() -> None:
     with pytest.raises(AtrousError, match=r"They need backbone_options=\{stride_on: 3x3\}\."):
         find_pretrained(create_model("deeplab_v2.resnet101", width=0.125))
-    with pytest.raises(AtrousError, match=r"They need backbone_options=\{stem: plain\}\."):
-        find_pretrained(create_model("pspnet.resnet101", width=0.125))
+    with pytest.raises(AtrousError, match=r"They need backbone_options=\{stages: 4\}\."):
+        find_pretrained(create_model("deeplab_v3_cascade.resnet50", width=0.125))
 
 
 def test_a_released_file_is_recognized_and_its_geometry_checked(
@@ -159,4 +275,6 @@ def test_the_normalization_of_pretrained_weights() -> None:
     assert pretrained_normalization(model, {}, "imagenet")["mean"] == TORCHVISION
     assert pretrained_normalization(model, {}, "imagenet", "BGR")["mean"] == TORCHVISION[::-1]
     assert pretrained_normalization(model, {}, "file.pth") == {}
-    assert pretrained_normalization("deeplab_v3_plus.xception65", {}, "imagenet") == {}
+    xception = pretrained_normalization("deeplab_v3_plus.xception65", {}, "imagenet")
+    assert xception == {"mean": (127.5,) * 3, "std": (127.5,) * 3}
+    assert pretrained_normalization("deeplab_v3.resnet101_beta", {}, "imagenet") == {}

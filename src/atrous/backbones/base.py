@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -43,14 +44,37 @@ class Pretrained:
         return {key: value for key, value in self.arguments.items() if arguments.get(key, value) != value}
 
 
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+"""Mean and standard deviation of ImageNet's pixels, as torchvision has them; in units of the 8-bit pixel."""
+
+
 def torchvision_imagenet(file: str, **arguments: Any) -> Pretrained:
     """Describe an ImageNet classifier of torchvision; its file name ends in the beginning of the SHA-256."""
     return Pretrained(
         sha256=file.removesuffix(".pth").rpartition("-")[2],
-        mean=(123.675, 116.28, 103.53),
-        std=(58.395, 57.12, 57.375),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         license="BSD-3-Clause",
         url=f"https://download.pytorch.org/models/{file}",
+        arguments=arguments,
+    )
+
+
+RELEASES_OF_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
+RELEASES_OF_GLUON = "https://github.com/rwightman/pytorch-pretrained-gluonresnet/releases/download/v0.1/"
+
+
+def timm_imagenet(
+    url: str, mean: tuple[float, float, float], std: tuple[float, float, float], **arguments: Any
+) -> Pretrained:
+    """Describe an ImageNet classifier of timm; its file name ends in the beginning of the SHA-256."""
+    return Pretrained(
+        sha256=url.removesuffix(".pth").rpartition("-")[2],
+        mean=mean,
+        std=std,
+        license="Apache-2.0",
+        url=url,
         arguments=arguments,
     )
 
@@ -80,11 +104,18 @@ class Backbone(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_load_state_dict_pre_hook(_drop_classifier)
+        self.register_load_state_dict_pre_hook(_adapt_released_keys)
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
         """List the layers or blocks along which strides multiply, in order of execution."""
+
+    def released_keys(self) -> Sequence[tuple[str, str]]:
+        """List patterns of keys in released classifiers that differ from this network's, with their replacements.
+
+        They are regular expressions; the first that matches the beginning of a key counts.
+        """
+        return ()
 
     @property
     def output_stride(self) -> int:
@@ -142,12 +173,23 @@ class Backbone(nn.Module):
         raise AtrousError(f"{type(self).__name__} has no classifier.")
 
 
-def _drop_classifier(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _adapt_released_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename the keys of a released classifier, and drop the classifier's own if the backbone has none."""
     assert isinstance(module, Backbone)
     own = {prefix + name for name in module.state_dict()}  # includes buffers
+    for key in [key for key in state_dict if key.startswith(prefix) and key not in own]:
+        state_dict[prefix + rename_key(key.removeprefix(prefix), module.released_keys())] = state_dict.pop(key)
     for key in list(state_dict):
         if key.startswith(tuple(prefix + start for start in module.classifier_keys)) and key not in own:
             del state_dict[key]
+
+
+def rename_key(key: str, table: Iterable[tuple[str, str]]) -> str:
+    """Rename a key by the first pattern that matches its beginning; other keys stay as they are."""
+    for pattern, replacement in table:
+        if re.match(pattern, key):
+            return re.sub(pattern, replacement, key, count=1)
+    return key
 
 
 BACKBONES: Registry[Backbone] = Registry("backbone", "atrous.backbones.list_backbones()")

@@ -29,7 +29,15 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from atrous.backbones.base import Backbone, register_backbone, torchvision_imagenet
+from atrous.backbones.base import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    RELEASES_OF_GLUON,
+    Backbone,
+    register_backbone,
+    timm_imagenet,
+    torchvision_imagenet,
+)
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.norm import BatchNorm2d
@@ -48,6 +56,23 @@ IMAGENET = {
         152: "resnet152-394f9c45.pth",
     }.items()
 }
+IMAGENET_DEEP = {
+    depth: timm_imagenet(
+        RELEASES_OF_GLUON + file,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        stem="deep",
+        stages=4,
+        stride_at="first",
+        stride_on="3x3",
+    )
+    for depth, file in {
+        50: "gluon_resnet50_v1s-1762acc0.pth",
+        101: "gluon_resnet101_v1s-60fe0cc1.pth",
+        152: "gluon_resnet152_v1s-dcc41b81.pth",
+    }.items()
+}
+"""Classifiers with the deep stem: timm's `resnet50s`, `resnet101s` and `resnet152s`, trained by GluonCV."""
 
 BETA: dict[str, Any] = {"stem": "deep", "stride_at": "last", "maps_from": "conv3"}
 """TensorFlow DeepLab's ResNets."""
@@ -100,9 +125,9 @@ class Bottleneck(nn.Module):
         return (residual, output) if return_residual else output
 
 
-@register_backbone("resnet50", PAPER, depth=50, pretrained={"imagenet": IMAGENET[50]})
-@register_backbone("resnet101", PAPER, depth=101, pretrained={"imagenet": IMAGENET[101]})
-@register_backbone("resnet152", PAPER, depth=152, pretrained={"imagenet": IMAGENET[152]})
+@register_backbone("resnet50", PAPER, depth=50, pretrained={"imagenet": (IMAGENET[50], IMAGENET_DEEP[50])})
+@register_backbone("resnet101", PAPER, depth=101, pretrained={"imagenet": (IMAGENET[101], IMAGENET_DEEP[101])})
+@register_backbone("resnet152", PAPER, depth=152, pretrained={"imagenet": (IMAGENET[152], IMAGENET_DEEP[152])})
 @register_backbone("resnet50_beta", PAPER, depth=50, **BETA)
 @register_backbone("resnet101_beta", PAPER, depth=101, **BETA)
 @register_backbone(  # as its authors released it; the pretrained weights fit with stride_on="3x3"

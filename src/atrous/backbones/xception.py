@@ -7,16 +7,19 @@ normalization and, in exit flow and heads, ReLU after each 3x3 depthwise convolu
 shortcut wherever the shape changes. The stride is in the last of a block's three separable convolutions, so the finest
 map of a block is the output of its second convolution: the stages' maps are taken there, without activation, as in
 TensorFlow DeepLab (`entry_flow/block2/unit_1/xception_module/separable_conv2_pointwise` is its low-level feature).
+
+The ImageNet weights are those that TensorFlow DeepLab started from, as timm released them; only names differ.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from atrous.backbones.base import Backbone, register_backbone
+from atrous.backbones.base import RELEASES_OF_TIMM, Backbone, register_backbone, timm_imagenet
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
 from atrous.layers.norm import BatchNorm2d
@@ -34,6 +37,15 @@ ENTRY_71 = ((128, 2), (256, 1), (256, 2), (728, 1), (728, 2))
 
 FLOWS = {41: (ENTRY, 8), 65: (ENTRY, 16), 71: (ENTRY_71, 16)}
 """Channels and stride of each entry block, and the number of middle blocks."""
+
+IMAGENET = {
+    depth: timm_imagenet(RELEASES_OF_TIMM + file, mean=(127.5,) * 3, std=(127.5,) * 3)
+    for depth, file in {
+        41: "tf_xception_41-e6439c97.pth",
+        65: "tf_xception_65-c9ae96e8.pth",
+        71: "tf_xception_71-8eec7df1.pth",
+    }.items()
+}
 
 _norm = partial(BatchNorm2d, eps=1e-3)
 
@@ -61,9 +73,9 @@ class Block(nn.Module):
         return finest, self.conv3(relu(finest)) + (x if self.shortcut is None else self.shortcut(x))
 
 
-@register_backbone("xception41", PAPER, depth=41)
-@register_backbone("xception65", PAPER, depth=65)
-@register_backbone("xception71", PAPER, depth=71)
+@register_backbone("xception41", PAPER, depth=41, pretrained={"imagenet": IMAGENET[41]})
+@register_backbone("xception65", PAPER, depth=65, pretrained={"imagenet": IMAGENET[65]})
+@register_backbone("xception71", PAPER, depth=71, pretrained={"imagenet": IMAGENET[71]})
 class Xception(Backbone):
     """Xception-41, -65 or -71 up to its 2048 channels, with its classifier only if `num_classes` is given.
 
@@ -106,6 +118,23 @@ class Xception(Backbone):
         self.fc = nn.Linear(scale(2048), num_classes) if num_classes else None
         self._low_level_blocks = [index for index, (_, stride) in enumerate(entry) if stride == 2][1:]
         init_convs(self)
+
+    def released_keys(self) -> list[tuple[str, str]]:
+        """List timm's names: entry, middle and exit flow are one sequence there."""
+        names = [f"entry.{index}" for index in range(len(self.entry))]
+        names += [f"middle.{index}" for index in range(len(self.middle))]
+        names += ["exit", "exit2"]
+        convs = [("conv_dw", "0.0"), ("bn_dw", "0.1"), ("conv_pw", "1.0"), ("bn_pw", "1.1")]
+        table = [(r"head\.fc\.", "fc."), (r"stem\.(\d)\.conv\.", r"stem.\1.0."), (r"stem\.(\d)\.bn\.", r"stem.\1.1.")]
+        for index, name in enumerate(names):
+            table += [
+                (rf"blocks\.{index}\.shortcut\.conv\.", f"{name}.shortcut.0."),
+                (rf"blocks\.{index}\.shortcut\.bn\.", f"{name}.shortcut.1."),
+            ]
+            for number, (theirs, ours) in product((1, 2, 3), convs):
+                layer = f"{number - 1}" if name == "exit2" else f"conv{number}"
+                table.append((rf"blocks\.{index}\.stack\.conv{number}\.{theirs}\.", f"{name}.{layer}.{ours}."))
+        return table
 
     def blocks(self) -> list[nn.Module]:
         return [*self.stem, *self.entry, *self.middle, self.exit, *self.exit2]

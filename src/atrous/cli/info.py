@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from atrous.card import Card
+    from atrous.card import Card, Measurement
+    from atrous.weights.catalog import Release
 
 
 def info(
@@ -17,6 +19,8 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Show the card of weights: network, classes, preprocessing, source, license, measured figures.
+
+    Of weights that are not on this machine it shows the entry of the catalog, and downloads nothing.
 
     Examples:
 
@@ -26,19 +30,21 @@ def info(
 
       atrous info model.onnx
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from atrous.weights import find_weights
+    from atrous.weights.find import DownloadNeededError, describe_weights, downloads_disabled
 
-    path = find_weights(weights)
+    try:
+        with downloads_disabled():
+            path = find_weights(weights)
+    except DownloadNeededError:
+        release = describe_weights(weights).release
+        assert release is not None
+        _print_release(release)
+        return
     card = _read_card(path)
     if as_json:
         typer.echo(card.model_dump_json(indent=2))
         return
-    table = Table(show_header=False, box=None)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
     arguments = ", ".join(f"{key}={value}" for key, value in card.arguments.items())
     preprocessing = card.preprocessing
     size = f" to {preprocessing.size[1]} x {preprocessing.size[0]}" if preprocessing.size else ""
@@ -56,10 +62,35 @@ def info(
         "source": card.source,
         "license": card.license,
     }
+    _print_rows(rows, card.measured)
+
+
+def _print_release(release: Release) -> None:
+    """Show the entry of the catalog for weights that are not on this machine, without downloading them."""
+    rows = {
+        "weights": release.name,
+        "file": f"not on this machine: the first use downloads {release.megabytes:.0f} MB from {release.url}",
+        "SHA-256": f"{release.sha256}{'...' if len(release.sha256) < 64 else ''}"
+        if release.sha256
+        else "not published: that of the first download is remembered, and checked from then on",
+        "trained on": release.trained_on,
+        "source": release.description,
+        "license": release.license,
+    }
+    _print_rows(rows, release.figures)
+
+
+def _print_rows(rows: Mapping[str, str], figures: Sequence[Measurement]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     for key, value in rows.items():
         if value:
             table.add_row(key, value)
-    for figure in card.measured:
+    for figure in figures:
         note = "published" if figure.published else figure.command
         table.add_row(figure.name, f"{figure.value:g} on {figure.data} ({note})")
     Console().print(table)

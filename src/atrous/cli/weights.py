@@ -13,7 +13,7 @@ def weights(
     """List the weights that can be used by id, and their files.
 
     Files are searched for in the folders of ATROUS_WEIGHTS, in the user's cache and in the package; all others are
-    downloaded when they are first used.
+    downloaded when they are first used. "published" are figures of the publisher; `atrous info ID` tells on which data.
 
     Example:
 
@@ -29,8 +29,12 @@ def weights(
     names = list_weights(pattern)
     if not names:
         raise AtrousError(f"No weights match '{pattern}'; `atrous weights` lists all {len(list_weights())}.")
-    table = Table("id", "description", "file")
+    table = Table("id", "description", "published", "license", "file")
     table.columns[0].no_wrap = True
     for info in map(describe_weights, names):
-        table.add_row(info.name, info.description, str(info.path or f"to download, {info.megabytes:.0f} MB"))
+        release = info.release
+        figures = [f"{figure.name} {figure.value:g}" for figure in release.figures] if release else []
+        place = str(info.path) if info.path or release is None else f"to download, {release.megabytes:.0f} MB"
+        described = (release.description, ", ".join(figures), release.license) if release else ("", "", "")
+        table.add_row(info.name, *described, place)
     Console().print(table)

@@ -1,9 +1,15 @@
-"""Download files: resumed after an interruption, verified by checksum, and renamed only when complete."""
+"""Download files: resumed after an interruption, verified by checksum, and renamed only when complete.
+
+Where the publisher tells no checksum, that of the first download is remembered in a file beside it, whose name has
+`.sha256` appended and which `sha256sum --check` reads; later downloads of the file must have the same.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import re
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -12,7 +18,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from atrous.errors import AtrousError
+from atrous.files import write_text
 from atrous.progress import OnProgress
+
+log = logging.getLogger("atrous")
 
 CHUNK = 1 << 20
 TIMEOUT = 30
@@ -23,7 +32,7 @@ def download(url: str, path: Path, sha256: str, on_progress: OnProgress = lambda
     """Download `url` to `path`, resuming an interrupted download.
 
     The data are written to a file with `.part` appended to its name. A complete file with the right checksum (`sha256`
-    may be the beginning of it) is renamed; one with another checksum is removed.
+    may be the beginning of it, or empty: then it is remembered) is renamed; one with another checksum is removed.
 
     Raises: `AtrousError` without a connection, for an error of the server, a full disk or a wrong checksum.
     """
@@ -33,7 +42,10 @@ def download(url: str, path: Path, sha256: str, on_progress: OnProgress = lambda
         with FileLock(part.with_suffix(".lock")):
             if not path.exists():  # another process may have been faster
                 _download_rest(url, part, on_progress)
-                check_sha256(part, sha256, remove=True, source=url)
+                if expected := sha256 or remembered_sha256(path):
+                    check_sha256(part, expected, remove=True, source=url)
+                else:
+                    _remember_sha256(path, compute_sha256(part))
                 os.replace(part, path)
     except urllib.error.HTTPError as error:
         raise AtrousError(f"{url}: the server answered {error.code} {error.reason}. {_by_hand(path)}") from error
@@ -68,6 +80,9 @@ def _download_rest(url: str, part: Path, on_progress: OnProgress) -> None:
                 file.write(chunk)
                 done += len(chunk)
                 on_progress(done, total)
+        incomplete = total is None and not response.chunked  # the end of the connection may be an interruption
+    if incomplete:
+        raise ConnectionError("the server does not tell the length of the file")
     if total is not None and done < total:
         raise ConnectionError(f"{done} of {total} bytes received")
 
@@ -81,6 +96,29 @@ def compute_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def remembered_sha256(path: Path) -> str:
+    """Read the checksum of the first download of a file; an empty string if there was none.
+
+    Raises: `AtrousError` if the file of the checksum is damaged.
+    """
+    memory = _memory(path)
+    if not memory.is_file():
+        return ""
+    digest = memory.read_text("utf-8", "replace").partition(" ")[0].strip()
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise AtrousError(f"{memory}: expected a SHA-256 checksum. Remove this file and {path.name}, and try again.")
+    return digest
+
+
+def _remember_sha256(path: Path, digest: str) -> None:
+    write_text(_memory(path), f"{digest}  {path.name}\n")
+    log.info("%s: its publisher tells no checksum; remembered in %s.", path.name, _memory(path))
+
+
+def _memory(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
 def check_sha256(path: Path, expected: str, *, remove: bool = False, source: str = "") -> None:
     """Raise `AtrousError` unless the file's SHA-256 begins with `expected`; with `remove`, remove a wrong file."""
     actual = compute_sha256(path)
@@ -88,6 +126,8 @@ def check_sha256(path: Path, expected: str, *, remove: bool = False, source: str
         if remove:
             path.unlink()
         advice = "The file was removed: try again." if remove else "Download it again, or rename it if it is your own."
+        if (memory := _memory(path.with_name(path.name.removesuffix(".part")))).is_file():
+            advice += f" If the publisher has replaced the file since the first download, remove {memory}."
         raise AtrousError(
             f"{source or path}: the content differs from the released file (SHA-256 {actual[:16]}..., expected "
             f"{expected[:16]}...). {advice}"

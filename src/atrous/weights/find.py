@@ -12,7 +12,7 @@ from pathlib import Path
 from atrous.errors import AtrousError, did_you_mean
 from atrous.progress import progress_bar
 from atrous.registry import matching
-from atrous.weights.catalog import RELEASES
+from atrous.weights.catalog import RELEASES, Release, find_release
 from atrous.weights.importers.formats import suffixes
 
 SUFFIX = ".safetensors"
@@ -27,9 +27,8 @@ class WeightsInfo:
     name: str
     path: Path | None
     """The file on this machine; None if it would be downloaded."""
-    description: str
-    megabytes: float | None
-    """The size of the download; None if there is none."""
+    release: Release | None
+    """The entry of the catalog; None for own weights."""
 
 
 class DownloadNeededError(AtrousError):
@@ -75,7 +74,7 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
             f"There are no weights '{name}'.{did_you_mean(name, _known())} `atrous weights` lists all {len(_known())}; "
             "the path of a file works too."
         )
-    return _find(name) or fetch(RELEASES[name].url, RELEASES[name].sha256)
+    return _find(name) or fetch(RELEASES[name].url, RELEASES[name].sha256, RELEASES[name].file)
 
 
 def list_weights(pattern: str = "*") -> list[str]:
@@ -88,10 +87,7 @@ def list_weights(pattern: str = "*") -> list[str]:
 
 def describe_weights(name: str) -> WeightsInfo:
     """Describe the weights of an id and find their file, without downloading it."""
-    release = RELEASES.get(name)
-    return WeightsInfo(
-        name, _find(name), release.description if release else "", release.megabytes if release else None
-    )
+    return WeightsInfo(name, _find(name), RELEASES.get(name))
 
 
 def cache_folder() -> Path:
@@ -130,27 +126,28 @@ def _find(name: str) -> Path | None:
 
 
 def _check_released(path: Path) -> None:
-    """Check that a file with the name of a released one has its checksum."""
-    for release in RELEASES.values():
-        if path.name == release.file:
-            from atrous.weights.download import check_sha256
+    """Check that a file with the name of a released one has its checksum: the publisher's, or the remembered one."""
+    release = find_release(path)
+    if release is not None:
+        from atrous.weights.download import check_sha256, remembered_sha256
 
-            check_sha256(path, release.sha256)
+        if expected := release.sha256 or remembered_sha256(path):
+            check_sha256(path, expected)
 
 
-def fetch(url: str, sha256: str) -> Path:
-    """Download a file of weights to the cache, with a progress bar.
+def fetch(url: str, sha256: str, file: str = "") -> Path:
+    """Download a file of weights to the cache, with a progress bar; `file` is its name there, by default as in `url`.
 
     Raises: `AtrousError` if the download fails, or if `ATROUS_OFFLINE` is set; `DownloadNeededError` where downloads
     are disabled.
     """
     from atrous.weights.download import download
 
-    path = cache_folder() / url.rsplit("/", 1)[-1]
+    path = cache_folder() / (file or url.rsplit("/", 1)[-1])
     if os.environ.get("ATROUS_OFFLINE"):
         raise AtrousError(
             f"{path.name} is not on this machine, and ATROUS_OFFLINE is set. Get {url} and put it into a folder "
-            "listed in ATROUS_WEIGHTS."
+            f"listed in ATROUS_WEIGHTS{f' as {path.name}' if not url.endswith(path.name) else ''}."
         )
     if not _downloads.get():
         raise DownloadNeededError(url)

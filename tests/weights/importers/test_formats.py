@@ -76,4 +76,4 @@ def test_checkpoints_of_trainings_are_unwrapped(wrap, tmp_path: Path) -> None:
 
 def test_a_state_dict_may_be_a_safetensors_file(tmp_path: Path) -> None:
     save_file(torchvision_state(50), tmp_path / "a.safetensors")
-    assert atrous.load(tmp_path / "a.safetensors").card.source == "torchvision"
+    assert atrous.load(tmp_path / "a.safetensors").card.model == "deeplab_v3.resnet50"

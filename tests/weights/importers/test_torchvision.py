@@ -244,5 +244,4 @@ def test_networks_on_mobilenet_v3(architecture: str, options: dict, tmp_path: Pa
     assert torch.equal(model(image), network.eval()(image))
     assert model.card is not None
     assert model.card.model == f"{architecture}.mobilenet_v3_large"
-    assert [entry.value for entry in model.card.measured] in ([57.9, 91.2], [60.3, 91.2])
-    assert all(entry.published for entry in model.card.measured)
+    assert not model.card.measured, "published figures are those of the released files"

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from atrous.card import Card, Measurement, Preprocessing
+from atrous.card import Card, Preprocessing
 from atrous.errors import AtrousError
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
@@ -69,16 +69,15 @@ MOBILE_DEEPLAB_ARGUMENTS = {"atrous_rates": (12, 24, 36), "auxiliary_map": 1, "d
 DEPTHS = {6: 50, 23: 101}
 """ResNet depth by the number of units in `layer3`."""
 
-PUBLISHED = {
-    "deeplab_v3.resnet50": (66.4, 92.4),
-    "deeplab_v3.resnet101": (67.4, 92.4),
-    "deeplab_v3.mobilenet_v3_large": (60.3, 91.2),
-    "lraspp.mobilenet_v3_large": (57.9, 91.2),
-    "fcn.resnet50": (60.5, 91.4),
-    "fcn.resnet101": (63.7, 91.9),
+MODELS = {
+    "deeplab_v3.resnet50",
+    "deeplab_v3.resnet101",
+    "deeplab_v3.mobilenet_v3_large",
+    "lraspp.mobilenet_v3_large",
+    "fcn.resnet50",
+    "fcn.resnet101",
 }
-"""Published mIoU and pixel accuracy on the images of COCO val2017 with VOC's classes."""
-
+"""Our ids of torchvision's networks."""
 
 HEADS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "classifier.0.convs.": ("deeplab_v3", DEEPLAB_V3),
@@ -104,7 +103,7 @@ def build(state: Mapping[str, Tensor], path: Path) -> tuple[SegmentationModel, C
     """
     architecture, table = HEADS[_head(state) or ""]
     model_id = f"{architecture}.{_backbone(path, state)}"
-    if model_id not in PUBLISHED:
+    if model_id not in MODELS:
         raise AtrousError(
             f"{path}: the head is torchvision's {architecture}, but its backbone is not known; expected "
             "deeplabv3_resnet50/101, fcn_resnet50/101, deeplabv3_mobilenet_v3_large or lraspp_mobilenet_v3_large."
@@ -141,22 +140,11 @@ def _arguments(model: str, *, auxiliary: bool) -> dict[str, Any]:
 
 
 def _make_card(model: str, table: ClassTable, *, auxiliary: bool) -> Card:
-    is_voc = table.data == "VOC"
-    miou, accuracy = PUBLISHED[model]
-    data = "COCO val2017, VOC classes"
     return Card(
         model=model,
         arguments=_arguments(model, auxiliary=auxiliary),
         classes=table.classes,
         colors=table.colors,
         preprocessing=Preprocessing(resize="shorter_side", size=(520, 520)),
-        license="BSD-3-Clause" if is_voc else "unknown",
-        source="torchvision" if is_voc else "",
-        trained_on="COCO train2017, images with VOC classes" if is_voc else "",
-        measured=(
-            Measurement(name="mIoU", value=miou, data=data, published=True),
-            Measurement(name="pixel accuracy", value=accuracy, data=data, published=True),
-        )
-        if is_voc
-        else (),
+        source="a state dict of torchvision's network",
     )

@@ -1,0 +1,70 @@
+"""Import timm, with or without torchvision.
+
+timm requires torchvision, but its networks use none of it: `timm.layers` imports one class to convert frozen batch
+normalization, and `timm.data`, from which the networks import the constants of normalization, imports the transforms of
+images. Without a torchvision that works (none installed, or one built for another torch), stand-ins take their places
+while timm is imported, and are removed after it: whoever looks for torchvision later finds as much as before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from atrous.errors import AtrousError
+
+
+@cache
+def import_timm() -> Any:
+    """Import timm and its networks.
+
+    Raises: `AtrousError` if timm is not installed.
+    """
+    if "timm" in sys.modules:
+        return sys.modules["timm"]
+    spec = find_spec("timm")
+    if spec is None or spec.origin is None:
+        raise AtrousError("This needs timm: pip install --no-deps timm huggingface_hub, or pip install atrous[timm].")
+    if _torchvision_works():
+        return import_module("timm")
+    with _stand_ins(Path(spec.origin).parent):
+        return import_module("timm")
+
+
+def _torchvision_works() -> bool:
+    try:
+        import_module("torchvision.ops.misc")
+    except (ImportError, RuntimeError):  # built for another torch, it fails as its operators are registered
+        return False
+    return True
+
+
+@contextmanager
+def _stand_ins(folder: Path) -> Iterator[None]:
+    """Let the imports of timm find what they need of torchvision and of `timm.data`."""
+    misc, data = ModuleType("torchvision.ops.misc"), ModuleType("timm.data")
+    misc.FrozenBatchNorm2d = type("FrozenBatchNorm2d", (nn.Module,), {})  # type: ignore[attr-defined]
+    data.__path__ = [str(folder / "data")]
+    names = {"torchvision": ModuleType("torchvision"), "torchvision.ops": ModuleType("torchvision.ops")}
+    names |= {misc.__name__: misc, data.__name__: data}
+    hidden = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "torchvision"}
+    for name in hidden:
+        del sys.modules[name]
+    sys.modules.update(names)
+    try:
+        constants = import_module("timm.data.constants")
+        vars(data).update({name: value for name, value in vars(constants).items() if name.isupper()})
+        yield
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
