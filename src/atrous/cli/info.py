@@ -37,6 +37,8 @@ def info(
         with downloads_disabled():
             path = find_weights(weights)
     except DownloadNeededError:
+        if as_json:
+            raise
         release = describe_weights(weights).release
         assert release is not None
         _print_release(release)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from atrous.weights.find import WeightsInfo
 
 
 def weights(
@@ -29,12 +32,18 @@ def weights(
     names = list_weights(pattern)
     if not names:
         raise AtrousError(f"No weights match '{pattern}'; `atrous weights` lists all {len(list_weights())}.")
-    table = Table("id", "description", "published", "license", "file")
+    table = Table("id", "weights", show_lines=True)
     table.columns[0].no_wrap = True
     for info in map(describe_weights, names):
-        release = info.release
-        figures = [f"{figure.name} {figure.value:g}" for figure in release.figures] if release else []
-        place = str(info.path) if info.path or release is None else f"to download, {release.megabytes:.0f} MB"
-        described = (release.description, ", ".join(figures), release.license) if release else ("", "", "")
-        table.add_row(info.name, *described, place)
+        table.add_row(info.name, "\n".join(_details(info)))
     Console().print(table)
+
+
+def _details(info: WeightsInfo) -> tuple[str, ...]:
+    """Describe weights: publisher and data, published figures and license, place."""
+    release = info.release
+    if release is None:
+        return (str(info.path),)
+    figures = ", ".join(f"{figure.name} {figure.value:g}" for figure in release.figures)
+    terms = f"published: {figures}; {release.license}" if figures else release.license
+    return release.description, terms, str(info.path or f"to download, {release.megabytes:.0f} MB")
