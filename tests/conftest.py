@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.data_fixtures", "tests.command_line"]
+pytest_plugins = ["tests.data_fixtures", "tests.command_line", "tests.hub_fixtures"]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores

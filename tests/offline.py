@@ -25,7 +25,11 @@ def run_offline(program: str, home: Path) -> None:
     """Run a program with an empty home folder, in a process that must not open a connection."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("XDG_")}
     environment |= {"HOME": str(home), "USERPROFILE": str(home), "ATROUS_CACHE": str(home / "cache")}
-    for key in ("CI", "ORT_DISABLE_TELEMETRY"):  # with which packages keep quiet by themselves
+    for key in (
+        "CI",
+        "ORT_DISABLE_TELEMETRY",
+        "HF_HUB_DISABLE_TELEMETRY",
+    ):  # with which packages keep quiet by themselves
         environment.pop(key, None)
     result = subprocess.run(
         [sys.executable, "-c", FORBID_SOCKETS + program], env=environment, capture_output=True, text=True, check=False

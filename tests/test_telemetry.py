@@ -1,4 +1,4 @@
-"""ONNX Runtime, OpenVINO and NNCF are imported without sending usage data."""
+"""ONNX Runtime, OpenVINO, NNCF and huggingface_hub are imported without sending usage data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atrous.telemetry import import_without_telemetry
 from tests.offline import run_offline, skip_without
 
 
-@pytest.mark.parametrize("package", ["onnxruntime", "openvino", "nncf"])
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino", "nncf", "huggingface_hub"])
 def test_importing_sends_and_writes_nothing(package: str, tmp_path: Path) -> None:
     skip_without(package)
     run_offline(

@@ -11,7 +11,7 @@ RELEASED = "deeplab_v3.resnet50.coco_with_voc_labels"
 
 
 def test_disabled_downloads_are_errors_with_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atrous.weights.download.download", lambda *_: pytest.fail("downloads are disabled"))
+    monkeypatch.setattr("atrous.weights.download.download", lambda *_, **__: pytest.fail("downloads are disabled"))
     with downloads_disabled(), pytest.raises(DownloadNeededError) as raised:
         find_weights(RELEASED)
     assert raised.value.url.endswith("deeplabv3_resnet50_coco-cd0a2569.pth")
@@ -19,7 +19,7 @@ def test_disabled_downloads_are_errors_with_their_address(monkeypatch: pytest.Mo
 
 def test_downloads_are_enabled_again_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     file = cache_folder() / "downloaded.pth"
-    monkeypatch.setattr("atrous.weights.download.download", lambda *_: file)
+    monkeypatch.setattr("atrous.weights.download.download", lambda *_, **__: file)
     with pytest.raises(ZeroDivisionError), downloads_disabled():
         raise ZeroDivisionError
     assert find_weights(RELEASED) == file

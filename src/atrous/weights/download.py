@@ -12,8 +12,11 @@ import os
 import re
 import urllib.error
 import urllib.request
-from http.client import HTTPException
+from collections.abc import Mapping
+from http.client import HTTPException, HTTPMessage
 from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -28,31 +31,54 @@ TIMEOUT = 30
 """Seconds without data after which a download is interrupted."""
 
 
-def download(url: str, path: Path, sha256: str, on_progress: OnProgress = lambda done, total: None) -> Path:
+class _RedirectHandler(urllib.request.HTTPRedirectHandler):
+    """Follow redirects, with the token only to the server that it was meant for."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None and urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
+            request.remove_header("Authorization")
+        return request
+
+
+def download(
+    url: str,
+    path: Path,
+    sha256: str,
+    on_progress: OnProgress = lambda done, total: None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    advice: str = "",
+) -> Path:
     """Download `url` to `path`, resuming an interrupted download.
 
     The data are written to a file with `.part` appended to its name. A complete file with the right checksum (`sha256`
-    may be the beginning of it, or empty: then it is remembered) is renamed; one with another checksum is removed.
+    may be the beginning of it, or empty: then it is remembered) is renamed; one with another checksum is removed. An
+    existing file is kept if its checksum is right, else replaced. `headers` are sent with the request, `Authorization`
+    only to the server of `url`; `advice` ends the messages of errors.
 
     Raises: `AtrousError` without a connection, for an error of the server, a full disk or a wrong checksum.
     """
     part = path.with_name(path.name + ".part")
+    advice = advice or f"Without a connection, put {path.name} into a folder and list the folder in ATROUS_WEIGHTS."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(part.with_suffix(".lock")):
-            if not path.exists():  # another process may have been faster
-                _download_rest(url, part, on_progress)
+            if not has_sha256(path, sha256):  # another process may have been faster
+                _download_rest(url, part, on_progress, headers or {})
                 if expected := sha256 or remembered_sha256(path):
                     check_sha256(part, expected, remove=True, source=url)
                 else:
                     _remember_sha256(path, compute_sha256(part))
                 os.replace(part, path)
     except urllib.error.HTTPError as error:
-        raise AtrousError(f"{url}: the server answered {error.code} {error.reason}. {_by_hand(path)}") from error
+        raise AtrousError(f"{url}: the server answered {error.code} {error.reason}. {advice}") from error
     except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise AtrousError(
-            f"{url}: the download was interrupted ({reason}). Try again: it resumes where it stopped. {_by_hand(path)}"
+            f"{url}: the download was interrupted ({reason}). Try again: it resumes where it stopped. {advice}"
         ) from error
     except OSError as error:
         raise AtrousError(
@@ -61,11 +87,11 @@ def download(url: str, path: Path, sha256: str, on_progress: OnProgress = lambda
     return path
 
 
-def _download_rest(url: str, part: Path, on_progress: OnProgress) -> None:
+def _download_rest(url: str, part: Path, on_progress: OnProgress, headers: Mapping[str, str]) -> None:
     done = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    request = urllib.request.Request(url, headers={**headers, **({"Range": f"bytes={done}-"} if done else {})})
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = urllib.request.build_opener(_RedirectHandler).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # the range is empty: the file is complete, or another one, as the checksum tells
             raise
@@ -119,6 +145,11 @@ def _memory(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
+def has_sha256(path: Path, expected: str) -> bool:
+    """Tell whether a file exists and its SHA-256 begins with `expected`."""
+    return path.is_file() and compute_sha256(path).startswith(expected)
+
+
 def check_sha256(path: Path, expected: str, *, remove: bool = False, source: str = "") -> None:
     """Raise `AtrousError` unless the file's SHA-256 begins with `expected`; with `remove`, remove a wrong file."""
     actual = compute_sha256(path)
@@ -132,7 +163,3 @@ def check_sha256(path: Path, expected: str, *, remove: bool = False, source: str
             f"{source or path}: the content differs from the released file (SHA-256 {actual[:16]}..., expected "
             f"{expected[:16]}...). {advice}"
         )
-
-
-def _by_hand(path: Path) -> str:
-    return f"Without a connection, put {path.name} into a folder and list the folder in ATROUS_WEIGHTS."

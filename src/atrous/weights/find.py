@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from atrous.errors import AtrousError, did_you_mean
 from atrous.progress import progress_bar
 from atrous.registry import matching
 from atrous.weights.catalog import RELEASES, Release, find_release
-from atrous.weights.importers.formats import suffixes
+from atrous.weights.hub import HubId, download_headers, endpoint, find_hub_file, is_hub_id, is_offline
+from atrous.weights.importers.formats import SAFETENSORS, Content, suffixes
+
+log = logging.getLogger("atrous")
 
 SUFFIX = ".safetensors"
 PACKAGED = Path(__file__).parent / "packaged"
@@ -55,8 +59,12 @@ _downloads = ContextVar("downloads", default=True)
 def find_weights(source: str | os.PathLike[str]) -> Path:
     """Find the file of an id or a path; download it if it is not on this machine.
 
+    Ids that begin with `hf://` are those of the Hugging Face hub, see `hub`.
+
     Raises: `AtrousError` for an unknown id, a missing file, or a failed download.
     """
+    if is_hub_id(source):
+        return _find_on_hub(HubId.parse(os.fspath(source)))
     path = Path(source)
     if path.is_file():
         _check_released(path)
@@ -75,6 +83,32 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
             "the path of a file works too."
         )
     return _find(name) or fetch(RELEASES[name].url, RELEASES[name].sha256, RELEASES[name].file)
+
+
+def _find_on_hub(wanted: HubId) -> Path:
+    """Find a file of the hub in the cache, or download it; a damaged one is downloaded again."""
+    from atrous.weights.download import has_sha256
+
+    file = find_hub_file(wanted, hub_folder(), online=_downloads.get() and not is_offline())
+    if file is None:
+        url = f"{endpoint()}/{wanted.repo}"
+        if _downloads.get():
+            raise AtrousError(f"{wanted} is not in the cache, and connections are disabled: unset ATROUS_OFFLINE.")
+        raise DownloadNeededError(url)
+    if not has_sha256(file.path, file.sha256):
+        if file.path.exists():
+            log.warning("%s is damaged and is downloaded again.", file.path)
+        advice = f"If the repository is restricted, accept its terms on {endpoint()}/{wanted.repo} and set HF_TOKEN."
+        name = str(file.path.relative_to(cache_folder()))
+        fetch(file.url, file.sha256, name, headers=download_headers, advice=advice)
+    if not SAFETENSORS.recognizes(Content.read(file.path)):
+        raise AtrousError(f"{file.id}: this is not a safetensors file, whatever its name; others are not read.")
+    return file.path
+
+
+def hub_folder() -> Path:
+    """Locate the folder of files of the hub, in that of downloads."""
+    return cache_folder() / "hub"
 
 
 def list_weights(pattern: str = "*") -> list[str]:
@@ -135,8 +169,17 @@ def _check_released(path: Path) -> None:
             check_sha256(path, expected)
 
 
-def fetch(url: str, sha256: str, file: str = "") -> Path:
+def fetch(
+    url: str,
+    sha256: str,
+    file: str = "",
+    *,
+    headers: Callable[[], Mapping[str, str]] | None = None,
+    advice: str = "",
+) -> Path:
     """Download a file of weights to the cache, with a progress bar; `file` is its name there, by default as in `url`.
+
+    `headers` makes the headers of the request, `advice` ends the messages of failed downloads.
 
     Raises: `AtrousError` if the download fails, or if `ATROUS_OFFLINE` is set; `DownloadNeededError` where downloads
     are disabled.
@@ -144,7 +187,7 @@ def fetch(url: str, sha256: str, file: str = "") -> Path:
     from atrous.weights.download import download
 
     path = cache_folder() / (file or url.rsplit("/", 1)[-1])
-    if os.environ.get("ATROUS_OFFLINE"):
+    if is_offline():
         raise AtrousError(
             f"{path.name} is not on this machine, and ATROUS_OFFLINE is set. Get {url} and put it into a folder "
             f"listed in ATROUS_WEIGHTS{f' as {path.name}' if not url.endswith(path.name) else ''}."
@@ -152,4 +195,4 @@ def fetch(url: str, sha256: str, file: str = "") -> Path:
     if not _downloads.get():
         raise DownloadNeededError(url)
     with progress_bar(f"{path.name} -> {path.parent}", unit="bytes") as on_progress:
-        return download(url, path, sha256, on_progress)
+        return download(url, path, sha256, on_progress, headers=headers() if headers else {}, advice=advice)
