@@ -12,19 +12,35 @@ if TYPE_CHECKING:
 
 def weights(
     pattern: Annotated[str, typer.Argument(help="A wildcard such as '*voc', or a part of an id.")] = "*",
+    hub: Annotated[
+        str | None,
+        typer.Option(metavar="USER", help="List the repositories of a user or an organization on the hub instead."),
+    ] = None,
 ) -> None:
     """List the weights that can be used by id, and their files.
 
     Files are searched for in the folders of ATROUS_WEIGHTS, in the user's cache and in the package; all others are
     downloaded when they are first used. "published" are figures of the publisher; `atrous info ID` tells on which data.
+    With --hub, the repositories on the Hugging Face hub are listed that `atrous push` made.
 
-    Example:
+    Examples:
 
       atrous weights voc
+
+      atrous weights --hub USER
     """
     from rich.console import Console
     from rich.table import Table
 
+    table = Table("id", "weights", show_lines=True)
+    table.columns[0].no_wrap = True
+    for row in _known_rows(pattern) if hub is None else _hub_rows(hub, pattern):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _known_rows(pattern: str) -> list[tuple[str, str]]:
+    """List ids and descriptions of the weights that are known by id."""
     from atrous.errors import AtrousError
     from atrous.weights import list_weights
     from atrous.weights.find import describe_weights
@@ -32,11 +48,7 @@ def weights(
     names = list_weights(pattern)
     if not names:
         raise AtrousError(f"No weights match '{pattern}'; `atrous weights` lists all {len(list_weights())}.")
-    table = Table("id", "weights", show_lines=True)
-    table.columns[0].no_wrap = True
-    for info in map(describe_weights, names):
-        table.add_row(info.name, "\n".join(_details(info)))
-    Console().print(table)
+    return [(info.name, "\n".join(_details(info))) for info in map(describe_weights, names)]
 
 
 def _details(info: WeightsInfo) -> tuple[str, ...]:
@@ -47,3 +59,21 @@ def _details(info: WeightsInfo) -> tuple[str, ...]:
     figures = ", ".join(f"{figure.name} {figure.value:g}" for figure in release.figures)
     terms = f"published: {figures}; {release.license}" if figures else release.license
     return release.description, terms, str(info.path or f"to download, {release.megabytes:.0f} MB")
+
+
+def _hub_rows(user: str, pattern: str) -> list[tuple[str, str]]:
+    """List ids and descriptions of the repositories of a user on the hub."""
+    from atrous.errors import AtrousError
+    from atrous.registry import matching
+    from atrous.weights.hub import TAG, endpoint, list_hub_weights
+
+    entries = {entry.id: entry for entry in list_hub_weights(user)}
+    names = matching(pattern, entries)
+    if not names:
+        rest = f"match '{pattern}'; it has {len(entries)} with other names" if entries else f"have the tag '{TAG}'"
+        raise AtrousError(f"No repositories of {user} on {endpoint()} {rest}. Private ones are listed with HF_TOKEN.")
+    chosen = (entries[name] for name in names)
+    return [
+        (each.id, f"license {each.license}, changed {each.updated}{', private' if each.private else ''}")
+        for each in chosen
+    ]

@@ -168,8 +168,8 @@ def find_hub_file(wanted: HubId, cache: Path, *, online: bool) -> HubFile | None
         return None
     file = _choose_file(wanted, listing)
     size, sha256 = listing.files[file]
-    found = HubId(wanted.repo, wanted.revision, file)
-    return HubFile(found, listing.commit, size, sha256, folder / sha256[:16] / file.rpartition("/")[2])
+    chosen = HubId(wanted.repo, wanted.revision, file)
+    return HubFile(chosen, listing.commit, size, sha256, folder / sha256[:16] / file.rpartition("/")[2])
 
 
 def _choose_file(wanted: HubId, listing: _Listing) -> str:
