@@ -17,7 +17,7 @@ from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.importers import caffe_resnet, caffe_vgg
 from atrous.weights.importers.caffe_file import Layer, read_layers
-from atrous.weights.importers.caffe_layers import Layers, Network, convert, list_names
+from atrous.weights.importers.caffe_layers import Layers, Network, convert, list_names, show
 from atrous.weights.tensors import load_tensors
 
 RECOGNIZERS = (
@@ -52,23 +52,29 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     shape or of another geometry.
     """
     layers = _by_name(path, read_layers(path))
+    weighted = {name: layer for name, layer in layers.items() if layer.blobs}
     try:
-        network = next(filter(None, (recognize(layers) for recognize in RECOGNIZERS)), None)
-        if network is None:
-            raise AtrousError(
-                f"the layers are those of no known network: {list_names(layers) or 'none'}. Expected FCN, CRF-RNN, "
-                "DeepLab v1 or v2, a dilated network, SegNet or PSPNet, with the names of their released prototxts."
-            )
-        if network.num_classes > MOST_CLASSES:
-            raise AtrousError(f"the last layer has {network.num_classes} outputs; expected at most {MOST_CLASSES}.")
+        network = _recognize(layers, weighted)
         card = _make_card(path, network)
         with meta_device():
             model = build_from_card(card)
     except AtrousError as error:
         raise AtrousError(f"{path}: {error}") from error
-    weighted = {name: layer for name, layer in layers.items() if layer.blobs and not name.endswith(caffe_resnet.SCALES)}
-    load_tensors(model, convert(path, weighted, network.rules, model), str(path))
+    once = {name: layer for name, layer in weighted.items() if not name.endswith(caffe_resnet.SCALES)}
+    load_tensors(model, convert(path, once, network.rules, model), str(path))
     return model, card
+
+
+def _recognize(layers: Layers, weighted: Layers) -> Network:
+    network = next(filter(None, (recognize(layers) for recognize in RECOGNIZERS)), None)
+    if network is None:
+        raise AtrousError(
+            f"the layers are those of no known network: {list_names(weighted) or 'none'}. Expected FCN, CRF-RNN, "
+            "DeepLab v1 or v2, a dilated network, SegNet or PSPNet, with the names of their released prototxts."
+        )
+    if network.num_classes > MOST_CLASSES:
+        raise AtrousError(f"the last layer has {network.num_classes} outputs; expected at most {MOST_CLASSES}.")
+    return network
 
 
 def _by_name(path: Path, layers: Sequence[Layer]) -> Layers:
@@ -78,7 +84,9 @@ def _by_name(path: Path, layers: Sequence[Layer]) -> Layers:
         if layer.name not in named or not named[layer.name].blobs:
             named[layer.name] = layer
         elif layer.blobs:
-            raise AtrousError(f"{path}: two layers with parameters are named '{layer.name}'. Save the network again.")
+            raise AtrousError(
+                f"{path}: two layers with parameters are named {show(layer.name)}. Save the network again."
+            )
     return named
 
 

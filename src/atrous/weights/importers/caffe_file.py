@@ -12,6 +12,7 @@ import math
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ LAYERS_V1, LAYERS = 2, 100
 
 _MOST_LAYERS = 10_000
 _MOST_FIELDS = 1_000
+_MOST_AXES = 32
 """Limits far above those of any network, for damaged files."""
 
 
@@ -110,14 +112,16 @@ def _read_blob(content: memoryview) -> NDArray[np.float32]:
     of = {number: [entry for entry in entries if entry.number == number] for number in (1, 2, 3, 4, 5, 7, 8)}
     data = floats(of[5]) if of[5] else floats(of[8], double=True)
     if of[7]:
-        shape = [size for entry in of[7] for part in fields(entry.data, limit=_MOST_FIELDS) for size in integers(part)]
+        parts = (part for entry in of[7] for part in fields(entry.data, limit=_MOST_FIELDS))
+        shape = list(islice((size for part in parts for size in integers(part)), _MOST_AXES + 1))
     elif any(of[number] for number in (1, 2, 3, 4)):
         shape = [of[number][-1].signed if of[number] else 0 for number in (1, 2, 3, 4)]
     else:
         shape = [len(data)]
-    if len(shape) > 32 or min(shape, default=1) < 0 or math.prod(shape) != len(data):
-        raise ProtobufError(f"an array of shape {tuple(shape[:32])} has {len(data)} values")
-    return data.reshape(shape).astype(np.float32, copy=False)
+    if len(shape) > _MOST_AXES or min(shape, default=1) < 0 or math.prod(shape) != len(data):
+        raise ProtobufError(f"an array of shape {tuple(shape)} has {len(data)} values")
+    with np.errstate(over="ignore"):  # doubles may become infinite, which is reported when they are loaded
+        return data.reshape(shape).astype(np.float32, copy=False)
 
 
 def _read_geometry(content: memoryview, names: dict[int, str]) -> dict[str, int]:

@@ -28,7 +28,9 @@ Array: TypeAlias = NDArray[np.float32]
 EPS = 1e-5
 """The epsilon of batch normalization in our networks, and the default of Caffe's."""
 
+_LARGEST_DILATION = 1000
 _SHOWN = 4
+_LONGEST_NAME = 60
 
 
 class Rule(NamedTuple):
@@ -68,8 +70,14 @@ def outputs(layers: Layers, name: str, default: int) -> int:
 
 
 def stated(layer: Layer, name: str, default: int) -> int:
-    """Read the stride or dilation that a file states for a layer; Caffe leaves out 1."""
-    return layer.geometry.get(name, 1) if "kernel_size" in layer.geometry else default
+    """Read the stride or dilation that a file states for a layer; Caffe leaves out 1.
+
+    Raises: `AtrousError` for a value that no network has.
+    """
+    value = layer.geometry.get(name, 1) if "kernel_size" in layer.geometry else default
+    if not 1 <= value <= _LARGEST_DILATION:
+        raise AtrousError(f"layer {show(layer.name)} has {name} {value}; expected 1 to {_LARGEST_DILATION}.")
+    return value
 
 
 def width_arguments(layers: Layers, first: str) -> dict[str, Any]:
@@ -144,9 +152,10 @@ def _norm_and_scale(norm: Layer, scale: Layer) -> dict[str, Array]:
     means, variances, factor = (array.reshape(-1) for array in _arrays(norm, 3))
     if len(factor) != 1:
         raise _ArraysError(f"has a scale factor of {len(factor)} values, expected 1")
-    share = np.float32(1 / factor[0]) if factor[0] else np.float32(0)
     weight, bias = _arrays(scale, 2)
-    return _batch_norm(weight, bias, means * share, variances * share, norm.eps)
+    with np.errstate(all="ignore"):  # infinite values are reported when they are loaded
+        share = np.float32(1) / factor if factor[0] else factor
+        return _batch_norm(weight, bias, means * share, variances * share, norm.eps)
 
 
 def _slope_norm(layer: Layer) -> dict[str, Array]:
@@ -162,13 +171,16 @@ def _folded_norm(layer: Layer) -> dict[str, Array]:
 def _batch_norm(weight: Array, bias: Array, mean: Array, variance: Array, eps: float | None) -> dict[str, Array]:
     """Name the arrays as torch does; another epsilon is added to the variance."""
     moved = variance if eps is None else variance + np.float32(eps - EPS)
+    if (moved <= -EPS).any():
+        raise _ArraysError("has negative variances, expected none")
     arrays = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": moved}
     return {name: array.reshape(-1) for name, array in arrays.items()}
 
 
 def _mean_field(layer: Layer) -> dict[str, Array]:
     names = ("spatial_weights", "bilateral_weights", "compatibility")
-    return {name: array.reshape(array.shape[-2:]) for name, array in zip(names, _arrays(layer, 3), strict=True)}
+    matrices = (array[0, 0] if array.shape[:-2] == (1, 1) else array for array in _arrays(layer, 3))
+    return dict(zip(names, matrices, strict=True))
 
 
 def convert(
@@ -184,23 +196,24 @@ def convert(
         lists = {"missing": missing, "unexpected": [name for name in layers if name in unexpected]}
         named = "; ".join(f"{kind}: {list_names(names)}" for kind, names in lists.items() if names)
         raise AtrousError(f"{path}: the layers differ from those of {_name(model)} ({named}).")
-    expected = model.state_dict()
+    expected, modules = model.state_dict(), dict(model.named_modules())
     tensors = {key: torch.tensor(0) for key in expected if key.endswith("num_batches_tracked")}
     for rule in rules:
         first = layers[rule.layers[0]]
-        _check_geometry(path, first, model.get_submodule(rule.module))
+        name, ours = show(first.name), _name(model)
+        if rule.module not in modules:
+            raise AtrousError(f"{path}: layer {name} has no counterpart in {ours}.")
+        _check_geometry(path, first, modules[rule.module])
         try:
-            arrays = rule.convert(*(layers[name] for name in rule.layers))
+            arrays = rule.convert(*(layers[layer] for layer in rule.layers))
         except _ArraysError as error:
-            raise AtrousError(f"{path}: layer '{first.name}' {error}, as in {_name(model)}.") from error
-        for name, array in arrays.items():
-            key = f"{rule.module}.{name}"
-            if key not in expected or tuple(expected[key].shape) != array.shape:
-                wanted = f"expected {tuple(expected[key].shape)}" if key in expected else "expected none"
-                raise AtrousError(
-                    f"{path}: layer '{first.name}' has an array '{name}' of shape {array.shape}, {wanted} as in "
-                    f"{_name(model)}."
-                )
+            raise AtrousError(f"{path}: layer {name} {error}, as in {ours}.") from error
+        for kind, array in arrays.items():
+            key = f"{rule.module}.{kind}"
+            shape = tuple(expected[key].shape) if key in expected else None
+            if shape != array.shape:
+                wanted = f"expected {shape or 'none'}"
+                raise AtrousError(f"{path}: layer {name} has a {kind} of shape {array.shape}, {wanted} as in {ours}.")
             tensors[key] = torch.from_numpy(array)
     return tensors
 
@@ -217,8 +230,8 @@ def _check_geometry(path: Path, layer: Layer, module: nn.Module) -> None:
         in_branch = name == "stride" and layer.name.startswith(("data_", "pool"))
         if theirs != ours and not in_branch:
             raise AtrousError(
-                f"{path}: layer '{layer.name}' has {name} {theirs}, expected {ours}. A network with another geometry "
-                "would compute other features from these weights."
+                f"{path}: layer {show(layer.name)} has {name} {theirs}, expected {ours}. A network with another "
+                "geometry would compute other features from these weights."
             )
 
 
@@ -230,4 +243,9 @@ def list_names(names: Iterable[str]) -> str:
     """List the first names, and the number of the others."""
     known = list(names)
     more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
-    return ", ".join(known[:_SHOWN]) + more
+    return ", ".join(map(show, known[:_SHOWN])) + more
+
+
+def show(name: str) -> str:
+    """Quote a name of a file for a message of one line."""
+    return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")
