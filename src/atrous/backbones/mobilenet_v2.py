@@ -7,7 +7,8 @@ differ in:
   with, or the 1e-5 of torchvision and the libraries that build on it.
 - `divisor=1` turns off the rounding of channels to multiples of 8, as in the x0.5 DeepLab release.
 - `padding`: "symmetric"; "tensorflow", which pads even sizes at the end; or "before_expansion", which pads the input of
-  each inverted residual, so that its expansion makes the border other than zero, as in VainF's DeepLabV3Plus-Pytorch.
+  each inverted residual, so that its expansion makes the border other than zero, and does not pad the image, as in
+  VainF's DeepLabV3Plus-Pytorch: its maps are a pixel smaller at odd sizes.
 - `last_conv` keeps the classifier's 1x1 convolution to 1280 channels, and `stages` ends the network after its second or
   third map, as in segmentation_models_pytorch.
 - `whole_stage` dilates the depthwise convolution that loses its stride as well, see `layers.dilate`; also there.
@@ -115,8 +116,7 @@ class MobileNetV2(Backbone):
         self.whole_stage = whole_stage
         norm = partial(BatchNorm2d, eps=norm_eps)
         channels = make_divisible(32 * width, divisor)
-        stem_padding: Padding = "symmetric" if padding == "before_expansion" else padding
-        stem = ConvNormAct(in_channels, channels, 3, stride=2, norm=norm, act=nn.ReLU6, padding=stem_padding)
+        stem = ConvNormAct(in_channels, channels, 3, stride=2, norm=norm, act=nn.ReLU6, padding=padding)
         features: list[nn.Module] = [stem]
         for expansion, base, repeats, stride in BOTTLENECKS:
             for index in range(repeats):

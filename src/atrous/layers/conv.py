@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from atrous.layers.norm import BatchNorm2d
 
 Padding = Literal["symmetric", "tensorflow", "before_expansion"]
-"""Zeros on both sides, TensorFlow's "SAME" padding, or padding of an inverted residual's input instead of its depthwise
-convolution's."""
+"""Zeros on both sides, TensorFlow's "SAME" padding, or none: the input of the inverted residual was padded before."""
 Activation = Callable[[], nn.Module]
 Norm = Callable[[int], nn.Module]
 """Builds a normalization layer for a number of channels."""
@@ -56,7 +55,7 @@ class Conv2dSame(Conv2d):
 
 
 class PrepaddedConv2d(Conv2d):
-    """A convolution of maps that were padded before, by `padding` pixels on each side; it does not pad them itself.
+    """A convolution that does not pad its input; `padding` is what it would need to keep the size at stride 1.
 
     Shape: (N, in_channels, H + 2 padding, W + 2 padding) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """

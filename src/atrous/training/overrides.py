@@ -23,7 +23,7 @@ def expand_stages(
 
     Raises: `AtrousError` for a stage that is not a mapping, and for an invalid override.
     """
-    parsed = [_parse(text) for text in overrides]
+    parsed = [parse_override(text) for text in overrides]
     recipe = {key: value for key, value in tree.items() if key in recipe_keys}
     common = {key: value for key, value in tree.items() if key not in recipe_keys and key != "stages"}
     stages = []
@@ -61,7 +61,11 @@ def _check_stage_names(overrides: Sequence[Override], names: Sequence[str]) -> N
             )
 
 
-def _parse(text: str) -> Override:
+def parse_override(text: str) -> Override:
+    """Parse `key.key=value`, with a value in YAML.
+
+    Raises: `AtrousError` for a text without a key, or a value that is not valid YAML.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise AtrousError(f"'{text}': an override is key=value, such as optimizer.lr=0.01.")

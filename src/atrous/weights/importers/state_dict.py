@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
 
 LIBRARIES = {
     "torchvision": "torchvision",
+    "smp": "segmentation_models_pytorch",
+    "transformers": "transformers",
+    "mmseg": "mmsegmentation",
+    "vainf": "VainF/DeepLabV3Plus-Pytorch",
+    "kazuto1011": "kazuto1011/deeplab-pytorch",
+    "csail": "CSAILVision/semantic-segmentation-pytorch",
 }
 """The modules of this package that recognize state dicts, in the order in which they are tried, and their libraries."""
 
@@ -39,6 +46,13 @@ WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network",
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of all keys that wrappers of a network add: DataParallel, torch.compile, Lightning."""
+
+NUMPY_SCALARS: list[Any] = [
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float32", "float64", "int64")),
+]
+"""Numbers of NumPy, which checkpoints hold next to the tensors, such as the best score; numpy 1 had another path."""
 
 _SHOWN = 4
 
@@ -80,7 +94,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _unpickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise AtrousError(
             f"{path}: this file contains more than tensors, or is damaged; objects that could run code are not loaded. "
