@@ -185,7 +185,7 @@ CHANGES = {
     "unknown": (lambda s: s.update({"neck.0.weight": torch.zeros(1)}), "'neck.0.weight' is unexpected"),
     "shape": (
         lambda s: s.update({"decode_head.conv_seg.weight": torch.zeros(5, 256, 1, 1)}),
-        r"classifier.2.weight has shape \(5, 256, 1, 1\), expected \(5, 512, 1, 1\)",
+        r"'classifier.2.weight' has shape \(5, 256, 1, 1\), expected \(5, 512, 1, 1\)",
     ),
     "head": (
         lambda s: _rename(s, "decode_head.psp_modules.", "decode_head.lateral_convs."),

@@ -37,10 +37,18 @@ def name_classes(count: int, path: Path) -> ClassTable:
 
     Raises: `AtrousError` for a number that no data set has.
     """
+    numbered = number_classes(count, path)
+    return _TABLES.get(count, numbered)
+
+
+def number_classes(count: int, path: Path) -> ClassTable:
+    """Number the classes of a network: "class 0", "class 1".
+
+    Raises: `AtrousError` for a number that no data set has.
+    """
     if not 1 <= count <= MAX_CLASSES:
         raise AtrousError(
             f"{path}: the last layer has {count} classes; expected 1 to {MAX_CLASSES}. The file is damaged, or of "
             "another network."
         )
-    numbered = ClassTable(tuple(f"class {index}" for index in range(count)), voc_color_map(count))
-    return _TABLES.get(count, numbered)
+    return ClassTable(tuple(f"class {index}" for index in range(count)), voc_color_map(count))

@@ -12,15 +12,11 @@ from torch import Tensor
 
 from atrous.backbones.resnet import BLOCKS
 from atrous.card import Card, Preprocessing
-from atrous.data.datasets import ade20k, cityscapes, voc
 from atrous.errors import AtrousError
-from atrous.imaging.labels import voc_color_map
 from atrous.layers.meta import meta_device
 from atrous.models import MODELS, SegmentationModel, build_from_card
+from atrous.weights.importers.classes import ClassTable, name_classes, number_classes
 from atrous.weights.tensors import load_tensors
-
-DATASETS = {len(data.CLASSES): data for data in (voc, cityscapes, ade20k)}
-"""The data sets of most released weights, by their number of classes, which is all that a state dict tells of them."""
 
 CAFFE = Preprocessing(mean=(104.008, 116.669, 122.675), std=(1.0, 1.0, 1.0), channel_order="BGR")
 """The normalization of Caffe's networks: the mean of ImageNet is subtracted, in the order blue, green, red."""
@@ -40,7 +36,7 @@ class Network:
     align_corners: bool = False
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     known_classes: bool = True
-    """Whether classes get the names of the data set in `DATASETS` that has as many."""
+    """Whether classes get the names of the data set that has as many, see `classes`."""
 
 
 def build_network(network: Network, tensors: Mapping[str, Tensor], path: Path) -> tuple[SegmentationModel, Card]:
@@ -50,7 +46,8 @@ def build_network(network: Network, tensors: Mapping[str, Tensor], path: Path) -
 
     Raises: `AtrousError` for tensors that are missing, unknown or of another shape.
     """
-    card = _make_card(network, count_classes(tensors, path))
+    count = count_classes(tensors, path)
+    card = _make_card(network, name_classes(count, path) if network.known_classes else number_classes(count, path))
     with meta_device():
         model = build_from_card(card)
     counters = {key: torch.tensor(0) for key in model.state_dict() if key.endswith(_COUNTERS)}
@@ -93,13 +90,12 @@ def count_classes(tensors: Mapping[str, Tensor], path: Path) -> int:
     raise AtrousError(f"{path}: the classifier is missing. Save the state dict of the whole network.")
 
 
-def _make_card(network: Network, count: int) -> Card:
-    data = DATASETS.get(count) if network.known_classes else None
+def _make_card(network: Network, table: ClassTable) -> Card:
     return Card(
         model=network.model,
         arguments=dict(network.arguments),
-        classes=data.CLASSES if data else tuple(f"class {index}" for index in range(count)),
-        colors=data.COLORS if data else voc_color_map(count),
+        classes=table.classes,
+        colors=table.colors,
         preprocessing=network.preprocessing,
         align_corners=network.align_corners,
         source=network.source,
