@@ -104,6 +104,20 @@ def test_a_quantized_file_segments_nearly_alike_and_says_what_it_costs(suffix: s
     assert (segmenter(sample.image).labels == sample.labels).mean() > 0.8
 
 
+def test_layers_that_are_not_quantized_compute_in_bfloat16_on_request(tmp_path: Path) -> None:
+    network = small_network()
+    report = quantize(network, tmp_path / "a.xml", max_drop=20)
+    if "BF16" not in create_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(AtrousError, match="does not compute in bfloat16"):
+            Segmenter.load(report.path, precision="bfloat16")
+        return
+    segmenter, exact = Segmenter.load(report.path, precision="bfloat16"), Segmenter.load(report.path)
+    assert segmenter.engine.precision == "bfloat16"
+    sample = OwnLabels(network)[0]
+    assert (segmenter(sample.image).labels == sample.labels).mean() > 0.8
+    assert (segmenter.logits(sample.image) != exact.logits(sample.image)).any()
+
+
 def test_layers_that_lose_stay_in_float(tmp_path: Path) -> None:
     report = quantize(fragile_network(), tmp_path / "a.xml", max_drop=10)
     assert report.miou[1] >= 90

@@ -39,6 +39,7 @@ _SCALED_GRAY = {"L;2": 85, "L;4": 17}
 """The factors by which Pillow scales gray values of 2 and 4 bits up to 8 bits."""
 
 
+@lru_cache(maxsize=8)
 def voc_color_map(count: int) -> tuple[Color, ...]:
     """Compute the color map of PASCAL VOC for any number of classes: the label's bits spread over red, green and blue.
 

@@ -26,8 +26,8 @@ class OpenVinoEngine(Engine):
     """Run an OpenVINO (.xml with .bin) or ONNX file that atrous wrote, or the content of the latter, on the CPU.
 
     The precision is that of the arithmetic: OpenVINO itself would choose bfloat16 wherever the CPU has it. A quantized
-    network computes in 8 bits where it is quantized, and otherwise in float32. Threads may make `parallel` calls at
-    once, each of which has its share of the cores.
+    network computes in 8 bits where it is quantized, and otherwise in float32, or in bfloat16 if that is asked for.
+    Threads may make `parallel` calls at once, each of which has its share of the cores.
 
     The network is compiled once for batches and images of any size, and once for a single image of the size that the
     card's preprocessing gives all images, if it does, because that is faster; each at its first use.
@@ -49,7 +49,7 @@ class OpenVinoEngine(Engine):
                 f"{file}: OpenVINO cannot load this file ({reason}). Export the weights again."
             ) from error
         self.metadata = NetworkMetadata.read(_read_property(model), file)
-        self.precision = self.metadata.precision if self.metadata.precision == "int8" else precision
+        self.precision = "int8" if (self.metadata.precision, precision) == ("int8", "float32") else precision
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise AtrousError("This CPU does not compute in bfloat16: use precision 'float32'.")
         self.parallel = parallel
