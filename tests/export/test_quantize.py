@@ -16,6 +16,7 @@ from atrous.card import Measurement
 from atrous.export import QuantizationReport, quantize_model
 from atrous.imaging.io import Pixels, resize_image
 from atrous.imaging.labels import Labels
+from atrous.inference.engines.openvino import create_core
 from atrous.models import SegmentationModel
 from tests.export.networks import small_network
 from tests.inference.networks import SmallNetwork, letter_card
