@@ -226,11 +226,8 @@ MOBILE = {"output_stride": 16, "backbone_options": {"layout": "torchvision"}}
 MOBILE_DEEPLAB = {"atrous_rates": (12, 24, 36), "auxiliary": True, "auxiliary_map": 1, "refine": True}
 
 
-@torch.no_grad()
-@pytest.mark.parametrize(("architecture", "options"), [("lraspp", {}), ("deeplab_v3", MOBILE_DEEPLAB)])
-def test_networks_on_mobilenet_v3(architecture: str, options: dict, tmp_path: Path) -> None:
-    network = atrous.create_model(f"{architecture}.mobilenet_v3_large", **MOBILE, **options)
-    imitate_training(network)
+def mobile_state(architecture: str, network: torch.nn.Module) -> dict[str, Tensor]:
+    """The state dict of one of our networks on MobileNetV3, by torchvision's keys."""
     state = {}
     for key, value in network.state_dict().items():
         renamed = re.sub(r"^backbone\.features\.", "backbone.", key)
@@ -238,7 +235,15 @@ def test_networks_on_mobilenet_v3(architecture: str, options: dict, tmp_path: Pa
             if re.match(ours, key):
                 renamed = re.sub(ours, theirs, key)
         state[renamed] = value
-    torch.save(state, tmp_path / "mobile.pth")
+    return state
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("architecture", "options"), [("lraspp", {}), ("deeplab_v3", MOBILE_DEEPLAB)])
+def test_networks_on_mobilenet_v3(architecture: str, options: dict, tmp_path: Path) -> None:
+    network = atrous.create_model(f"{architecture}.mobilenet_v3_large", **MOBILE, **options)
+    imitate_training(network)
+    torch.save(mobile_state(architecture, network), tmp_path / "mobile.pth")
     model = atrous.load(tmp_path / "mobile.pth")
     image = torch.randn(1, 3, 65, 97)
     assert torch.equal(model(image), network.eval()(image))

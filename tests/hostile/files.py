@@ -1,0 +1,122 @@
+"""Undamaged files of every kind that is read, as small as their networks can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+import atrous
+from atrous.card import Card, Preprocessing
+from atrous.data.datasets import voc
+from atrous.weights import save
+from atrous.weights.importers.protobuf import BYTES, ProtobufError, fields
+from tests.contract.trained import imitate_training
+from tests.weights.importers import caffe_nets
+from tests.weights.importers.caffe_runtime import Net
+from tests.weights.importers.test_torchvision import mobile_state
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: how to write an undamaged one into a folder, and where its keys and sizes are."""
+
+    write: Callable[[Path], Path]
+    spots: Callable[[bytes], list[int]] = lambda content: []
+    damaged: str = ""
+    """The ending of the file to damage, where several belong together; by default the one that is loaded."""
+
+
+def _safetensors(folder: Path) -> Path:
+    model = atrous.create_model("deeplab_v3.mobilenet_v2", width=0.125)
+    card = Card(
+        model="deeplab_v3.mobilenet_v2",
+        arguments={"width": 0.125},
+        classes=voc.CLASSES,
+        colors=voc.COLORS,
+        preprocessing=Preprocessing(resize="pad", size=(65, 65)),
+    )
+    return save(model, folder / "own.safetensors", card=card)
+
+
+def _torchvision(folder: Path) -> dict[str, torch.Tensor]:
+    options = {"output_stride": 16, "backbone_options": {"layout": "torchvision"}}
+    network = atrous.create_model("lraspp.mobilenet_v3_large", **options)
+    imitate_training(network)
+    return mobile_state("lraspp", network)
+
+
+def _state_dict_safetensors(folder: Path) -> Path:
+    save_file(_torchvision(folder), folder / "state.safetensors")
+    return folder / "state.safetensors"
+
+
+def _pth(folder: Path) -> Path:
+    torch.save(_torchvision(folder), folder / "state.pth")
+    return folder / "state.pth"
+
+
+def _legacy_pth(folder: Path) -> Path:
+    torch.save(_torchvision(folder), folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    return folder / "legacy.pth"
+
+
+def _caffemodel(folder: Path) -> Path:
+    net = Net(width=1 / 16)
+    caffe_nets.deeplab_v1(net, net.image(65, 81))
+    return net.write(folder / "net.caffemodel")
+
+
+def _caffemodel_v1(folder: Path) -> Path:
+    net = Net(width=1 / 16, v1=True)
+    caffe_nets.deeplab_v1(net, net.image(65, 81))
+    return net.write(folder / "net.caffemodel")
+
+
+def _caffemodel_normalized(folder: Path) -> Path:
+    net = Net(width=1 / 16)
+    caffe_nets.deeplab_v2_resnet(net, net.image(65, 81))
+    return net.write(folder / "net.caffemodel")
+
+
+def message_spots(content: bytes) -> list[int]:
+    """List where the fields of nested messages of protocol buffers begin."""
+    return list(_spots(memoryview(content), 0, depth=0))
+
+
+def _spots(view: memoryview, start: int, depth: int) -> Iterator[int]:
+    try:
+        entries = list(fields(view))
+    except ProtobufError:  # no message, but text or numbers
+        return
+    position = 0
+    for entry in entries:
+        yield start + position
+        position += _varint_length(view, position)
+        if isinstance(entry.value, int):
+            position += _varint_length(view, position)
+            continue
+        if entry.wire_type == BYTES:
+            position += _varint_length(view, position)
+            if depth < 4 and 0 < len(entry.value) < 1 << 16:
+                yield from _spots(entry.value, start + position, depth + 1)
+        position += len(entry.value)
+
+
+def _varint_length(view: memoryview, position: int) -> int:
+    return next(count for count in range(1, 11) if not view[position + count - 1] & 128)
+
+
+KINDS = {
+    "safetensors": Kind(_safetensors),
+    "safetensors of another library": Kind(_state_dict_safetensors),
+    "pth": Kind(_pth),
+    "pth before torch 1.6": Kind(_legacy_pth),
+    "caffemodel": Kind(_caffemodel, message_spots),
+    "caffemodel of 2014": Kind(_caffemodel_v1, message_spots),
+    "caffemodel with batch normalization": Kind(_caffemodel_normalized, message_spots),
+}
+"""The kinds of files that are damaged."""
