@@ -16,7 +16,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from atrous.errors import AtrousError
 from atrous.weights.importers.formats import is_safetensors
+from atrous.weights.importers.pickled import Placeholder, SurveyError, survey
 from atrous.weights.tensors import damaged_file_error
 
 if TYPE_CHECKING:
@@ -46,13 +46,6 @@ WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network",
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of all keys that wrappers of a network add: DataParallel, torch.compile, Lightning."""
-
-NUMPY_SCALARS: list[Any] = [
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("float32", "float64", "int64")),
-]
-"""Numbers of NumPy, which checkpoints hold next to the tensors, such as the best score; numpy 1 had another path."""
 
 _SHOWN = 4
 
@@ -93,16 +86,22 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> Any:
+    """Read the objects of a file with torch's restricted unpickler, and placeholders for those it does not know.
+
+    Checkpoints of trainings contain, beside the tensors, objects such as the numbers of NumPy or the history of a loss.
+    """
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
+        placeholders: list[Any] = [(Placeholder, name) for name in survey(path)]
+        with torch.serialization.safe_globals(placeholders):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise AtrousError(
             f"{path}: this file contains more than tensors, or is damaged; objects that could run code are not loaded. "
             "Save the state dict alone: torch.save(model.state_dict(), FILE)."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise damaged_file_error(path, type(error).__name__) from error
+    except Exception as error:  # a damaged pickle raises whatever the operation that it reaches raises
+        reason = str(error) if isinstance(error, SurveyError) else type(error).__name__
+        raise damaged_file_error(path, " ".join(reason.split())[:200]) from error
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -112,7 +111,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
             break
         content = content[wrapper]
     is_state = isinstance(content, Mapping) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+        isinstance(key, str) and _is_plain(value) for key, value in content.items()
     )
     if not is_state or not content:
         entries = f"the entries {', '.join(map(str, list(content)[:_SHOWN]))}" if isinstance(content, Mapping) else ""
@@ -121,6 +120,16 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
             "with torch.save(model.state_dict(), FILE)."
         )
     return dict(content)
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is a tensor with numbers in memory, neither sparse nor quantized nor complex."""
+    return (
+        type(value) in (Tensor, torch.nn.Parameter)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_complex())
+    )
 
 
 def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
