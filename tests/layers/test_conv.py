@@ -98,7 +98,7 @@ def test_gradients_of_atrous_depthwise_convolutions_in_bfloat16(dilation: int, a
 
 @pytest.mark.parametrize(
     ("channels", "divisor", "expected"),
-    [(16, 8, 16), (24 * 0.5, 8, 16), (24 * 0.5, 1, 12), (33, 8, 32), (1, 8, 8), (44, 8, 48)],
+    [(16, 8, 16), (24 * 0.5, 8, 16), (24 * 0.5, 1, 12), (96 * 0.35, 1, 34), (33, 8, 32), (1, 8, 8), (44, 8, 48)],
 )
 def test_rounding_of_channels(channels: float, divisor: int, expected: int) -> None:
     assert make_divisible(channels, divisor) == expected

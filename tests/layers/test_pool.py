@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atrous.layers.pool import DECOMPOSITIONS, CeilMaxPool2d, Pool, adaptive_pool2d, window_pool2d
+from atrous.layers.pool import (
+    DECOMPOSITIONS,
+    CeilMaxPool2d,
+    MaxPool2dSame,
+    Pool,
+    adaptive_pool2d,
+    window_pool2d,
+)
 
 
 @pytest.mark.parametrize(("kernel_size", "sizes"), [(1, {8: 4, 9: 5}), (2, {8: 4, 9: 5}), (3, {8: 5, 9: 5})])
@@ -90,3 +97,15 @@ def test_exported_windows_shrink_to_smaller_maps(kind: Pool, stride: int | None,
     for more in (0, 2):
         x = torch.randn(1, 3, size[0] + more * (size[0] > 5), size[1] + more * (size[1] > 6))
         torch.testing.assert_close(program.module()(x), pool(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(5, [1, 3, 4]), (6, [2, 4, 5]), (7, [1, 3, 5, 6]), (8, [2, 4, 6, 7]), (1, [0])]
+)
+def test_tensorflows_padding_lies_at_the_end_of_even_sizes(size: int, expected: list[int]) -> None:
+    pool = MaxPool2dSame(3, stride=2, padding=1)
+    pixels = torch.arange(float(size))
+    assert pool(pixels.expand(1, 1, size, size))[0, 0, 0].tolist() == expected
+    assert pool(-pixels.expand(1, 1, size, size)).max() == 0
+    pool.stride = 1
+    assert pool(pixels.expand(1, 1, size, size)).shape == (1, 1, size, size)

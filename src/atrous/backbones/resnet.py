@@ -16,6 +16,8 @@ cover what the segmentation papers vary:
   mmsegmentation. Without it the first keeps the rate of the stage before, because it is the one that lost its stride.
   The published rates of DeepLab v3, 2 * (1, 2, 4) at output stride 16, need it where `stride_at` is "first"; where that
   is "last" every convolution of a dilated stage has its rate anyway.
+- `padding`: "tensorflow" pads even sizes in max pooling only at the end, as TensorFlow does; its strided convolutions
+  pad symmetrically here too.
 - `maps_from`: the maps of all stages but the last are a unit's "output", or the result of its last convolution before
   the sum ("conv3"), as TensorFlow DeepLab's decoder takes them.
 
@@ -39,8 +41,9 @@ from atrous.backbones.base import (
     torchvision_imagenet,
 )
 from atrous.errors import AtrousError
-from atrous.layers.conv import ConvNormAct, init_convs
+from atrous.layers.conv import ConvNormAct, Padding, init_convs
 from atrous.layers.norm import BatchNorm2d
+from atrous.layers.pool import MaxPool2dSame
 from atrous.registry import Paper
 
 PAPER = Paper("Deep Residual Learning for Image Recognition", "He, Zhang, Ren, Sun", 2016, "1512.03385")
@@ -153,6 +156,7 @@ class ResNet(Backbone):
         stride_on: StrideOn = "3x3",
         whole_stage: bool = False,
         maps_from: MapsFrom = "output",
+        padding: Padding = "symmetric",
         stages: int = 4,
         in_channels: int = 3,
         width: float = 1.0,
@@ -180,7 +184,7 @@ class ResNet(Backbone):
             )
         self.bn1 = BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = (MaxPool2dSame if padding == "tensorflow" else nn.MaxPool2d)(3, stride=2, padding=1)
         repeats = [min(stage, 3) for stage in range(stages)]
         for stage, like in enumerate(repeats):
             mid, count = base * 2**like, BLOCKS[depth][like]

@@ -11,16 +11,18 @@ from atrous.cli.options import Overwrite
 
 
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="A .tflite, .pth or .safetensors file.")],
+    file: Annotated[Path, typer.Argument(help="A file of another project, or a .safetensors file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     half: Annotated[bool, typer.Option("--half", help="Store 16-bit floats: half the size.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert weights of TensorFlow Lite or torchvision to a safetensors file with a card, or store weights in 16 bits.
+    """Convert weights of another project to a safetensors file with a card, or store weights in 16 bits.
 
     Examples:
 
       atrous import-weights deeplabv3_257_mv_gpu.tflite -o deeplab_v3.mobilenet_v2_x0.5.voc.safetensors
+
+      atrous import-weights model.ckpt-30000 -o street.safetensors
 
       atrous import-weights runs/street/best.safetensors --half -o street.safetensors
     """
@@ -34,4 +36,7 @@ def import_weights(
     check_replaceable([out], None, overwrite=overwrite, inputs=[file])
     model = load(file)
     path = save(model, out, half=half)
-    Console().print(f"{type(model).__name__}, {model.num_classes} classes -> {path}", soft_wrap=True)
+    console = Console()
+    console.print(f"{type(model).__name__}, {model.num_classes} classes -> {path}", soft_wrap=True)
+    if model.card is not None and model.card.source:
+        console.print(model.card.source, soft_wrap=True, style="dim", markup=False)

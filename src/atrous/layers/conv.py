@@ -49,7 +49,7 @@ class Conv2dSame(Conv2d):
             return super().forward(x)
         pads: list[int] = []
         for size, k, s, d in zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True):
-            total = _same_padding(size, k, s, d)
+            total = same_padding(size, k, s, d)
             pads = [total // 2, total - total // 2, *pads]  # F.pad counts dimensions from the last
         return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
@@ -64,7 +64,8 @@ class PrepaddedConv2d(Conv2d):
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
+    """Compute the padding along one axis, before and after, of TensorFlow's "SAME"."""
     # ((size - 1) // stride) * stride is where the last window starts; never negative for kernels >= strides.
     return (size - 1) // stride * stride + (kernel - 1) * dilation + 1 - size if kernel > 1 else 0
 
@@ -85,7 +86,7 @@ class CeilConv2d(Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         pads: list[int] = []
         for size, k, s, d in zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True):
-            pads = [0, _same_padding(size, k, s, d), *pads]  # F.pad counts dimensions from the last
+            pads = [0, same_padding(size, k, s, d), *pads]  # F.pad counts dimensions from the last
         return super().forward(F.pad(x, pads))
 
 
@@ -182,12 +183,13 @@ def conv3x3(in_channels: int, out_channels: int, *, bias: bool = False) -> nn.Co
 def make_divisible(channels: float, divisor: int = 8) -> int:
     """Round a number of channels to the nearest multiple of `divisor`, but not down by more than a tenth.
 
-    The result is at least `divisor`. `divisor=1` truncates, as the x0.5 DeepLab release does.
+    The result is at least `divisor`. `divisor=1` only rounds to integers, as TensorFlow DeepLab does for widths other
+    than 1.
 
     Source: MobileNet's released code.
     """
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor) if divisor > 1 else max(1, int(channels))
-    return rounded + divisor if rounded < 0.9 * channels and divisor > 1 else rounded
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def init_convs(module: nn.Module, *, mode: Literal["fan_out", "fan_in"] = "fan_out") -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atrous.layers.conv import same_padding
 from atrous.layers.dilate import single_value
 
 Pool: TypeAlias = Literal["average", "max"]
@@ -42,6 +43,25 @@ class CeilMaxPool2d(nn.MaxPool2d):
         before = beyond // 2 if size % 2 else beyond if self.pad_before else 0
         x = F.pad(x, (before, beyond - before) * 2, value=float("-inf"))
         return F.max_pool2d(x, size, stride=1, dilation=dilation)
+
+
+class MaxPool2dSame(nn.MaxPool2d):
+    """Max pooling with TensorFlow's "SAME" padding: output ceil(n / stride), the odd pixel of padding at the end.
+
+    It differs from symmetric padding only for a stride above 1 and an even size, as `layers.conv.Conv2dSame` does.
+
+    Shape: (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)) for odd kernels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, stride = single_value(self, "kernel_size"), single_value(self, "stride")
+        if stride == 1:
+            return super().forward(x)
+        pads: list[int] = []
+        for length in x.shape[-2:]:
+            total = same_padding(length, size, stride, 1)
+            pads = [total // 2, total - total // 2, *pads]  # F.pad counts dimensions from the last
+        return F.max_pool2d(F.pad(x, pads, value=float("-inf")), size, stride)
 
 
 def is_traced() -> bool:

@@ -5,7 +5,7 @@ DeepLab v3 as the encoder, with a small decoder that refines object boundaries. 
 stride 4, are concatenated with the backbone's low-level features, which a 1x1 convolution reduces to 48 channels so
 that they do not outweigh them; two 3x3 convolutions refine the result (tables 1 and 2). With `separable=True` the
 atrous convolutions of ASPP and the convolutions of the decoder are depthwise separable ("SC" in table 5); this is the
-default on Xception.
+default on Xception. `decoder_separable` sets the decoder alone, as a flag of TensorFlow's release does.
 
 The ablations of the decoder are arguments: `low_level_channels` (table 1), `decoder_convs`, `decoder_channels`,
 `decoder_kernel_size` and `conv3_tap` (table 2). With the tap there are two decoders in sequence, the first on the
@@ -15,7 +15,8 @@ The low-level features are those of "Conv2 before striding" (section 4.1). On `*
 TensorFlow's release, the result of the last convolution of the stage's second unit (`block1/unit_2/conv3`), before the
 sum and the ReLU; `backbone_options={"maps_from": "output"}` takes the output of that unit instead. On other ResNets
 they are the output of the stage. MobileNetV2 and EfficientNet-Lite are not in the paper; they too have separable
-convolutions by default.
+convolutions by default. The release takes MobileNetV2's features after a block's depthwise convolution:
+`backbone_options={"maps_from": "depthwise"}`.
 
 On ResNets with torchvision's layout the multi-grid gives other rates than the paper's, unless whole stages are dilated:
 see `models.deeplab_v3`.

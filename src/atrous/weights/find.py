@@ -66,6 +66,9 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
     if is_hub_id(source):
         return _find_on_hub(HubId.parse(os.fspath(source)))
     path = Path(source)
+    index = path.with_name(f"{path.name}.index") if path.name else path
+    if not path.is_file() and index.is_file():  # the prefix of a TensorFlow checkpoint
+        return index
     if path.is_file():
         _check_released(path)
         return path

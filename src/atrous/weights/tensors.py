@@ -24,25 +24,35 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     shape or not finite.
     """
     expected = model.state_dict()
-    common = expected.keys() & tensors.keys()
-    shapes = {
-        f"'{key}' has shape {tuple(tensors[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in common
-        if tensors[key].shape != expected[key].shape
-    }
-    problems = (
-        _list({f"'{key}'" for key in expected.keys() - common}, "is missing", "are missing"),
-        _list({f"'{key}'" for key in tensors.keys() - common}, "is unexpected", "are unexpected"),
-        _list(shapes),
-    )
-    if any(problems):
-        raise AtrousError(f"{source}: {'; '.join(filter(None, problems))}, in a {_describe(model)}. {_ADVICE}")
+    shapes, expected_shapes = ({key: tuple(value.shape) for key, value in each.items()} for each in (tensors, expected))
+    check_shapes(shapes, expected_shapes, model, source)
     converted = {}
     for key, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise AtrousError(f"{source}: '{key}' contains NaN or infinite values. Save or train the weights again.")
         converted[key] = value.to(expected[key].dtype, copy=True)  # aligned, unlike views of a mapped file
     model.load_state_dict(converted, assign=True)
+
+
+def check_shapes(
+    shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], model: nn.Module, source: str
+) -> None:
+    """Compare the names and shapes of the tensors of a file with those that a network needs.
+
+    Raises: `AtrousError` naming the file (`source`), the network, and the names that are missing, unexpected or of
+    another shape.
+    """
+    common = expected.keys() & shapes.keys()
+    other_shapes = {
+        f"'{key}' has shape {shapes[key]}, expected {expected[key]}" for key in common if shapes[key] != expected[key]
+    }
+    problems = (
+        _list({f"'{key}'" for key in expected.keys() - common}, "is missing", "are missing"),
+        _list({f"'{key}'" for key in shapes.keys() - common}, "is unexpected", "are unexpected"),
+        _list(other_shapes),
+    )
+    if any(problems):
+        raise AtrousError(f"{source}: {'; '.join(filter(None, problems))}, in a {_describe(model)}. {_ADVICE}")
 
 
 def _describe(model: nn.Module) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from atrous.errors import AtrousError
 from atrous.weights.tensors import damaged_file_error
 
+_CHECKPOINT_FILE = re.compile(r"\.(meta|data-\d{5}-of-\d{5})$")
 _HEAD = 512
 _TAIL = 64
 _MAX_HEADER = 100_000_000
@@ -69,11 +73,38 @@ def _is_caffemodel(content: Content) -> bool:
     return name.decode("latin-1").isprintable() and following.startswith((b"\x12", b"\x1a", b"\x28", b"\xa2\x06"))
 
 
+_TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
+
+
+def _is_tensorflow(content: Content) -> bool:
+    """Recognize a TensorFlow checkpoint by its index, a LevelDB table, or a file of values beside such an index."""
+    if content.tail.endswith(_TABLE_MAGIC):
+        return True
+    index = content.path.with_name(_CHECKPOINT_FILE.sub(".index", content.path.name))
+    return index != content.path and index.is_file()
+
+
+def _is_tar_gz(content: Content) -> bool:
+    if not content.head.startswith(b"\x1f\x8b"):
+        return False
+    with suppress(zlib.error):
+        return zlib.decompressobj(31).decompress(content.head, 512)[257:262] == b"ustar"
+    return False
+
+
+def _is_frozen_graph(content: Content) -> bool:
+    """Recognize TensorFlow's GraphDef: it begins with a node, which begins with its name."""
+    return re.match(rb"\x0a[\x80-\xff]*[\0-\x7f]\x0a", content.head) is not None
+
+
 SAFETENSORS = Format("safetensors file", (".safetensors",), _is_safetensors, "state_dict")
 
 FORMATS = (
     SAFETENSORS,
     Format("PyTorch state dict", (".pth", ".pt"), _is_torch, "state_dict"),
+    Format("TensorFlow checkpoint", (".index",), _is_tensorflow, "tensorflow"),
+    Format("archive of TensorFlow's model zoo", (".tar.gz",), _is_tar_gz, "tensorflow"),
+    Format("TensorFlow frozen graph", (".pb",), _is_frozen_graph, "tensorflow"),
     Format("TensorFlow Lite graph", (".tflite",), lambda content: content.head[4:8] == b"TFL3", "tflite"),
     Format("Caffe network", (".caffemodel",), _is_caffemodel, "caffe"),
 )

@@ -73,16 +73,16 @@ def fields(buffer: memoryview | bytes, *, limit: int = _MOST_FIELDS) -> Iterator
         count += 1
         if count > limit:
             raise ProtobufError(f"a message has more than {limit} fields")
-        key, position = _varint(view, position)
+        key, position = read_varint(view, position)
         number, wire_type = key >> 3, key & 7
         if not 1 <= number <= _LARGEST_FIELD_NUMBER:
             raise ProtobufError(f"invalid field number {number}")
         if wire_type == VARINT:
-            value, position = _varint(view, position)
+            value, position = read_varint(view, position)
             yield Field(number, wire_type, value)
             continue
         if wire_type == BYTES:
-            length, position = _varint(view, position)
+            length, position = read_varint(view, position)
         elif wire_type in (FIXED32, FIXED64):
             length = 4 if wire_type == FIXED32 else 8
         else:
@@ -103,7 +103,7 @@ def integers(field: Field) -> Iterator[int]:
         return
     position = 0
     while position < len(field.data):
-        value, position = _varint(field.data, position)
+        value, position = read_varint(field.data, position)
         yield value - (1 << 64 if value >= 1 << 63 else 0)
 
 
@@ -127,7 +127,7 @@ def floats(repeated: Iterable[Field], *, double: bool = False) -> NDArray[np.flo
     return np.frombuffer(joined, dtype)
 
 
-def _varint(view: memoryview, position: int) -> tuple[int, int]:
+def read_varint(view: memoryview, position: int) -> tuple[int, int]:
     """Read an integer of up to 64 bits, 7 in each byte, the lowest first; return it and the position after it."""
     value = 0
     for shift, byte in zip(range(0, 70, 7), view[position : position + 10], strict=False):

@@ -11,6 +11,7 @@ Source: TensorFlow Lite's schema; MobileNetV2 table 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atrous.backbones.mobilenet_v2 import BOTTLENECKS, InvertedResidual, MobileNetV2
+from atrous.backbones.mobilenet_v2 import BOTTLENECKS, InvertedResidual, MobileNetV2, find_width
 from atrous.card import Preprocessing
 from atrous.errors import AtrousError
 from atrous.layers.meta import meta_device
@@ -200,17 +201,20 @@ def graph_preprocessing(graph: Graph, padded_from: int | None = None) -> Preproc
 def width_multiplier(graph: Graph, backbone_convs: BackboneConvs) -> tuple[float, int]:
     """Find the width multiplier and the channel divisor that give the graph's numbers of channels."""
     channels = [backbone_convs.stem.weight.shape[0], *(unit.convs[-1].weight.shape[0] for unit in backbone_convs.units)]
-    width = channels[0] / 32
-    for divisor in (8, 1):
-        with meta_device():
-            net = MobileNetV2(width=width, divisor=divisor)
-        expected = [net.features[0][0].out_channels, *(unit.conv[-1].num_features for unit in net.blocks()[1:])]  # type: ignore[index, union-attr]
-        if channels == expected:
-            return width, divisor
-    raise AtrousError(
-        f"{graph.path}: the units have {channels[1:]} channels, which no width multiplier of MobileNetV2 gives. Other "
-        "networks cannot be imported."
-    )
+    return check_width(graph.path, channels)
+
+
+def check_width(path: Path, channels: Sequence[int]) -> tuple[float, int]:
+    """Find the width multiplier and the channel divisor that give the numbers of channels of the stem and the units.
+
+    Raises: `AtrousError` if no width multiplier gives them.
+    """
+    if (multiplier := find_width(channels)) is None:
+        raise AtrousError(
+            f"{path}: the units have {list(channels[1:])} channels, which no width multiplier of MobileNetV2 gives. "
+            "Other networks cannot be imported."
+        )
+    return multiplier
 
 
 def unfold_norm(conv_name: str, norm_name: str, conv: Conv, eps: float) -> dict[str, Tensor]:
