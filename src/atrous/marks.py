@@ -81,8 +81,8 @@ def check_replaceable(
             continue
         if not path.exists():
             continue
-        found = read_mark(path) if mark is not None and path.is_file() else None
-        if found is None or mark is None or found.command != mark.command:
+        existing = read_mark(path) if mark is not None and path.is_file() else None
+        if existing is None or mark is None or existing.command != mark.command:
             raise AtrousError(
                 f"{path} exists{'' if mark is None else f' and is not a file of `atrous {mark.command}`'}: choose "
                 "another output (-o), or replace it with --overwrite (in Python overwrite=True)."

@@ -146,8 +146,8 @@ def check_outputs(jobs: Iterable[ImageJob | VideoJob], *, overwrite: bool) -> No
         mark = result_mark(job, None)
         check_replaceable(job.outputs, mark, overwrite=False)
         for output in job.outputs:
-            found = read_mark(output)
-            if found is not None and found.details.get("source", mark.details["source"]) != mark.details["source"]:
+            existing = read_mark(output)
+            if existing is not None and existing.details.get("source", mark.details["source"]) != mark.details["source"]:
                 raise AtrousError(
                     f"{output} is the result of another file than {job.source}: choose another folder with -o, or "
                     "replace it with --overwrite."
