@@ -147,7 +147,10 @@ def check_outputs(jobs: Iterable[ImageJob | VideoJob], *, overwrite: bool) -> No
         check_replaceable(job.outputs, mark, overwrite=False)
         for output in job.outputs:
             existing = read_mark(output)
-            if existing is not None and existing.details.get("source", mark.details["source"]) != mark.details["source"]:
+            if (
+                existing is not None
+                and existing.details.get("source", mark.details["source"]) != mark.details["source"]
+            ):
                 raise AtrousError(
                     f"{output} is the result of another file than {job.source}: choose another folder with -o, or "
                     "replace it with --overwrite."

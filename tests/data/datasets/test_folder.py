@@ -99,6 +99,30 @@ def test_fractions_share_nothing_and_keep_their_size(count: int, fractions: list
 
 
 class TestCodings:
+    def test_255_is_ignored_if_it_is_listed(self, tmp_path: Path, write: Write, caplog) -> None:
+        write(tmp_path / "classes.yaml", "classes: [road, car]\nignore: [255]\n")
+        write(tmp_path / "images/0.png", masks_of(0))
+        write(tmp_path / "masks/0.png", np.array([[0, 255, 255, 0]], np.uint8))
+        assert open_dataset(tmp_path).labels(0).tolist() == [[0, 255, 255, 0]]
+        assert not caplog.messages
+
+    def test_black_and_white_is_said_once(self, tmp_path: Path, write: Write, caplog) -> None:
+        write(tmp_path / "classes.yaml", "classes: [road, car]\n")
+        write(tmp_path / "images/0.png", masks_of(0))
+        write(tmp_path / "masks/0.png", np.array([[0, 255]], np.uint8))
+        for _ in range(2):
+            assert open_dataset(tmp_path).labels(0).tolist() == [[0, 1]]
+        (message,) = caplog.messages
+        assert "0 is taken for 'road' and 255 for 'car'" in message
+        assert "`values: [255]`" in message
+
+    def test_every_mask_is_looked_at(self, tmp_path: Path, write: Write) -> None:
+        write(tmp_path / "classes.yaml", "classes: [road, car]\n")
+        for number in range(70):
+            write(tmp_path / f"images/{number:02}.png", masks_of(0))
+            write(tmp_path / f"masks/{number:02}.png", masks_of(1 if number == 63 else 255))
+        assert open_dataset(tmp_path).labels(0)[0, 0] == 255
+
     def test_black_and_white(self, tmp_path: Path, write: Write) -> None:
         for number in range(3):
             write(tmp_path / f"images/{number}.jpg", photograph(number))

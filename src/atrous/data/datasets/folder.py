@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +36,9 @@ SPLIT_NAMES = ("train", "val", "test")
 DRAWN_SPLITS = "splits: {train: 0.8, val: 0.2}"
 MIN_IMAGES_TO_SPLIT = 5
 """The number of images from which a fifth is drawn for validation."""
-MASKS_SAMPLED = 32
-"""The number of masks that are read to find out whether two classes are stored as 0 and 255."""
 ADVICE = f"Assign it to a class in {FILE} with `values: [...]`, or ignore it with `ignore: [...]`."
+
+log = logging.getLogger("atrous")
 
 
 @DATASETS.register("folder", None)
@@ -191,8 +194,10 @@ def _mask_reader(config: FolderConfig, masks: list[Path], source: str) -> MaskRe
     complete = not ambiguous and all(entry.color is not None for entry in config.classes)
     if config.coding == "color" and not complete:
         raise AtrousError(f"{source}: `coding: color` needs a different color for every class; add the missing ones.")
-    if len(values) == 2 and all(entry.values is None for entry in config.classes) and _black_and_white(masks):
+    nothing_said = "ignore" not in config.model_fields_set and all(entry.values is None for entry in config.classes)
+    if nothing_said and len(values) == 2 and _black_and_white(masks):
         values = {0: 0, 255: 1}
+        _announce_black_and_white(source, config.names)
     for ignored in config.ignore:
         if isinstance(ignored, int):
             values.setdefault(ignored, config.ignore_index)
@@ -209,17 +214,35 @@ def _mask_reader(config: FolderConfig, masks: list[Path], source: str) -> MaskRe
 
 
 def _black_and_white(masks: list[Path]) -> bool:
-    """Check whether two classes are stored as 0 and 255, where 255 would otherwise be ignored."""
+    """Check whether all masks hold 0 and 255 alone, so that 255, which would be ignored, is the second class."""
     white = False
-    for path in masks[:: max(1, len(masks) // MASKS_SAMPLED)][:MASKS_SAMPLED]:
+    with ThreadPoolExecutor() as pool:
         try:
-            stored = read_raw_mask(path)
-        except AtrousError:
-            continue  # reported when the mask is read
-        if not np.isin(stored, (0, 255)).all():
-            return False
-        white = white or bool((stored == 255).any())
+            for values in pool.map(_stored_values, masks):
+                if not values <= {0, 255}:
+                    return False
+                white = white or 255 in values
+        finally:
+            pool.shutdown(cancel_futures=True)
     return white
+
+
+def _stored_values(mask: Path) -> set[int]:
+    """The values of a mask; none if it is not readable, which is reported when it is read."""
+    try:
+        return set(np.unique(read_raw_mask(mask)).tolist())
+    except AtrousError:
+        return set()
+
+
+@cache  # said once in a process, however often the splits are opened
+def _announce_black_and_white(source: str, names: tuple[str, ...]) -> None:
+    log.warning(
+        "%s: all masks hold 0 and 255 alone, so 0 is taken for '%s' and 255 for '%s'. Say so with `values: [0]` and "
+        "`values: [255]`, or `ignore: [255]` if 255 marks ignored pixels.",
+        source,
+        *names,
+    )
 
 
 def write_classes_yaml(root: Path) -> Path:
