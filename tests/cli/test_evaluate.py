@@ -13,10 +13,12 @@ from PIL import Image
 
 from atrous import create_model
 from atrous.card import Card, Preprocessing
-from atrous.data.datasets import cityscapes
-from atrous.weights import read_card, save
+from atrous.data.datasets import cityscapes, voc
+from atrous.errors import AtrousError
+from atrous.weights import read_card, save, write_card
 from tests.cli.conftest import Run
 from tests.inference.networks import waves
+from tests.training.conftest import write_folder
 
 
 @pytest.fixture
@@ -128,3 +130,29 @@ def test_submission_to_a_test_server(run: Run, tmp_path: Path, server: str, clas
     refused = run("evaluate", "-w", weights, "--data", data, "--submit", server)
     assert refused.code != 0
     assert "the server expects an archive" in refused.err
+
+
+@pytest.mark.parametrize("place", ["cache", "package"])
+def test_packaged_and_cached_weights_are_not_changed(
+    run: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    kept = tmp_path / "kept" / "tiny.safetensors"
+    kept.parent.mkdir()
+    shutil.copy(weights, kept)
+    if place == "cache":
+        monkeypatch.setenv("ATROUS_CACHE", str(kept.parent))
+    else:
+        monkeypatch.setattr("atrous.weights.find.PACKAGED", kept.parent)
+    data = write_folder(tmp_path / "data", voc.CLASSES, images=1)
+    before = kept.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    arguments = ("evaluate", "-w", "tiny", "--data", f"{data}?split=val", "--no-boundaries", "--write-card")
+    result = run(*arguments)
+    assert result.code == 2
+    assert "read-only: name a folder with -o" in result.err
+    assert run(*arguments, "-o", "out").code == 0
+    assert kept.read_bytes() == before
+    assert read_card(tmp_path / "out" / "tiny.safetensors").measured
+    with pytest.raises(AtrousError, match="read-only"):
+        write_card(kept, read_card(kept))
+    assert kept.read_bytes() == before

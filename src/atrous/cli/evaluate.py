@@ -33,13 +33,14 @@ def evaluate(
     weights: Annotated[str, typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file of weights.")],
     data: Annotated[str, typer.Option("--data", "-d", help="A data set, for example 'voc2012:/path?split=val'.")],
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--out",
             "-o",
-            help="The folder for results.json, plots and the worst images; with --submit the archive.",
+            help="The folder for results.json, plots and the worst images; with --submit the archive; by default "
+            "'evaluation'.",
         ),
-    ] = Path("evaluation"),
+    ] = None,
     tta: TTA = "none",
     crf: CRF = None,
     output_stride: OutputStride = None,
@@ -52,7 +53,12 @@ def evaluate(
         bool, typer.Option("--allow-overlap", help="Evaluate on images that the network was trained on, too.")
     ] = False,
     write_card: Annotated[
-        bool, typer.Option("--write-card", help="Store the metrics and this command in the card of the weights.")
+        bool,
+        typer.Option(
+            "--write-card",
+            help="Store the metrics and this command in the card of the weights; those of the package or the cache are "
+            "copied to the folder of -o.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")] = False,
     submit: Annotated[
@@ -85,12 +91,16 @@ def evaluate(
     from atrous.marks import check_replaceable
     from atrous.weights import find_weights
 
+    path = find_weights(weights)
+    copy = _card_copy(path, out) if write_card else None
+    out = out or Path("evaluation")
     check_writable(out if submit is None else out.parent)
     if submit is None:
         check_replaceable([out / name for name in OUTPUTS], MARK, overwrite=overwrite)
     else:
         check_replaceable([out], None, overwrite=overwrite)
-    path = find_weights(weights)
+    if copy is not None:
+        check_replaceable([copy], None, overwrite=overwrite, inputs=[path])
     if write_card and submit is not None:
         raise AtrousError("--submit computes no metrics to store in the card: remove --write-card.")
     if write_card and path.suffix != ".safetensors":
@@ -129,7 +139,24 @@ def evaluate(
     _write_plots(result, dataset, out)
     _write_worst_images(segmenter, dataset, result, crf, out)
     if write_card:
-        add_to_card(path, result, f"{data} ({len(dataset)} images)", command)
+        add_to_card(path, result, f"{data} ({len(dataset)} images)", command, copy)
+
+
+def _card_copy(weights: Path, out: Path | None) -> Path | None:
+    """Choose the file for a copy of weights that are read-only; None for weights whose card is replaced.
+
+    Raises: `AtrousError` if the folder to write to is not given.
+    """
+    from atrous.weights.find import is_read_only
+
+    if not is_read_only(weights):
+        return None
+    if out is None:
+        raise AtrousError(
+            f"{weights} belongs to the package or the cache and is read-only: name a folder with -o, to which "
+            "--write-card writes a copy with the card."
+        )
+    return out / weights.name
 
 
 def _submit(segmenter: Segmenter, dataset: SegmentationDataset, server: Server, archive: Path, crf: str | None) -> None:

@@ -106,10 +106,11 @@ def draw_worst_images(
         save_image(comparison_sheet(rows, colors, ignore_index), path, MARK)
 
 
-def add_to_card(path: Path, result: EvaluationResult, data: str, command: str) -> None:
+def add_to_card(path: Path, result: EvaluationResult, data: str, command: str, target: Path | None = None) -> None:
     """Store the metrics, in percent, in the card of a safetensors file, with the data set and the command.
 
-    Stored metrics of the same name, data set and command are replaced; others stay.
+    Stored metrics of the same name, data set and command are replaced; others stay. With `target` the file is left as
+    it is, and a copy with the card is written.
 
     Raises: `AtrousError` if the file has no card, or cannot be written.
     """
@@ -121,7 +122,7 @@ def add_to_card(path: Path, result: EvaluationResult, data: str, command: str) -
     ]
     keys = {(measurement.name, measurement.data, measurement.command) for measurement in new}
     old = [entry for entry in card.measured if (entry.name, entry.data, entry.command) not in keys]
-    write_card(path, card.model_copy(update={"measured": (*old, *new)}))
+    write_card(path, card.model_copy(update={"measured": (*old, *new)}), target)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -142,6 +142,11 @@ def _folders() -> list[Path]:
     return [folder for folder in (*own, cache_folder(), PACKAGED) if folder.is_dir()]
 
 
+def is_read_only(path: Path) -> bool:
+    """Tell whether a file of weights is part of the package or of the cache, whose files are never changed."""
+    return path.resolve().parent in (PACKAGED.resolve(), cache_folder().resolve())
+
+
 def _known() -> set[str]:
     stored = {path.name.removesuffix(SUFFIX) for folder in _folders() for path in folder.glob(f"*{SUFFIX}")}
     return stored | RELEASES.keys()

@@ -21,7 +21,7 @@ from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
-from atrous.weights.find import SUFFIX, find_weights
+from atrous.weights.find import SUFFIX, find_weights, is_read_only
 from atrous.weights.header import digest_tensors, has_card, read_header
 from atrous.weights.importers import import_file
 from atrous.weights.tensors import damaged_file_error, load_tensors
@@ -107,16 +107,22 @@ def load(
     return model.eval().to(device)
 
 
-def write_card(path: str | os.PathLike[str], card: Card) -> None:
+def write_card(path: str | os.PathLike[str], card: Card, target: str | os.PathLike[str] | None = None) -> None:
     """Replace the card of a safetensors file, for example to add measured figures; the tensors stay the same.
 
-    Raises: `AtrousError` for a file without a card, a damaged file, or one that is not writable.
+    With `target` the file is left as it is, and a copy with the card is written.
+
+    Raises: `AtrousError` for a file without a card, a damaged file, one of the package or the cache, or one that is not
+    writable.
     """
     path = Path(path)
+    target = path if target is None else Path(target)
     if path.suffix != SUFFIX:
         raise AtrousError(f"{path}: only {SUFFIX} files contain a card; convert it with `atrous import-weights`.")
+    if is_read_only(target):
+        raise AtrousError(f"{target} is a file of the package or of the cache, which is read-only: write a copy of it.")
     tensors, _ = _read_verified(path)
-    _write(tensors, card, path)
+    _write(tensors, card, target)
 
 
 def _read(path: Path) -> tuple[SegmentationModel, Card]:
