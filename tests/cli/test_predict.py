@@ -164,6 +164,29 @@ def test_a_video_gets_an_overlay(run: Run, weights: Path, tmp_path: Path) -> Non
     assert run("predict", tmp_path / "a.mp4", "-w", weights, "-o", tmp_path / "out", "--crf", "v2").code == 2
 
 
+def test_ctrl_c_ends_a_video_with_130(run: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        video = cv2.VideoWriter(str(tmp_path / name), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+        for value in range(0, 250, 10):
+            video.write(np.full((48, 64, 3), value, np.uint8))
+        video.release()
+    original, calls = Segmenter.predict_coarse, []
+
+    def interrupt(self, frame):
+        calls.append(frame)
+        if len(calls) == 12:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, frame)
+
+    monkeypatch.setattr(Segmenter, "predict_coarse", interrupt)
+    result = run("predict", tmp_path / "a.mp4", tmp_path / "b.mp4", "-w", weights, "-o", tmp_path / "out")
+    assert result.code == 130
+    frames = int(re.search(r"stopped after (\d+) frames", result.err)[1])
+    assert 1 <= frames < 25
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_overlay.mp4"]
+    assert cv2.VideoCapture(str(tmp_path / "out" / "a_overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == frames
+
+
 def test_videos_of_one_name_get_different_overlays(tmp_path: Path) -> None:
     plan = dict(plan_videos(["a.mp4", "b.mp4", "a.avi", "0", "b.mp4", "x/a.mp4"], tmp_path))
     assert {str(source): target.name for source, target in plan.items()} == {

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import torch
 from PIL import Image
 
 from atrous.models import create_model
+from atrous.training.schedules import set_learning_rate
 from atrous.weights import load, read_card, save
 from tests.command_line import Run
 from tests.training.conftest import write_cells, write_folder
@@ -129,3 +134,29 @@ def test_resuming_without_a_run(train: Train, tmp_path: Path) -> None:
     code, printed = train("unet_folder", "--data", f"folder:{data}", "--resume")
     assert code == 2
     assert "no run to resume" in printed.replace("\n", "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_with_its_code_and_says_how_to_resume(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    data = write_folder(tmp_path / "my own")
+    original, calls = set_learning_rate, []
+
+    def interrupt(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(number)
+        original(*arguments)
+
+    monkeypatch.setattr(sys.modules["atrous.training.train"], "set_learning_rate", interrupt)
+    arguments = ("--model", "deeplab_v3_plus.mobilenet_v2", "--data", data, "steps=3", *TINY)
+    before = signal.getsignal(signal.SIGTERM)
+    exit_code, printed = train(*arguments)
+    assert exit_code == code
+    assert signal.getsignal(signal.SIGTERM) is before
+    (command,) = re.findall(r"stopped after step 1; continue with: atrous (.+)", printed)
+    assert f"--data '{data}'" in command
+    exit_code, printed = train(*shlex.split(command)[1:])
+    assert exit_code == 0, printed
+    assert len(calls) == 5

@@ -10,9 +10,10 @@ import re
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from atrous import __version__
 from atrous.cli.benchmark import benchmark
@@ -44,8 +45,21 @@ EPILOG = """Examples:
 
 `atrous COMMAND --help` explains a command."""
 
+
+class _Commands(TyperGroup):
+    """The commands: Ctrl-C ends each with a word and code 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("stopped.", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="atrous",
+    cls=_Commands,
     help="Semantic segmentation: DeepLab v1 to v3+, FCN, U-Net, PSPNet and others, and the fully connected CRF.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -105,9 +119,6 @@ def main() -> None:
     except AtrousError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped.", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -186,10 +186,13 @@ def _segment_video(segmenter: Segmenter, job: VideoJob, smooth: float, *, as_jso
         stages = {name: round(seconds, 3) for name, seconds in timing.stages.items()}
         result = {"video": str(source), "overlay": str(target), "frames": timing.frames}
         typer.echo(json.dumps({**result, "seconds": round(timing.wall, 3), "stages": stages}))
-        return
-    console = Console()
-    console.print(f"{source}: {timing}", soft_wrap=True)
-    console.print(f"  [dim]->[/] {target}", soft_wrap=True)
+    else:
+        console = Console()
+        console.print(f"{source}: {timing}", soft_wrap=True)
+        console.print(f"  [dim]->[/] {target}", soft_wrap=True)
+    if timing.interrupted and not isinstance(source, int):  # Ctrl-C is how a recording ends
+        typer.echo(f"stopped after {timing.frames} frames, which are in {target}", err=True)
+        raise typer.Exit(130)
 
 
 def _save(job: ImageJob, segmentation: Segmentation, seconds: float) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -232,6 +234,7 @@ def _print_plan(
 def _train(console: Console, recipe: Recipe, folder: Path, options: dict[str, Any], *, quiet: bool) -> TrainResult:
     """Train with a progress bar per stage that shows loss, learning rate and mIoU."""
     from atrous.training import train
+    from atrous.training.fabric import TrainingInterrupted
 
     with make_progress(field="figures", console=console, disable=quiet, speed_estimate_period=300) as bar:
         tasks: dict[str, Any] = {}
@@ -247,7 +250,14 @@ def _train(console: Console, recipe: Recipe, folder: Path, options: dict[str, An
             if not quiet:
                 bar.console.print(message, soft_wrap=True, highlight=False, markup=False)
 
-        return train(recipe, folder, on_progress=show, on_message=print_message, **options)
+        try:
+            return train(recipe, folder, on_progress=show, on_message=print_message, **options)
+        except TrainingInterrupted as stop:
+            words = [word for word in sys.argv[1:] if word not in ("--resume", "--check", "--no-check")]
+            message = f"stopped after step {stop.step}; continue with: {shlex.join(['atrous', *words, '--resume'])}"
+            if not quiet:
+                typer.echo(message, err=True)
+            raise typer.Exit(128 + stop.signal) from None
 
 
 def _print_result(console: Console, result: TrainResult) -> None:

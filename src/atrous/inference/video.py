@@ -38,6 +38,8 @@ class Timing:
     """The number of frames and the seconds spent in each stage; stages run in parallel, so `wall` is not their sum."""
 
     frames: int = 0
+    interrupted: bool = False
+    """Whether Ctrl-C ended the video early."""
     wall: float = 0.0
     stages: dict[str, float] = field(
         default_factory=lambda: {"decode": 0.0, "network": 0.0, "labels": 0.0, "draw": 0.0}
@@ -198,6 +200,7 @@ def segment_video(
         except KeyboardInterrupt:
             if not timing.frames:
                 raise
+            timing.interrupted = True
         finally:
             writer.close()
         mark.append_to(temporary)

@@ -77,24 +77,48 @@ def make_fabric(precision: Any, accelerator: str, devices: int | str, strategy: 
     return fabric
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """A training that stopped by a signal (Ctrl-C, SIGTERM) after its checkpoint was written.
+
+    Attributes: `signal`, its number; `step`, the last finished step of the stage.
+    """
+
+    def __init__(self, signal: int, step: int) -> None:
+        super().__init__(f"stopped by signal {signal} after step {step}")
+        self.signal = signal
+        self.step = step
+
+
+class StopRequest(threading.Event):
+    """An event that is set by the first signal to stop; `signal` is its number, SIGINT in the other processes."""
+
+    signal: int = signal.SIGINT
+
+
 @contextmanager
-def catch_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, to stop after the current step; a second one stops at once."""
-    interrupted = threading.Event()
+def catch_interrupt() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C or SIGTERM into an event, to stop after the current step; a second one stops at once."""
+    interrupted = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
         return
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def request_stop(number: int, frame: Any) -> None:
+        interrupted.signal = number
         interrupted.set()
-        signal.signal(signal.SIGINT, handler)
+        restore()
 
-    signal.signal(signal.SIGINT, request_stop)
+    for number in handlers:
+        signal.signal(number, request_stop)
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, handler)
+        restore()
 
 
 def reduce(fabric: Fabric, value: Tensor, operation: str) -> float:

@@ -11,7 +11,6 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import torch
@@ -21,7 +20,16 @@ from atrous.allocator import keep_freed_memory
 from atrous.data.loading import Batch
 from atrous.errors import AtrousError
 from atrous.training.ema import averaged_model
-from atrous.training.fabric import STRATEGIES, any_process, catch_interrupt, check_requirements, make_fabric, reduce
+from atrous.training.fabric import (
+    STRATEGIES,
+    StopRequest,
+    TrainingInterrupted,
+    any_process,
+    catch_interrupt,
+    check_requirements,
+    make_fabric,
+    reduce,
+)
 from atrous.training.fsdp import gather_state, optimizer_state
 from atrous.training.initialize import CardAndState
 from atrous.training.loader import make_loader, step_seed
@@ -79,7 +87,8 @@ def train(
     process holds the whole network; with "fsdp" it is sharded, which takes less memory and more time.
 
     Raises: `AtrousError` for an unknown strategy, a folder with another run, unreadable data, a loss that is not
-    finite, or a full disk; `KeyboardInterrupt` after Ctrl-C, once the checkpoint is written.
+    finite, or a full disk; `TrainingInterrupted`, a `KeyboardInterrupt`, after Ctrl-C or SIGTERM, once the
+    checkpoint is written.
     """
     if strategy not in STRATEGIES:
         raise AtrousError(f"Unknown strategy '{strategy}': use {' or '.join(STRATEGIES)}.")
@@ -104,7 +113,7 @@ def train(
     return TrainResult(folder, metrics, best if best.is_file() else None, folder / "last.safetensors")
 
 
-def train_stage(run: StageRun, interrupted: Event, on_progress: OnTrainProgress, on_message: OnMessage) -> None:
+def train_stage(run: StageRun, interrupted: StopRequest, on_progress: OnTrainProgress, on_message: OnMessage) -> None:
     """Train a stage from its current step to its last one, unless it is already there."""
     if run.step == run.steps:
         return
@@ -121,7 +130,7 @@ def training_loop(
     run: StageRun,
     batches: Iterator[Batch],
     log: StageLog | None,
-    interrupted: Event,
+    interrupted: StopRequest,
     on_progress: OnTrainProgress,
     on_message: OnMessage,
 ) -> None:
@@ -169,7 +178,7 @@ def training_loop(
             save_checkpoint(run)
         on_progress(TrainProgress(stage.name, run.step, run.steps, mean_loss, lr, run.metrics.get("miou")))
         if stop and not last:
-            raise KeyboardInterrupt
+            raise TrainingInterrupted(interrupted.signal, run.step)
         start = time.perf_counter()
 
 
