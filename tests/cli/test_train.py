@@ -160,3 +160,15 @@ def test_a_signal_stops_with_its_code_and_says_how_to_resume(
     exit_code, printed = train(*shlex.split(command)[1:])
     assert exit_code == 0, printed
     assert len(calls) == 5
+
+
+def test_data_without_labels_are_refused(train: Train, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "own")
+    for mask in (data / "masks").rglob("*.png"):
+        Image.fromarray(np.full((60, 80), 255, np.uint8)).save(mask)
+    yaml = data / "classes.yaml"
+    yaml.write_text(f"{yaml.read_text()}ignore: [255]\n")
+    code, printed = train("--model", "unet.padded", "--data", data, *TINY)
+    assert code == 2
+    assert "are ignored" in printed
+    assert "nothing was trained" in printed

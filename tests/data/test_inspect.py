@@ -109,3 +109,15 @@ def test_warnings(own: Path, write: Write) -> None:
 
 def test_repeated_items_are_not_duplicates(own: Path) -> None:
     assert not inspect_splits([open_dataset(own).select([0, 0, 1, 2])]).problems
+
+
+def test_a_split_without_labels_is_an_error(own: Path, write: Write) -> None:
+    for name in ("4", "5"):
+        write(own / f"masks/{name}.png", np.full((24, 32), 255, np.uint8))
+    inspection = inspect_splits(open_splits(str(own)))
+    (problem,) = inspection.errors
+    assert problem.kind == "no labels"
+    assert "all pixels of the 2 masks of 'val' are ignored" in problem.message
+    for path in (own / "masks").glob("*.png"):
+        write(path, np.full((24, 32), 255, np.uint8))
+    assert len(inspect_splits(open_splits(str(own))).errors) == 2

@@ -40,8 +40,8 @@ class Problem:
     """A problem of a data set: an error that a training would meet, or a warning."""
 
     kind: str
-    """Machine-readable kind: listing, image, mask, size, leak (errors), all ignored, duplicate, absent class,
-    storage (warnings)."""
+    """Machine-readable kind: listing, image, mask, size, leak, no labels (errors), all ignored, duplicate, absent
+    class, storage (warnings)."""
     message: str
     severity: Literal["error", "warning"] = "error"
 
@@ -302,8 +302,9 @@ def _find_oddities(datasets: Sequence[SegmentationDataset], reports: Sequence[Im
     statistics = ClassStatistics.from_reports(reports, len(classes))
     if not statistics.num_images:
         return
+    yield from _find_unlabeled_splits(datasets, reports)
     missing = [classes[label] for label in np.flatnonzero(statistics.pixels == 0)]
-    if missing:
+    if missing and len(missing) < len(classes):
         shown = ", ".join(missing[:12]) + (f" and {len(missing) - 12} more" if len(missing) > 12 else "")
         hint = " All labeled pixels belong to one class: are the masks stored as 0 and 255?" * (
             len(classes) - len(missing) == 1
@@ -315,3 +316,19 @@ def _find_oddities(datasets: Sequence[SegmentationDataset], reports: Sequence[Im
         if report.mask_format and report.mask_format != usual:
             message = f"{report.item.mask} is stored as {report.mask_format}, most masks as {usual}."
             yield Problem("storage", message, "warning")
+
+
+def _find_unlabeled_splits(
+    datasets: Sequence[SegmentationDataset], reports: Sequence[ImageReport]
+) -> Iterator[Problem]:
+    """Find splits in which every pixel is ignored: nothing is learned from them, and no metric is defined on them."""
+    for dataset in datasets:
+        own = [report for report in reports if report.split == dataset.split]
+        statistics = ClassStatistics.from_reports(own, len(dataset.classes))
+        if statistics.num_images and not statistics.pixels.any():
+            message = (
+                f"{dataset.name}: all pixels of the {statistics.num_images} masks of '{dataset.split}' are "
+                "ignored. Check the values in the masks, and the classes that they are assigned to."
+            )
+            # Masks of test splits, such as those of Cityscapes, are published without labels.
+            yield Problem("no labels", message, "warning" if dataset.split == "test" else "error")
