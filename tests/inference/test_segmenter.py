@@ -206,3 +206,8 @@ def test_throughput_runs_several_images_at_once_with_the_same_labels(
         np.testing.assert_array_equal(result.labels, labels)
     assert len(together) == 12
     assert many.network_seconds > 0
+
+
+def test_a_card_of_other_classes_is_refused() -> None:
+    with pytest.raises(AtrousError, match="has 3 outputs, but the card names 5 classes"):
+        Segmenter(ChannelNetwork(), letter_card(align_corners=False))

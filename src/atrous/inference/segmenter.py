@@ -17,7 +17,7 @@ from atrous.allocator import keep_freed_memory, release_freed_memory
 from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.imaging.io import ImageLike, Pixels, read_image
-from atrous.imaging.labels import label_dtype
+from atrous.imaging.labels import describe_classes, label_dtype
 from atrous.inference.engines.create import EXPORTED, create_engine, resolve_device
 from atrous.inference.engines.engine import Batch, Engine
 from atrous.inference.memory import allocate_labels, free_memory, is_out_of_memory
@@ -62,7 +62,7 @@ class Segmenter:
 
     Attributes: `engine` computes the scores; `on_progress`, if set, is called for each window of a tiled image with the
     numbers of finished and of all windows.
-    Raises: `AtrousError` for a model without a card, an unknown preset, or an empty window.
+    Raises: `AtrousError` for a model without a card or with that of other classes, an unknown preset, or an empty window.
     """
 
     def __init__(
@@ -81,6 +81,11 @@ class Segmenter:
         if card is None:
             raise AtrousError(
                 "This model has no card, so its classes and preprocessing are unknown: pass a card to Segmenter."
+            )
+        if model.num_classes != len(card.classes):
+            raise AtrousError(
+                f"The model has {model.num_classes} outputs, but the card names {len(card.classes)} classes "
+                f"({describe_classes(card.classes)}): pass the card that the weights were trained with."
             )
         model.card = model.card or card  # CRF-RNN computes by the std of the preprocessing
         self._set_up(EagerEngine(model, card, resolve_device(str(device))), card, tta, tile, overlap)
