@@ -62,7 +62,7 @@ class Segmenter:
 
     Attributes: `engine` computes the scores; `on_progress`, if set, is called for each window of a tiled image with the
     numbers of finished and of all windows.
-    Raises: `AtrousError` for a model without a card or with that of other classes, an unknown preset, or an empty window.
+    Raises: `AtrousError` for a model without a card or with that of other classes, an unknown preset, an empty window.
     """
 
     def __init__(
