@@ -37,7 +37,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 def predict(files: list[Path], weights: str, out: Path) -> None:
     """Run the command in this process."""
-    sys.argv = ["atrous", "predict", *map(str, files), "-w", weights, "-o", str(out)]
+    sys.argv = ["atrous", "predict", *map(str, files), "-w", weights, "-o", str(out), "--overwrite"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         run_command()
 

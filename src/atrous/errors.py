@@ -13,6 +13,12 @@ class AtrousError(ValueError):
     """
 
 
+def describe_unexpected(error: BaseException) -> str:
+    """Describe an exception that is not an `AtrousError` in one line: its type, and its message shortened."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' if message else ''}{message[:300]}"
+
+
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
     """Suggest similar names: `" Did you mean 'deeplab_v3.resnet50'?"`, or "" if no known name is similar."""
     near = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)

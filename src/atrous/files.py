@@ -15,6 +15,10 @@ from typing import Any
 from atrous.errors import AtrousError
 
 
+class DiskFullError(AtrousError):
+    """A file that was not written because the disk, a quota, or a limit of file sizes is exhausted."""
+
+
 @contextmanager
 def writing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Write a file atomically: yield a temporary path, which is renamed to `path` after the block, or removed on error.
@@ -51,7 +55,8 @@ def write_error(path: Path, error: OSError) -> AtrousError:
     """Describe a failed write: its reason, and what to do about it."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     remedy = "Free disk space, then try again" if full else "Choose another folder, or check its permissions"
-    return AtrousError(f"Cannot write {path}: {error.strerror or error}. {remedy}.")
+    kind = DiskFullError if full else AtrousError
+    return kind(f"Cannot write {path}: {error.strerror or error}. {remedy}.")
 
 
 def _create_beside(path: Path) -> Path:

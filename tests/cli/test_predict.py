@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -12,9 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atrous import AtrousError, create_model
+from atrous.card import Preprocessing
 from atrous.cli.predict_jobs import plan_videos
-from atrous.inference import Segmenter
+from atrous.files import write_error
+from atrous.inference import Segmentation, Segmenter
+from atrous.weights import save
 from tests.cli.conftest import Run
+from tests.inference.networks import letter_card
 from tests.pictures import bomb
 
 
@@ -240,3 +246,91 @@ def test_no_overlay_replaces_an_input(run: Run, photographs: Path, weights: Path
     assert result.code == 2
     assert "would overwrite an input" in result.err
     assert images[1].read_bytes() == before
+
+
+def test_a_failure_names_its_image_and_the_rest_is_tried(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(photographs / "a.png", photographs / "0.png")
+    original = Segmenter.__call__
+
+    def fail_on_some(self, pixels, **options):
+        if pixels.shape[0] == 1:
+            raise RuntimeError("the sides\nare odd")
+        if pixels.shape[0] == 2:
+            raise AtrousError("Not enough free memory")
+        return original(self, pixels, **options)
+
+    monkeypatch.setattr(Segmenter, "__call__", fail_on_some)
+    for height in (1, 2):
+        Image.fromarray(np.zeros((height, 100, 3), np.uint8)).save(photographs / f"1{height}.png")
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert f"2 of 6 images could not be segmented, the others are in {tmp_path / 'out'}" in result.err
+    assert f"{photographs / '11.png'}: RuntimeError: the sides are odd" in result.err
+    assert f"{photographs / '12.png'}: Not enough free memory" in result.err
+    assert len(list((tmp_path / "out").rglob("*_overlay.png"))) == 4
+    for path in [*photographs.rglob("*.jp*g"), photographs / "0.png", photographs / "a.png"]:
+        path.unlink()
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "other")
+    assert "2 of 2 images could not be segmented:" in result.err  # there are no others
+
+
+def test_an_impossible_image_is_named_with_the_way_out(run: Run, photographs: Path, tmp_path: Path) -> None:
+    model = create_model("deeplab_v3.mobilenet_v2", width=0.125, num_classes=5)
+    preprocessing = Preprocessing(resize="shorter_side", size=(257, 257))
+    card = letter_card(False).model_copy(
+        update={"model": "deeplab_v3.mobilenet_v2", "arguments": {"width": 0.125}, "preprocessing": preprocessing}
+    )
+    weights = save(model, tmp_path / "w.safetensors", card=card)
+    Image.fromarray(np.zeros((1, 10_000, 3), np.uint8)).save(photographs / "long.png")
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out", "--engine", "torch")
+    assert result.code == 2
+    (line,) = (line for line in result.err.splitlines() if "long.png" in line)
+    assert "2570000 x 257 pixels" in line
+    assert "--tile 513" in line
+    assert len(list((tmp_path / "out").rglob("*_overlay.png"))) == 3
+    assert run("predict", photographs / "long.png", "-w", weights, "-o", tmp_path / "out", "--tile", 513).code == 0
+
+
+def test_a_full_disk_stops_at_once(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        shutil.copy(photographs / "a.jpg", photographs / f"{number}.jpg")
+    original, calls = Segmentation.save, []
+
+    def save_until_full(self, path, **options):
+        calls.append(path)
+        if len(calls) > 2:
+            raise write_error(path, OSError(errno.ENOSPC, "No space left on device"))
+        return original(self, path, **options)
+
+    monkeypatch.setattr(Segmentation, "save", save_until_full)
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert "No space left on device. Free disk space, then try again. 2 of 43 images are finished." in result.err
+    assert len(calls) < 40
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def test_a_folder_is_continued(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    arguments = ("predict", photographs, "-w", weights, "-o", tmp_path / "out")
+    assert run(*arguments).out.count("->") == 3
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    result = run(*arguments)
+    assert result.code == 0
+    assert "3 of 3 images were segmented before" in result.err
+    assert "->" not in result.out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")} == before
+
+    (tmp_path / "out" / "a_overlay.png").unlink()
+    Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(photographs / "a.png")
+    result = run(*arguments, "--json")
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert [line.get("skipped", False) for line in lines] == [True, False, False]
+    assert all(sum(line["classes"].values()) == pytest.approx(1, abs=1e-3) for line in lines)
+    assert Image.open(tmp_path / "out" / "a_png.png").size == (30, 30)
+
+    assert run(*arguments, "--tta", "flip").out.count("->") == 3  # other settings
+    assert run(*arguments, "--overwrite").out.count("->") == 3

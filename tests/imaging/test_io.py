@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from atrous import AtrousError
 from atrous.data import read_image
@@ -147,3 +148,20 @@ def test_a_decompression_bomb_is_refused_before_decoding(tmp_path: Path) -> None
     (tmp_path / "bomb.png").write_bytes(bomb(100_000, 100_000))
     with pytest.raises(AtrousError, match="too large, over 179 megapixels, and is not decoded"):
         read_image(tmp_path / "bomb.png")
+
+
+def test_a_damaged_avif_is_an_error_that_names_it(tmp_path: Path) -> None:
+    if not features.check("avif"):
+        pytest.skip("Pillow was built without AVIF")
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(content, format="AVIF")
+    data = content.getvalue()
+    path, messages = tmp_path / "a.avif", []
+    for end in range(20, len(data), 7):
+        path.write_bytes(data[:end] + bytes(len(data) - end))
+        try:
+            read_image(path)
+        except AtrousError as error:
+            messages.append(str(error))
+    assert messages
+    assert all(message.startswith(str(path)) for message in messages)

@@ -11,9 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from atrous import AtrousError, Segmenter, create_model, list_models
+from atrous.card import Preprocessing
+from atrous.imaging.io import resize_image
 from atrous.inference import segmenter
 from atrous.inference.engines.engine import Engine
-from atrous.inference.preprocess import preprocess
+from atrous.inference.preprocess import preprocess, resized_size
 from atrous.layers.resize import resize
 from atrous.weights import save
 from tests.inference.engines.examples import small_network
@@ -146,7 +148,7 @@ def test_a_long_strip_is_refused_before_it_fills_the_memory(monkeypatch: pytest.
     model = create_model("deeplab_v3.mobilenet_v2", num_classes=3, width=0.125)
     segmenter = Segmenter(model, rgb_card(resize="shorter_side", size=(540, 720), grid=16), device="cpu")
     monkeypatch.setattr("atrous.inference.segmenter.free_memory", lambda device: 2**20)
-    with pytest.raises(AtrousError, match="a network input of 67505 x 545"):
+    with pytest.raises(AtrousError, match=r"a network input of 67505 x 545 .* image of 2000 x 16: .*--tile 513"):
         segmenter(quadrants(16, 2000))
 
 
@@ -166,9 +168,32 @@ def test_running_out_of_memory_falls_back_to_windows(
     with caplog.at_level(logging.WARNING, "atrous"):
         Segmenter(OverflowingNetwork(False), letter_card(False), device="cpu")(noise(150, 160))
     assert "Memory ran out" in caplog.text
-    squeezed = Segmenter(OverflowingNetwork(False), letter_card(False, resize="squeeze", size=(128, 128)), device="cpu")
-    with pytest.raises(AtrousError, match="another device"):
-        squeezed(noise(150, 160))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(700, 300), (90, 1000)])
+def test_windows_are_at_the_scale_of_the_card(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, align_corners: bool, size: tuple[int, int]
+) -> None:
+    model, image = SmallNetwork(align_corners), waves(*size)
+    preprocessing = Preprocessing(
+        **{**letter_card(align_corners).preprocessing.model_dump(), "resize": "shorter_side", "size": (161, 161)}
+    )
+    card = letter_card(align_corners).model_copy(update={"preprocessing": preprocessing})
+    tiled = Segmenter(model, card, device="cpu", tile=128)
+    logits = tiled.logits(resize_image(image, *resized_size(size, preprocessing)))
+    expected = resize(logits[None], size, align_corners=align_corners)[0]
+    monkeypatch.setattr(segmenter, "FALLBACK_TILE", 128)
+    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(segmenter, "free_memory", lambda device: 2e6)
+    whole = Segmenter(model, card, device="cpu")
+    with caplog.at_level(logging.WARNING, "atrous"):
+        labels = whole(image).labels
+        difference = (whole.logits(image) - expected).abs().mean() / expected.std()
+    assert "in windows of 128" in caplog.text
+    assert labels.shape == size
+    assert difference < 0.02  # one interpolation instead of two
+    assert (labels == expected.argmax(0).numpy()).mean() > 0.98
 
 
 def test_other_errors_are_not_mistaken_for_out_of_memory() -> None:

@@ -37,8 +37,11 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 STRIP_ROWS = 512
 """The number of rows copied at a time from a large image."""
 
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-"""The exceptions that Pillow's decoders raise for damaged files."""
+DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
+    RuntimeError, LookupError, TypeError, ArithmeticError,
+)  # fmt: skip
+"""The exceptions that Pillow's decoders raise for damaged files; `RuntimeError` is that of AVIF."""
 
 END_OF_JPEG = b"\xff\xd9"
 """The marker at the end of a complete JPEG file."""

@@ -28,6 +28,11 @@ def preprocessed_size(image_size: tuple[int, int], preprocessing: Preprocessing)
     return _content_and_input_size(image_size, preprocessing)[1]
 
 
+def resized_size(image_size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Compute the height and width that an image of a given size is resized to, before it is padded."""
+    return _content_and_input_size(image_size, preprocessing)[0]
+
+
 def _content_and_input_size(
     image_size: tuple[int, int], preprocessing: Preprocessing
 ) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from atrous.allocator import keep_freed_memory, release_freed_memory
 from atrous.card import Card
 from atrous.errors import AtrousError
-from atrous.imaging.io import ImageLike, Pixels, read_image
+from atrous.imaging.io import MAX_PIXELS, ImageLike, Pixels, read_image, resize_image
 from atrous.imaging.labels import describe_classes, label_dtype
 from atrous.inference.engines.create import EXPORTED, create_engine, resolve_device
 from atrous.inference.engines.engine import Batch, Engine
 from atrous.inference.memory import allocate_labels, free_memory, is_out_of_memory
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.prefetch import BusyTimer, Slots, parallel_map, prefetch
-from atrous.inference.preprocess import preprocess, preprocessed_size
+from atrous.inference.preprocess import preprocess, preprocessed_size, resized_size
 from atrous.inference.segmentation import Segmentation
 from atrous.inference.tta import TTAConfig, tta_preset
 from atrous.inference.upsampled_argmax import Scores
@@ -55,8 +55,8 @@ class Segmenter:
     by the fastest engine. `card` describes classes and preprocessing (by default `model.card`). `tta` selects test-time
     augmentation, by the name of a preset (`atrous.inference.tta.PRESETS`) or as a `TTAConfig`. With `tile`, images are
     segmented in tiles of this side in pixels: the card's resize is skipped, and neighboring tiles overlap by the
-    fraction `overlap`. Without `tile` an image is segmented as a whole; if it would not fit into memory and the card
-    does not resize, in tiles, with a warning in the log.
+    fraction `overlap`. Without `tile` an image is segmented as a whole; if it would not fit into memory, in tiles
+    at the scale of the card, with a warning in the log.
 
     It may be called from several threads.
 
@@ -367,7 +367,7 @@ class Segmenter:
             )
         return CoarsePrediction(tuple(views), size, size, size, align_corners=False, merge="mean_probabilities")
 
-    def _predict_tiled(self, pixels: Pixels, tile: int) -> TiledPrediction:
+    def _predict_tiled(self, pixels: Pixels, tile: int, image_size: tuple[int, int] | None = None) -> TiledPrediction:
         from atrous.inference.tiling import TiledPrediction
         from atrous.inference.views import run_views_fused
 
@@ -386,18 +386,25 @@ class Segmenter:
             self.overlap,
             batch=1 if self.device.type == "cpu" else 4,
             on_progress=self.on_progress,
+            image_size=image_size,
         )
 
     def _fall_back_to_tiles(self, pixels: Pixels, reason: str) -> TiledPrediction:
         height, width = self._input_size(pixels)
-        if self.card.preprocessing.resize != "keep":
-            raise AtrousError(
-                f"{reason} a network input of {width} x {height} pixels: free memory, or use another device."
-            )
+        image_size = pixels.shape[0], pixels.shape[1]
+        content_size = resized_size(image_size, self.card.preprocessing)
+        if content_size != image_size:
+            area = content_size[0] * content_size[1]
+            if area > MAX_PIXELS or 2 * 3 * area > free_memory("cpu"):
+                raise AtrousError(
+                    f"{reason} a network input of {width} x {height} pixels, to which the card resizes this image of "
+                    f"{image_size[1]} x {image_size[0]}: use windows at the image's own scale, such as --tile 513."
+                )
+            pixels = resize_image(pixels, *content_size)
         log.warning(
             "%s an image of %d x %d pixels: segmenting it in windows of %d.", reason, width, height, FALLBACK_TILE
         )
-        return self._predict_tiled(pixels, FALLBACK_TILE)
+        return self._predict_tiled(pixels, FALLBACK_TILE, image_size)
 
     def _fits_in_memory(self, pixels: Pixels) -> bool:
         height, width = self._input_size(pixels)

@@ -29,6 +29,11 @@ class Taps:
             position = index * np.float32((source - 1) / (target - 1) if target > 1 else 0)
         else:
             position = np.maximum((index + np.float32(0.5)) * np.float32(source / target) - np.float32(0.5), 0)
+        return cls.at(position, source)
+
+    @classmethod
+    def at(cls, position: NDArray[np.float32], source: int) -> Taps:
+        """Compute the taps at some positions, 0 or more, between `source` samples."""
         first = np.minimum(position.astype(np.int64), source - 1)
         weight = np.clip(position - first.astype(np.float32), 0, 1).astype(np.float32)
         return cls(first, np.minimum(first + 1, source - 1), weight)

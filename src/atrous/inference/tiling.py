@@ -74,6 +74,16 @@ class TiledAxis:
         stride, rest = divmod(self.tile - self.align_corners, num_scores - self.align_corners)
         return None if rest or GRID % stride else stride
 
+    def taps(self, num_scores: int, length: int) -> Taps:
+        """Compute the taps from the scores of the padded side to `length` samples of the side itself."""
+        if length == self.length:
+            return Taps.linear(num_scores, self.padded_length, align_corners=self.align_corners)[:length]
+        index = np.arange(length, dtype=np.float32)
+        offset = int(self.align_corners)
+        step = (self.length - offset) / max(1, length - offset) * (num_scores - offset) / (self.padded_length - offset)
+        half = 0 if offset else 0.5
+        return Taps.at(np.maximum((index + np.float32(half)) * np.float32(step) - np.float32(half), 0), num_scores)
+
     def blend_weights(self, stride: int) -> list[NDArray[np.float32]]:
         """Compute each window's weights on the grid of scores: ramps where windows overlap, with a sum of 1.
 
@@ -107,7 +117,8 @@ class TiledPrediction:
     """The class scores of an image, window by window; the network runs when labels or probabilities are requested.
 
     `network` computes the scores of windows, (N, 3, t, t) -> (N, K, u, v), in batches of `batch`. `on_progress` is
-    called after each batch with the number of finished windows and their total.
+    called after each batch with the number of finished windows and their total. `image_size` is the height and width of
+    the result, where `image` was resized for the network.
     """
 
     network: ScoreFunction
@@ -119,6 +130,7 @@ class TiledPrediction:
     overlap: float = 0.25
     batch: int = 1
     on_progress: OnProgress | None = None
+    image_size: tuple[int, int] | None = None
     rows: TiledAxis = field(init=False)
     columns: TiledAxis = field(init=False)
 
@@ -127,6 +139,10 @@ class TiledPrediction:
         self.rows = TiledAxis.cover(height, self.tile, self.overlap, align_corners=self.align_corners)
         self.columns = TiledAxis.cover(width, self.tile, self.overlap, align_corners=self.align_corners)
 
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.image_size or (self.image.shape[0], self.image.shape[1])
+
     def labels(self, out: NDArray[np.integer] | None = None) -> NDArray[np.integer]:
         """Compute the label of every pixel.
 
@@ -134,7 +150,7 @@ class TiledPrediction:
         """
         for strip, scores, rows, columns in self._strips():
             if out is None:
-                out = np.empty(self.image.shape[:2], label_dtype(scores.shape[0], 0))
+                out = np.empty(self._size, label_dtype(scores.shape[0], 0))
             interpolated_argmax(scores, rows, columns, out[strip])
         assert out is not None
         return out
@@ -154,7 +170,7 @@ class TiledPrediction:
         return self._interpolate(lambda rows: rows.float())
 
     def _interpolate(self, activation: Callable[[Tensor], Tensor]) -> Tensor:
-        height, width = self.image.shape[:2]
+        height, width = self._size
         result: Tensor | None = None
         for strip, scores, rows, columns in self._strips():
             if result is None:
@@ -172,17 +188,16 @@ class TiledPrediction:
         done = top = 0
         for strip, total in self._blended_rows():
             if rows is None or columns is None:
-                rows = Taps.linear(total, self.rows.padded_length, align_corners=self.align_corners)
-                rows = rows[: self.rows.length]
-                columns = Taps.linear(strip.shape[-1], self.columns.padded_length, align_corners=self.align_corners)
-                columns = columns[: self.columns.length]
+                rows = self.rows.taps(total, self._size[0])
+                columns = self.columns.taps(strip.shape[-1], self._size[1])
             if last_row is not None:
                 strip = torch.cat([last_row, strip], 1)
             ready = int(np.searchsorted(rows.second, top + strip.shape[1]))
-            taps = rows[done:ready]
-            yield slice(done, ready), strip, Taps(taps.first - top, taps.second - top, taps.weight), columns
+            if ready > done:
+                taps = rows[done:ready]
+                yield slice(done, ready), strip, Taps(taps.first - top, taps.second - top, taps.weight), columns
             top, done, last_row = top + strip.shape[1] - 1, ready, strip[:, -1:]
-            if done == self.rows.length:
+            if done == len(rows):
                 return
 
     def _blended_rows(self) -> Iterator[tuple[Tensor, int]]:

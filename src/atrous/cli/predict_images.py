@@ -1,0 +1,139 @@
+"""Segment the images of `atrous predict` side by side, and report results and failures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from atrous.cli.predict_jobs import ImageJob, result_mark
+from atrous.errors import AtrousError, describe_unexpected
+from atrous.files import DiskFullError
+from atrous.progress import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from rich.console import Console
+
+    from atrous.inference import Segmenter
+
+
+def segment_images(
+    segmenter: Segmenter, jobs: list[ImageJob], out: Path, settings: Mapping[str, Any], *, as_json: bool
+) -> None:
+    """Segment images, several side by side, and report them in order.
+
+    Raises: `AtrousError` at the end, listing the images that failed; at once where the disk is full.
+    """
+    from rich.console import Console
+
+    from atrous.inference.prefetch import parallel_map
+
+    console = Console()
+    failures: list[AtrousError] = []
+    written: list[Path] = []
+    single = len(jobs) == 1
+
+    def segment(job: ImageJob) -> dict[str, Any] | AtrousError:
+        try:
+            result = segment_image(segmenter, job, settings)
+        except DiskFullError:
+            raise
+        except AtrousError as error:
+            return error if str(job.source) in str(error) else AtrousError(f"{job.source}: {error}")
+        except Exception as error:
+            if single:
+                raise
+            return AtrousError(f"{job.source}: {describe_unexpected(error)}")
+        written.append(job.target)
+        return result
+
+    if single or segmenter.tile is not None:  # in this thread, which Ctrl-C stops at once
+        results: Generator[dict[str, Any] | AtrousError] = (segment(job) for job in jobs)
+    else:
+        results = parallel_map(segment, jobs, segmenter.workers)
+    with progress_bar("segmenting", disable=single and segmenter.tile is None) as on_progress:
+        if single:
+            segmenter.on_progress = on_progress  # the windows of the image
+        else:
+            on_progress(0, len(jobs))
+        try:
+            with contextlib.closing(results):
+                for done, result in enumerate(results, start=1):
+                    if isinstance(result, AtrousError):
+                        failures.append(result)
+                    else:
+                        print_result(console, result, as_json=as_json)
+                    if not single:
+                        on_progress(done, len(jobs))
+        except KeyboardInterrupt:
+            message = f"stopped after {len(written)} of {len(jobs)} images; their results are in {out}"
+            Console(stderr=True).print(message, style="yellow")
+            raise typer.Exit(130) from None
+        except DiskFullError as error:
+            raise AtrousError(f"{error} {len(written)} of {len(jobs)} images are finished.") from error
+    if failures:
+        raise failures[0] if single else _failures_error(failures, len(jobs), out if written else None)
+
+
+def _failures_error(failures: list[AtrousError], count: int, out: Path | None) -> AtrousError:
+    listed = "\n".join(f"  {failure}" for failure in failures)
+    others = "" if out is None else f", the others are in {out}"
+    return AtrousError(f"{len(failures)} of {count} images could not be segmented{others}:\n{listed}")
+
+
+def segment_image(segmenter: Segmenter, job: ImageJob, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Segment an image, write label map and overlay, and describe the result.
+
+    Raises: `AtrousError` for an image that cannot be read, and files that cannot be written.
+    """
+    from atrous.imaging.io import read_image
+    from atrous.inference.refine import segment
+
+    mark = result_mark(job, settings)  # of the file as it is now, should it change meanwhile
+    pixels = read_image(job.source)
+    start = time.perf_counter()
+    segmentation = segment(segmenter, pixels, settings["crf"])
+    segmentation.save(job.target, overwrite=True, mark=mark)
+    seconds = time.perf_counter() - start
+    return _describe(job, segmentation.labels.shape, segmentation.class_fractions(), seconds)
+
+
+def describe_finished(segmenter: Segmenter, job: ImageJob) -> dict[str, Any]:
+    """Describe the result of an earlier run from its label map.
+
+    Raises: `AtrousError` for a label map that cannot be read.
+    """
+    from atrous.imaging.labels import class_fractions, read_raw_mask
+
+    labels = read_raw_mask(job.target)
+    fractions = class_fractions(labels, segmenter.card.classes)
+    return {**_describe(job, labels.shape, fractions, 0.0), "skipped": True}
+
+
+def _describe(job: ImageJob, size: tuple[int, ...], fractions: Mapping[str, float], seconds: float) -> dict[str, Any]:
+    labels, overlay = job.outputs
+    return {
+        "image": str(job.source),
+        "labels": str(labels),
+        "overlay": str(overlay),
+        "width": size[1],
+        "height": size[0],
+        "seconds": round(seconds, 3),
+        "classes": {name: round(fraction, 4) for name, fraction in fractions.items()},
+    }
+
+
+def print_result(console: Console, result: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the result of an image as text, or as a line of JSON."""
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    classes = ", ".join(f"[bold]{name}[/] {fraction:.1%}" for name, fraction in result["classes"].items())
+    console.print(f"{result['image']}: {classes}  [dim]({result['seconds']:.2f} s)[/]")
+    console.print(f"  [dim]->[/] {result['overlay']}", soft_wrap=True)
