@@ -25,8 +25,8 @@ from atrous.weights.tensors import damaged_file_error
 LAYERS_V1, LAYERS = 2, 100
 """Fields of a network: its layers, of the first and of the second generation."""
 
-_MOST_LAYERS = 10_000
-_MOST_FIELDS = 1_000
+_MOST_LAYERS = 5_000
+_MOST_FIELDS = 200
 _MOST_AXES = 32
 """Limits far above those of any network, for damaged files."""
 
