@@ -109,6 +109,7 @@ def test_an_imported_dilated_network_computes_what_caffe_does(name: str, tmp_pat
     assert relative(found, expected) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_released_sizes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every array of the full-size network has a place of its shape in ours, and none of ours is left out."""
@@ -171,20 +172,34 @@ def test_another_epsilon_goes_into_the_variances(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_an_imported_crf_rnn_has_the_matrices_of_the_released_layer(tmp_path: Path) -> None:
-    path, image, expected = written(tmp_path, nets.crf_rnn, {}, (40, 55))
-    model, card = caffe.read(path)
+    net = Net()
+    image = net.image(40, 55)
+    expected = nets.crf_rnn(net, image)
+    model, card = caffe.read(net.write(tmp_path / "net.caffemodel"))
     assert card.model == "crf_rnn.vgg16"
     assert isinstance(model, ModelWithCRF)
     assert card.preprocessing.std == model.std == (1, 1, 1)
     assert relative(model.eval().network(image), expected) < 1e-5
+    spatial_weights, bilateral_weights, compatibility = (torch.from_numpy(b)[0, 0] for b in net.layers[-1].blobs)
     spatial, bilateral = model.crf.filters(image, torch.float32)
-    unary = refined = expected.flatten(2).mT
-    for _ in range(10):
-        marginals = refined.softmax(-1)
-        messages = spatial(marginals) @ model.crf.spatial_weights.T
-        messages += bilateral(marginals) @ model.crf.bilateral_weights.T
-        refined = unary - messages @ model.crf.compatibility.T
-    assert relative(model(image), refined.mT.view_as(expected)) < 1e-4
+    unary = refined = expected.flatten(2)
+    for _ in range(10):  # matrices from the left of (classes, pixels), as in meanfield_iteration.cpp
+        marginals = refined.softmax(1).mT
+        messages = spatial_weights @ spatial(marginals).mT + bilateral_weights @ bilateral(marginals).mT
+        refined = unary - compatibility @ messages
+    assert relative(model(image), refined.view_as(expected)) < 1e-4
+
+
+@torch.no_grad()
+def test_the_first_names_of_fcn_are_known_too(tmp_path: Path) -> None:
+    """Those of the networks of 2015, which CRF-RNN kept."""
+    net = Net()
+    image = net.image(40, 55)
+    expected = nets.crf_rnn(net, image)
+    del net.encoded[-1]
+    model, card = caffe.read(net.write(tmp_path / "net.caffemodel"))
+    assert card.model == "fcn_8s.vgg16"
+    assert relative(model.eval()(image), expected) < 1e-5
 
 
 def test_cards_hold_means_classes_and_sizes(tmp_path: Path) -> None:
@@ -300,7 +315,7 @@ def replace(name: str, *blobs: Tensor, kind: str = "", **geometry: int) -> Calla
         ),
         (
             replace("dense_softmax_inner_prod", torch.ones(10_001, 4, 1, 1), torch.ones(10_001)),
-            "the last layer has 10001 outputs; expected at most 10000",
+            "the last layer has 10001 classes; expected 1 to 10000",
         ),
     ],
 )

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atrous.card import Card, Preprocessing
-from atrous.data.datasets import ade20k, camvid, cityscapes, pascal_context, voc
+from atrous.data.datasets import camvid, pascal_context
 from atrous.errors import AtrousError
-from atrous.imaging.labels import voc_color_map
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.importers import caffe_resnet, caffe_vgg
 from atrous.weights.importers.caffe_file import Layer, read_layers
 from atrous.weights.importers.caffe_layers import Layers, Network, convert, list_names, show
+from atrous.weights.importers.classes import ClassTable, name_classes
 from atrous.weights.tensors import load_tensors
 
 RECOGNIZERS = (
@@ -30,14 +30,6 @@ RECOGNIZERS = (
     caffe_vgg.deeplab_v1,
 )
 """The functions that recognize a network, in the order in which they are tried."""
-
-MOST_CLASSES = 10_000
-
-CLASSES = {
-    len(module.CLASSES): (module.CLASSES, tuple(module.COLORS))
-    for module in (voc, cityscapes, camvid, ade20k, pascal_context)
-}
-"""Names and colors of the data sets' classes, by their number."""
 
 DILATED_CLASSES = (
     "building", "tree", "sky", "car", "sign", "road", "pedestrian", "fence", "pole", "pavement", "bicyclist",
@@ -55,11 +47,11 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     weighted = {name: layer for name, layer in layers.items() if layer.blobs}
     try:
         network = _recognize(layers, weighted)
-        card = _make_card(path, network)
-        with meta_device():
-            model = build_from_card(card)
     except AtrousError as error:
         raise AtrousError(f"{path}: {error}") from error
+    card = _make_card(path, network)
+    with meta_device():
+        model = build_from_card(card)
     once = {name: layer for name, layer in weighted.items() if not name.endswith(caffe_resnet.SCALES)}
     load_tensors(model, convert(path, once, network.rules, model), str(path))
     return model, card
@@ -72,8 +64,6 @@ def _recognize(layers: Layers, weighted: Layers) -> Network:
             f"the layers are those of no known network: {list_names(weighted) or 'none'}. Expected FCN, CRF-RNN, "
             "DeepLab v1 or v2, a dilated network, SegNet or PSPNet, with the names of their released prototxts."
         )
-    if network.num_classes > MOST_CLASSES:
-        raise AtrousError(f"the last layer has {network.num_classes} outputs; expected at most {MOST_CLASSES}.")
     return network
 
 
@@ -91,17 +81,25 @@ def _by_name(path: Path, layers: Sequence[Layer]) -> Layers:
 
 
 def _make_card(path: Path, network: Network) -> Card:
-    classes, colors = CLASSES.get(network.num_classes, ((), ()))
-    if network.model.startswith("dilat") and network.num_classes == len(DILATED_CLASSES):
-        of_camvid = dict(zip(camvid.CLASSES, camvid.COLORS, strict=True))
-        classes, colors = DILATED_CLASSES, tuple(of_camvid[name] for name in DILATED_CLASSES)
+    table = _name_classes(path, network)
     preprocessing = {"channel_order": "BGR", "mean": network.mean, "std": (1.0, 1.0, 1.0), **network.preprocessing}
     return Card(
         model=network.model,
         arguments=network.arguments,
-        classes=classes or tuple(f"class {index}" for index in range(network.num_classes)),
-        colors=colors or voc_color_map(network.num_classes),
+        classes=table.classes,
+        colors=table.colors,
         preprocessing=Preprocessing(**preprocessing),
         align_corners=network.model.startswith(("deeplab", "pspnet")),
         source=f"Caffe, {path.name}",
     )
+
+
+def _name_classes(path: Path, network: Network) -> ClassTable:
+    """Name the classes; the 11 of CamVid are in another order in dilated networks than in SegNet."""
+    if network.num_classes == len(camvid.CLASSES):
+        classes = DILATED_CLASSES if network.model.startswith("dilat") else camvid.CLASSES
+        colors = dict(zip(camvid.CLASSES, camvid.COLORS, strict=True))
+        return ClassTable(classes, tuple(colors[name] for name in classes), "CamVid")
+    if network.num_classes == len(pascal_context.CLASSES):
+        return ClassTable(pascal_context.CLASSES, pascal_context.COLORS, "PASCAL-Context")
+    return name_classes(network.num_classes, path)

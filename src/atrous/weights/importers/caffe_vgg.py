@@ -71,7 +71,7 @@ def fcn(layers: Layers) -> Network | None:
         return None
     skips = [_first(layers, f"score_pool{n}", f"score-pool{n}") for n in (4, 3)]
     skips = list(takewhile(lambda name: has(layers, name), skips))
-    at_once = has(layers, "scale_pool4")
+    at_once = len(skips) == 2 and has(layers, "scale_pool4")
     crf = has(layers, "inference1")
     prefix = "network." if crf else ""
     rules = [*vgg_rules(prefix), *fully_connected_rules(prefix), conv(f"{prefix}score", score)]
