@@ -137,3 +137,20 @@ def test_an_array_of_bytes_of_any_size_is_refused(tmp_path: Path) -> None:
 def test_tensors_of_other_layouts_are_refused(value: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(AtrousError):
         read_state_dict(write(tmp_path / "a.pth", {"a": value}, False))
+
+
+def test_altered_numbers_differ_from_their_checksum(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.pth", {"a": torch.arange(1000.0)}, False)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(np.float32(500).tobytes(), np.float32(501).tobytes(), 1))
+    with pytest.raises(AtrousError, match="the checksum of a/data/0 differs"):
+        read_state_dict(path)
+
+
+def test_files_without_checksums_are_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = write(tmp_path / "a.pth", {"a": torch.arange(5.0)}, False)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_state_dict(path)["a"].tolist() == [0, 1, 2, 3, 4]
