@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -13,10 +16,15 @@ import atrous
 from atrous.card import Card, Preprocessing
 from atrous.data.datasets import voc
 from atrous.weights import save
+from atrous.weights.importers.crc32c import masked_crc32c
+from atrous.weights.importers.leveldb import TableError, _entries, _handle
 from atrous.weights.importers.protobuf import BYTES, ProtobufError, fields
+from tests.conftest import find_shared_data
 from tests.contract.trained import imitate_training
 from tests.weights.importers import caffe_nets
 from tests.weights.importers.caffe_runtime import Net
+from tests.weights.importers.tensorflow_writer import deeplab_variables, write_checkpoint
+from tests.weights.importers.test_tensorflow import OPTIONS, SMALL, randomized, strided, write_archive, write_graph
 from tests.weights.importers.test_torchvision import mobile_state
 
 
@@ -28,6 +36,9 @@ class Kind:
     spots: Callable[[bytes], list[int]] = lambda content: []
     damaged: str = ""
     """The ending of the file to damage, where several belong together; by default the one that is loaded."""
+    unwrap: Callable[[bytes], bytes] = bytes
+    wrap: Callable[[bytes], bytes] = bytes
+    """To damage what compression or checksums protect: `unwrap` before the damage, `wrap` after it."""
 
 
 def _safetensors(folder: Path) -> Path:
@@ -82,6 +93,62 @@ def _caffemodel_normalized(folder: Path) -> Path:
     return net.write(folder / "net.caffemodel")
 
 
+def _tensorflow(folder: Path) -> dict[str, np.ndarray]:
+    model = randomized(atrous.create_model(SMALL, num_classes=5, **OPTIONS))
+    return deeplab_variables(model, "MobilenetV2")
+
+
+def _checkpoint(folder: Path) -> Path:
+    return write_checkpoint(folder / "model.ckpt", _tensorflow(folder))
+
+
+def _archive(folder: Path) -> Path:
+    files = folder / "deeplab"
+    files.mkdir()
+    write_checkpoint(files / "model.ckpt", _tensorflow(folder))
+    members = {f"deeplab/{path.name}": path.read_bytes() for path in sorted(files.iterdir())}
+    return write_archive(folder / "deeplab.tar.gz", members)
+
+
+def _frozen_graph(folder: Path) -> Path:
+    return write_graph(folder / "frozen.pb", _tensorflow(folder), *strided(4))
+
+
+def _tflite(folder: Path) -> Path:
+    data = find_shared_data()
+    if data is None:
+        pytest.skip("needs the folder of real data: set ATROUS_TEST_DATA")
+    path = folder / "graph.tflite"
+    path.write_bytes((data / "weights" / "deeplabv3_257_mv_gpu.tflite").read_bytes())
+    return path
+
+
+def _gzip(content: bytes) -> bytes:
+    return gzip.compress(content, 1)
+
+
+def right_checksums(table: bytes) -> bytes:
+    """Correct the checksums of the blocks of a damaged LevelDB table, as far as its footer and its index are valid."""
+    corrected = bytearray(table)
+    try:
+        footer = memoryview(table)[-48:-8]
+        index = _handle(footer, _handle(footer, 0)[1])[0]
+        _correct(corrected, index)
+        content = memoryview(bytes(corrected[index[0] : sum(index)]))
+        for _, location in _entries(content):
+            _correct(corrected, _handle(location, 0)[0])
+    except (TableError, ProtobufError, IndexError):
+        pass
+    return bytes(corrected)
+
+
+def _correct(table: bytearray, block: tuple[int, int]) -> None:
+    offset, size = block
+    if offset + size + 5 <= len(table) - 48:
+        checksum = masked_crc32c(bytes(table[offset : offset + size + 1]))
+        table[offset + size + 1 : offset + size + 5] = checksum.to_bytes(4, "little")
+
+
 def message_spots(content: bytes) -> list[int]:
     """List where the fields of nested messages of protocol buffers begin."""
     return list(_spots(memoryview(content), 0, depth=0))
@@ -118,5 +185,12 @@ KINDS = {
     "caffemodel": Kind(_caffemodel, message_spots),
     "caffemodel of 2014": Kind(_caffemodel_v1, message_spots),
     "caffemodel with batch normalization": Kind(_caffemodel_normalized, message_spots),
+    "tensorflow index": Kind(_checkpoint),
+    "tensorflow index with right checksums": Kind(_checkpoint, wrap=right_checksums),
+    "tensorflow data": Kind(_checkpoint, damaged=".data-00000-of-00001"),
+    "tensorflow archive": Kind(_archive),
+    "tensorflow archive, damaged before compression": Kind(_archive, unwrap=gzip.decompress, wrap=_gzip),
+    "pb": Kind(_frozen_graph, message_spots),
+    "tflite": Kind(_tflite),
 }
 """The kinds of files that are damaged."""

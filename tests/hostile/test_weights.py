@@ -1,6 +1,6 @@
 """Damaged files of weights: one error in one line, or a network whose tensors are intact, in little time and memory.
 
-A failure names its seed: `python -m tests.hostile.reproduce KIND SEED FOLDER` writes that file.
+A failure names its kind and seed, from which `damaged_files` writes the same file again.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def damaged_files(kind: str, valid: Path, count: int) -> Iterator[tuple[str, Pat
     for file in valid.parent.iterdir():
         if file.is_file():
             (folder / file.name).symlink_to(file)
-    content = target.read_bytes()
+    content = entry.unwrap(target.read_bytes())
     spots = entry.spots(content)
     damaged = folder / target.name
     damaged.unlink()
     for seed in range(count):
         data, description = mutate(content, f"{kind} {seed}", spots)
-        damaged.write_bytes(data)
+        damaged.write_bytes(entry.wrap(data))
         yield f"{kind}, seed {seed}, {description}", folder / valid.name
 
 
