@@ -93,6 +93,8 @@ class TorchEngine(Engine):
 class CompiledEngine(TorchEngine):
     """Run a network by `torch.compile`: once compiled, which takes a minute, it serves batches and images of any size.
 
+    A network whose pooling the compiler cannot handle at unknown sizes (DeepLab v1) is compiled for each size anew.
+
     Raises: `AtrousError` where the compiler of torch does not work, such as without a C++ compiler.
     """
 
@@ -102,12 +104,18 @@ class CompiledEngine(TorchEngine):
         self, model: SegmentationModel, card: Card, *, device: str = "cpu", precision: Precision = "float32"
     ) -> None:
         super().__init__(model, card, device=device, precision=precision)
-        self._module = torch.compile(self._module, dynamic=True)
+        self._original = self._module
+        self._module = torch.compile(self._original, dynamic=True)
+        self._any_size = True
 
     def __call__(self, batch: Batch) -> Tensor:
         try:
             return super().__call__(batch)
         except torch._dynamo.exc.TorchDynamoException as error:
+            if self._any_size:
+                self._any_size = False
+                self._module = torch.compile(self._original, dynamic=False)
+                return self(batch)
             reason = str(error).strip().splitlines()[0]
             raise AtrousError(f"torch.compile failed ({reason}): use the engine 'torch'.") from error
 
