@@ -113,7 +113,7 @@ def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nand more")
 
+    monkeypatch.setattr(torch, "compile", lambda *arguments, **options: fail)
     engine = CompiledEngine(SmallNetwork(False), letter_card(False))
-    monkeypatch.setattr(engine, "_module", fail)
     with pytest.raises(AtrousError, match=r"torch.compile failed \(no C\+\+ compiler\): use the engine 'torch'"):
         engine(images(1, 20, 20))
