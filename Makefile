@@ -7,12 +7,13 @@ OUT ?= out
 SITE ?= site
 PHOTOGRAPH ?= examples/street.jpg
 
-.PHONY: help demo test test-slow lint docs reference benchmark-env clean
+.PHONY: help demo test test-slow test-parity lint docs reference benchmark-env clean
 
 help:
 	@echo "make demo       segment a photograph into $(OUT)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take minutes"
+	@echo "make test-parity  compare networks with those of other libraries, in an environment of its own"
 	@echo "make lint       check formatting, style, types and the direction of imports"
 	@echo "make docs       build the documentation into site/"
 	@echo "make reference  write docs/reference from the code, after a change of options or keys"
@@ -28,6 +29,9 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+test-parity: .venv-parity/.installed
+	.venv-parity/bin/python -m pytest tests/parity
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -48,8 +52,14 @@ benchmark-env:
 	.venv-benchmark/bin/python -m pip install --quiet -c constraints.txt -e ".[openvino]" ai-edge-litert huggingface_hub tqdm
 	.venv-benchmark/bin/python -m pip install --quiet --no-deps torchvision timm segmentation-models-pytorch
 
+.venv-parity/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet -c constraints.txt -e . pytest hypothesis huggingface_hub tqdm transformers
+	.venv-parity/bin/python -m pip install --quiet --no-deps torchvision timm segmentation-models-pytorch
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-benchmark $(OUT) $(SITE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmark .venv-parity $(OUT) $(SITE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

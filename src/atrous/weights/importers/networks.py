@@ -114,8 +114,10 @@ def find_resnet(state: Mapping[str, Tensor], prefix: str, path: Path) -> str:
         raise AtrousError(f"{path}: the backbone is {shallow}; expected ResNet-50, -101 or -152.")
     depths = [depth for depth, blocks in BLOCKS.items() if blocks == units]
     if not depths:
-        found = ", ".join(map(str, units))
-        raise AtrousError(f"{path}: the backbone's stages have {found} units; expected those of ResNet-50, -101, -152.")
+        counts = ", ".join(map(str, units))
+        raise AtrousError(
+            f"{path}: the backbone's stages have {counts} units; expected those of ResNet-50, -101, -152."
+        )
     return f"resnet{depths[0]}"
 
 

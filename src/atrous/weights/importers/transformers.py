@@ -93,16 +93,16 @@ def build(state: Mapping[str, Tensor], path: Path) -> tuple[SegmentationModel, C
 
 def _find_width(tensors: Mapping[str, Tensor], path: Path) -> float:
     """Find the multiplier that gives the numbers of channels of all blocks."""
-    index, found, bases = 1, [], []
+    index, channels, bases = 1, [], []
     for _, base, repeats, _ in BOTTLENECKS:
         for _ in range(repeats):
             key = f"backbone.features.{index}.conv.{1 if index == 1 else 2}.weight"
-            found.append(channels_of(tensors, key, path))
+            channels.append(channels_of(tensors, key, path))
             bases.append(base)
             index += 1
-    for width in (*WIDTHS, found[-1] / bases[-1]):
-        if [make_divisible(base * width) for base in bases] == found:
+    for width in (*WIDTHS, channels[-1] / bases[-1]):
+        if [make_divisible(base * width) for base in bases] == channels:
             return width
     raise AtrousError(
-        f"{path}: no width multiplier of MobileNetV2 gives blocks of {', '.join(map(str, found))} channels."
+        f"{path}: no width multiplier of MobileNetV2 gives blocks of {', '.join(map(str, channels))} channels."
     )
