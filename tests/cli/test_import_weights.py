@@ -4,6 +4,9 @@ import json
 import os
 from pathlib import Path
 
+import atrous
+from atrous.card import Card, Preprocessing
+from atrous.weights import save
 from tests.cli.conftest import Run
 
 
@@ -21,3 +24,26 @@ def test_a_tflite_graph_is_converted(run: Run, shared_data: Path, tmp_path: Path
 def test_an_unknown_format_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_text("")
     assert "Found an empty file" in run("import-weights", tmp_path / "a.h5", "-o", tmp_path / "a.safetensors").err
+
+
+def test_arguments_that_the_file_does_not_tell(run: Run, tmp_path: Path) -> None:
+    network = atrous.create_model("deeplab_v3.mobilenet_v2", num_classes=3, width=0.35)
+    network.card = Card(
+        model="deeplab_v3.mobilenet_v2",
+        arguments={"width": 0.35},
+        classes=("a", "b", "c"),
+        colors=((0, 0, 0),) * 3,
+        preprocessing=Preprocessing(),
+    )
+    save(network, tmp_path / "a.safetensors")
+    given = ("-a", "output_stride=8", "-a", "backbone_options.padding=tensorflow")
+    result = run("import-weights", tmp_path / "a.safetensors", *given, "-o", tmp_path / "b.safetensors")
+    assert result.code == 0, result.err
+    card = atrous.load(tmp_path / "b.safetensors").card
+    assert card is not None
+    expected = {"width": 0.35, "output_stride": 8, "backbone_options": {"padding": "tensorflow"}}
+    assert card.arguments == expected
+    result = run("import-weights", tmp_path / "a.safetensors", "-a", "stride=8", "-o", tmp_path / "c.safetensors")
+    assert result.code != 0
+    assert "stride" in result.err
+    assert not (tmp_path / "c.safetensors").exists()

@@ -17,8 +17,8 @@ from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation  
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(97, 161), (96, 160)])
-@pytest.mark.parametrize("width", [1.0, 0.5, 0.35, 1.4])
+@pytest.mark.parametrize("size", [(65, 97), (64, 96)])
+@pytest.mark.parametrize("width", [1.0, 0.5, 1.4])
 @pytest.mark.parametrize("stride", [8, 16])
 def test_scores(
     stride: int, width: float, size: tuple[int, int], tmp_path: Path, record_property: pytest.RecordProperty

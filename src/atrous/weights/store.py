@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,7 @@ from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.find import SUFFIX, find_weights, is_read_only
 from atrous.weights.header import digest_tensors, has_card, read_header
 from atrous.weights.importers import import_file
+from atrous.weights.rebuild import rebuild
 from atrous.weights.tensors import damaged_file_error, load_tensors
 from atrous.weights.transfer import ClassList, replace_classes
 
@@ -66,6 +68,7 @@ def load(
     *,
     num_classes: int | None = None,
     classes: Sequence[str] | ClassList | None = None,
+    arguments: Mapping[str, Any] | None = None,
     device: str | torch.device = "cpu",
 ) -> SegmentationModel:
     """Load a segmentation network with its weights, in evaluation mode, by id or from a file.
@@ -87,17 +90,25 @@ def load(
 
         >>> model = atrous.load("deeplab_v3.mobilenet_v2.voc", classes=["background", "person", "umbrella"])
 
+    `arguments` of the network replace those of the card: some files of other projects do not tell them all, and the
+    weights fit networks that differ in more than names.
+
+        >>> model = atrous.load("smp.pth", arguments={"output_stride": 16, "backbone_options": {"whole_stage": False}})
+
     The network takes normalized images; `model.card.preprocessing` describes how. `atrous.Segmenter.load` applies it,
     and takes photographs.
 
     Returns: the network on `device`; `model.card` has its classes, preprocessing, license and measured figures.
     Raises: `AtrousError` for an unknown id (with the nearest known ones), a file that is missing, damaged, altered or
-    of an unknown format, a failed download, and for both `num_classes` and `classes`.
+    of an unknown format, a failed download, both `num_classes` and `classes`, and arguments that the network lacks or
+    that the tensors do not fit.
     """
     if num_classes is not None and classes is not None:
         raise AtrousError("num_classes and classes were both given: give the names, or only their number.")
     path = find_weights(source)
     model, card = _read(path) if has_card(path) else import_file(path)
+    if arguments:
+        model, card = rebuild(model, card, arguments, str(source))
     model.card = card
     wanted = num_classes if classes is None else classes
     if wanted is not None:

@@ -6,10 +6,9 @@ State dicts are recognized by their keys, see `state_dict`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from atrous.weights.catalog import find_release
 from atrous.weights.importers.formats import find_format
@@ -19,19 +18,14 @@ if TYPE_CHECKING:
     from atrous.models import SegmentationModel
 
 
-def import_file(path: Path, *, arguments: Mapping[str, Any] | None = None) -> tuple[SegmentationModel, Card]:
+def import_file(path: Path) -> tuple[SegmentationModel, Card]:
     """Read a file of another project: the model with its weights, and a card for it.
 
-    The card of a file that is listed in the catalog has its license, training data and published figures. `arguments`
-    of the network replace those of the importer, where a file does not tell them (the output stride of a state dict),
-    or to load its weights into a network that differs (`{"backbone_options": {"whole_stage": False}}`).
+    The card of a file that is listed in the catalog has its license, training data and published figures.
 
-    Raises: `AtrousError` for a format that is not read, a damaged file, a network that is not known, and arguments that
-    the network lacks or that the tensors do not fit.
+    Raises: `AtrousError` for a format that is not read, a damaged file, or a network that is not known.
     """
     card: Card
     model, card = import_module(f"{__name__}.{find_format(path).module}").read(path)
-    if arguments:
-        model, card = import_module(f"{__name__}.networks").rebuild(model, card, arguments, path)
     release = find_release(path)
     return model, card if release is None else release.complete(card)

@@ -14,7 +14,7 @@ from atrous.backbones.resnet import BLOCKS
 from atrous.card import Card, Preprocessing
 from atrous.errors import AtrousError
 from atrous.layers.meta import meta_device
-from atrous.models import MODELS, SegmentationModel, build_from_card
+from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.importers.classes import ClassTable, name_classes, number_classes
 from atrous.weights.tensors import load_tensors
 
@@ -53,30 +53,6 @@ def build_network(network: Network, tensors: Mapping[str, Tensor], path: Path) -
     counters = {key: torch.tensor(0) for key in model.state_dict() if key.endswith(_COUNTERS)}
     load_tensors(model, counters | dict(tensors), str(path))
     return model, card
-
-
-def rebuild(
-    model: SegmentationModel, card: Card, arguments: Mapping[str, Any], path: Path
-) -> tuple[SegmentationModel, Card]:
-    """Build an imported network again with other arguments, and load its tensors; its card names them.
-
-    Raises: `AtrousError` for arguments that the network lacks, or that the tensors do not fit.
-    """
-    if "num_classes" in arguments:
-        raise AtrousError(f"{path}: num_classes is read from the file's classifier: {model.num_classes}. Leave it out.")
-    merged, align_corners = dict(card.arguments), card.align_corners
-    for key, value in arguments.items():
-        if key == "align_corners" and key in MODELS.entry(card.model).arguments():
-            align_corners = bool(value)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = {**merged[key], **value}
-        else:
-            merged[key] = value
-    card = Card(**{**dict(card), "arguments": merged, "align_corners": align_corners})
-    with meta_device():
-        other = build_from_card(card)
-    load_tensors(other, model.state_dict(), str(path))
-    return other, card
 
 
 def count_classes(tensors: Mapping[str, Tensor], path: Path) -> int:
@@ -131,7 +107,7 @@ def channels_of(state: Mapping[str, Tensor], key: str, path: Path, axis: int = 0
 
     Raises: `AtrousError` if the key is missing, or is no convolution.
     """
-    if key not in state or state[key].ndim != 4:
+    if key not in state or state[key].ndim != 4 or not state[key].numel():
         raise AtrousError(f"{path}: '{key}', a convolution of this network, is missing. Save the whole state dict.")
     return state[key].shape[axis]
 

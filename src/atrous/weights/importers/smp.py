@@ -185,7 +185,7 @@ def _build_pspnet(state: Mapping[str, Tensor], backbone: str, path: Path) -> tup
 def _is_used(key: str, stages: int, mobile: bool) -> bool:
     """Tell whether PSPNet computes a tensor of the encoder, which has stages that follow its features."""
     parts = key.split(".")
-    if mobile and parts[:2] == ["encoder", "features"]:
+    if mobile and parts[:2] == ["encoder", "features"] and parts[2].isdecimal():
         return int(parts[2]) <= {2: 6, 3: 13, 4: 18}[stages]
     return mobile or not (parts[0] == "encoder" and parts[1] in {f"layer{stage}" for stage in range(stages + 1, 5)})
 
