@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +21,8 @@ def info(
 ) -> None:
     """Show the card of weights: network, classes, preprocessing, source, license, measured figures.
 
-    Of weights that are not on this machine it shows the entry of the catalog, and downloads nothing.
+    Of weights that are not on this machine it shows the entry of the catalog, and downloads nothing. Those of the hub
+    are downloaded.
 
     Examples:
 
@@ -32,9 +34,10 @@ def info(
     """
     from atrous.weights import find_weights
     from atrous.weights.find import DownloadNeededError, describe_weights, downloads_disabled
+    from atrous.weights.hub import is_hub_id
 
     try:
-        with downloads_disabled():
+        with nullcontext() if is_hub_id(weights) else downloads_disabled():
             path = find_weights(weights)
     except DownloadNeededError:
         if as_json:

@@ -28,6 +28,7 @@ from atrous.cli.info import info
 from atrous.cli.inspect import inspect
 from atrous.cli.models import models
 from atrous.cli.predict import predict
+from atrous.cli.push import push
 from atrous.cli.quantize import quantize
 from atrous.cli.train import train
 from atrous.cli.weights import weights
@@ -76,6 +77,7 @@ app.command()(info)
 app.command("import-weights")(import_weights)
 app.command()(export)
 app.command()(quantize)
+app.command()(push)
 app.command()(inspect)
 app.command()(benchmark)
 app.add_typer(data)

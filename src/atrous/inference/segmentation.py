@@ -66,11 +66,11 @@ class Segmentation:
         overlay = overlay_path(path)
         check_replaceable((path, overlay), mark, overwrite=overwrite)
         save_labels(self.labels, self.colors, path, mark)
-        save_image(self._shrink(MAX_OVERLAY_SIDE).overlay(), overlay, mark)
+        save_image(self.shrink(MAX_OVERLAY_SIDE).overlay(), overlay, mark)
         return path, overlay
 
-    def _shrink(self, max_side: int) -> Segmentation:
-        """The same segmentation with sides of at most `max_side` pixels."""
+    def shrink(self, max_side: int) -> Segmentation:
+        """Shrink image and labels to sides of at most `max_side` pixels; smaller ones are returned as they are."""
         height, width = self.labels.shape
         scale = max_side / max(height, width)
         if scale >= 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -161,6 +162,15 @@ class SegmentationModel(nn.Module):
                     groups[names, decay] = {"name": " ".join(names), "params": [], "lr": rate, "weight_decay": decayed}
                 groups[names, decay]["params"].append(parameter)
         return list(groups.values())
+
+    def push_to_hub(self, repo: str, **options: Any) -> Any:
+        """Push the weights with their card to a repository `user/name` of the Hugging Face hub.
+
+        Options and result are those of `atrous.export.push_to_hub`, such as `private=True`.
+
+        Raises: `AtrousError` without a card, a token in `HF_TOKEN` or a connection.
+        """
+        return import_module("atrous.export").push_to_hub(self, repo, **options)  # by name: it imports this module
 
     def _submodule_parameters(self, part: str) -> list[nn.Parameter]:
         parameters = parameters_of(self, part)

@@ -144,7 +144,8 @@ def _folders() -> list[Path]:
 
 def is_read_only(path: Path) -> bool:
     """Tell whether a file of weights is part of the package or of the cache, whose files are never changed."""
-    return path.resolve().parent in (PACKAGED.resolve(), cache_folder().resolve())
+    folders = path.resolve().parents
+    return folders[0] in (PACKAGED.resolve(), cache_folder().resolve()) or hub_folder().resolve() in folders
 
 
 def _known() -> set[str]:
