@@ -14,7 +14,9 @@ def test_a_tflite_graph_is_converted(run: Run, shared_data: Path, tmp_path: Path
     graph = shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite"
     result = run("import-weights", graph, "-o", tmp_path / "a.safetensors")
     assert result.code == 0, result.err
-    assert "DeepLabV3, 21 classes" in result.out
+    assert "TensorFlow Lite graph: DeepLabV3, 21 classes" in result.out
+    assert "network: deeplab_v3.mobilenet_v2_x0.5(output_stride=8" in result.out
+    assert "license: Apache-2.0" in result.out
     assert os.listdir(tmp_path) == ["a.safetensors"]
     photograph = shared_data / "images" / "cat_720p.jpg"
     result = run("predict", photograph, "-w", tmp_path / "a.safetensors", "-o", tmp_path / "out", "--json")

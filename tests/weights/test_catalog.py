@@ -48,7 +48,7 @@ def test_the_card_of_a_released_file_has_the_published_figures(tmp_path: Path) -
         ("pixel accuracy", 91.4, True),
     ]
     assert card.license == "BSD-3-Clause"
-    assert release.url in card.source
+    assert card.source.startswith(f"{release.description}: {release.url}; ")  # then what the importer recognized
     assert card.trained_on == "COCO train2017, images with VOC classes"
     own = (tmp_path / release.file).rename(tmp_path / "own.pth")
     assert not import_file(own)[1].measured

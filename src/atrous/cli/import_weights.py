@@ -26,6 +26,8 @@ def import_weights(
 ) -> None:
     """Convert weights of another project to a safetensors file with a card, or store weights in 16 bits.
 
+    The format is recognized by the content of the file, the network by the names and shapes of its tensors.
+
     Examples:
 
       atrous import-weights deeplabv3_257_mv_gpu.tflite -o deeplab_v3.mobilenet_v2_x0.5.voc.safetensors
@@ -36,20 +38,26 @@ def import_weights(
 
       atrous import-weights runs/street/best.safetensors --half -o street.safetensors
     """
-    from rich.console import Console
-
     from atrous.files import check_writable
     from atrous.marks import check_replaceable
-    from atrous.weights import load, save
+    from atrous.weights import find_weights, load, save
+    from atrous.weights.importers.formats import find_format
 
     check_writable(out.parent)
     check_replaceable([out], None, overwrite=overwrite, inputs=[file])
-    model = load(file, arguments=_parse(argument or []))
+    source = find_weights(file)
+    model = load(source, arguments=_parse(argument or []))
+    card = model.card
+    assert card is not None
     path = save(model, out, half=half)
-    console = Console()
-    console.print(f"{type(model).__name__}, {model.num_classes} classes -> {path}", soft_wrap=True)
-    if model.card is not None and model.card.source:
-        console.print(model.card.source, soft_wrap=True, style="dim", markup=False)
+    arguments = ", ".join(f"{key}={value}" for key, value in card.arguments.items())
+    for line in (
+        f"{find_format(source).name}: {type(model).__name__}, {model.num_classes} classes -> {path}",
+        f"network: {card.model}({arguments})",
+        f"source: {card.source or 'unknown'}",
+        f"license: {card.license}",
+    ):
+        typer.echo(line)
 
 
 def _parse(texts: list[str]) -> dict[str, Any]:

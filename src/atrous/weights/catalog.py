@@ -44,7 +44,7 @@ class Release:
     def complete(self, card: Card) -> Card:
         """Add to an imported card what the file itself does not tell: publisher, license, training data, figures."""
         update = {
-            "source": f"{self.description}: {self.url}",
+            "source": "; ".join(filter(None, (f"{self.description}: {self.url}", card.source))),
             "license": self.license if card.license == "unknown" else card.license,
             "trained_on": self.trained_on or card.trained_on,
             "measured": (*card.measured, *self.figures),

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import atrous
 from atrous import AtrousError
+from atrous.inference.engines.converted import WeightsFile
 from atrous.weights import read_card
 from atrous.weights.importers.formats import find_format
 from tests.weights.importers.test_torchvision import torchvision_state
@@ -77,3 +78,20 @@ def test_checkpoints_of_trainings_are_unwrapped(wrap, tmp_path: Path) -> None:
 def test_a_state_dict_may_be_a_safetensors_file(tmp_path: Path) -> None:
     save_file(torchvision_state(50), tmp_path / "a.safetensors")
     assert atrous.load(tmp_path / "a.safetensors").card.model == "deeplab_v3.resnet50"
+
+
+@pytest.mark.parametrize(
+    ("file", "partner"),
+    [
+        ("decoder_epoch_20.pth", "encoder_epoch_20.pth"),
+        ("encoder_epoch_20.pth", "decoder_epoch_20.pth"),
+        ("model.ckpt.meta", "model.ckpt.index"),
+        ("model.ckpt.data-00000-of-00001", "model.ckpt.index"),
+    ],
+)
+def test_converted_networks_are_cached_by_all_files_of_the_weights(file: str, partner: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(b"\x80\x02 some weights")
+    (tmp_path / partner).write_bytes(b"\x80\x02 more weights")
+    before = WeightsFile.read(tmp_path / file).digest
+    (tmp_path / partner).write_bytes(b"\x80\x02 other weights")
+    assert WeightsFile.read(tmp_path / file).digest != before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ log = logging.getLogger("atrous")
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of weights: its path, card, and the SHA-256 of its tensors (of all bytes in files of other projects)."""
+    """A file of weights: its path, card, and the SHA-256 of its tensors, or of all bytes in files of other projects."""
 
     path: Path
     card: Card | None
@@ -39,7 +38,10 @@ class WeightsFile:
         from atrous.weights.tensors import damaged_file_error
 
         if not has_card(path):
-            return cls(path, None, hashlib.sha256(path.read_bytes()).hexdigest())
+            from atrous.weights.download import compute_sha256
+            from atrous.weights.importers.formats import list_files
+
+            return cls(path, None, " ".join(map(compute_sha256, list_files(path))))
         header, digest = read_header(path), digest_file(path)
         if header.digest not in (None, digest):
             raise damaged_file_error(path, "the checksum of the tensors differs")

@@ -129,6 +129,18 @@ _OTHERS: tuple[tuple[str, Callable[[Content], bool]], ...] = (
 """Formats that are not read, by the words in which messages name them."""
 
 
+def list_files(path: Path) -> list[Path]:
+    """List the files that hold the weights of a file: itself, and those that are read with it, by their names.
+
+    They are the index of a TensorFlow checkpoint, whose checksums stand for all values, and the other half of a network
+    whose encoder and decoder are in two files.
+    """
+    names = [_CHECKPOINT_FILE.sub(".index", path.name)]
+    names += [path.name.replace(own, other, 1) for own, other in (("encoder", "decoder"), ("decoder", "encoder"))]
+    others = (path.with_name(name) for name in names if name != path.name)
+    return [path, *(other for other in others if other.is_file())]
+
+
 def suffixes() -> tuple[str, ...]:
     """List the usual suffixes of the files that are read."""
     return tuple(suffix for entry in FORMATS for suffix in entry.suffixes)
