@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from atrous.console import make_console
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -42,7 +44,6 @@ def make_progress(
     `field` adds the elapsed time and a text column that shows the field of this name of each task. `console` is that of
     standard error by default; `options` are those of `rich.progress.Progress`.
     """
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -54,11 +55,11 @@ def make_progress(
         TimeRemainingColumn,
     )
 
-    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn()]
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn()]
     columns.append(DownloadColumn() if unit == "bytes" else MofNCompleteColumn())
     if field is not None:
         columns.append(TimeElapsedColumn())
     columns.append(TimeRemainingColumn())
     if field is not None:
-        columns.append(TextColumn(f"{{task.fields[{field}]}}"))
-    return Progress(*columns, console=console or Console(stderr=True), **options)
+        columns.append(TextColumn(f"{{task.fields[{field}]}}", markup=False))
+    return Progress(*columns, console=console or make_console(stderr=True), **options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atrous.cli.options import OutputStride, parse_size
+from atrous.console import make_console
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -91,7 +92,6 @@ def _row(result: Benchmark, timing: Timing) -> dict[str, Any]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from atrous.analysis.counts import format_count
@@ -123,4 +123,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             "" if memory is None else f"{memory / 2**20:.0f} MB",
             "" if difference is None else f"{difference:.0e}",
         )
-    Console(width=120).print(table)
+    make_console(width=120).print(table)

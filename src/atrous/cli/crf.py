@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from atrous.cli.options import Overwrite
+from atrous.console import print_line
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
@@ -79,7 +80,6 @@ def refine(
     from dataclasses import replace
 
     import numpy as np
-    from rich.console import Console
 
     from atrous.crf import Bilateral, dense_crf, get_preset
     from atrous.files import check_writable, overlay_path, writing
@@ -112,7 +112,8 @@ def refine(
             np.save(temporary, refined)
             mark.append_to(temporary)
     moved = float((before.labels != after.labels).mean())
-    Console().print(f"{image}: {moved:.2%} of the labels changed\n  -> {labels}, {overlay}", soft_wrap=True)
+    print_line("{}: {:.2%} of the labels changed", image, moved)
+    print_line("  -> {}, {}", labels, overlay)
 
 
 @app.command()
@@ -142,8 +143,6 @@ def tune(
     """
     from importlib.util import find_spec
 
-    from rich.console import Console
-
     from atrous.data.catalog import open_dataset
     from atrous.errors import did_you_mean
     from atrous.evaluation.crf_search import GRIDS, MARK, plot_search
@@ -165,13 +164,12 @@ def tune(
             log_path=out / "search.jsonl", workers=workers, progress=advance,
         )  # fmt: skip
     best = result.best
-    console = Console()
     before, after = 100 * result.miou_before, 100 * best.miou
-    console.print(f"mIoU {before:.2f} before, [bold]{after:.2f}[/] after, on {len(search_images)} images")
-    console.print(f"w1 {best.w1:g}, sigma_alpha {best.sigma_alpha:g}, sigma_beta {best.sigma_beta:g}")
+    print_line("mIoU {:.2f} before, [bold]{:.2f}[/] after, on {} images", before, after, len(search_images))
+    print_line("w1 {:g}, sigma_alpha {:g}, sigma_beta {:g}", best.w1, best.sigma_alpha, best.sigma_beta)
     if find_spec("matplotlib"):
         plot_search(result, out / "search.png")
-        console.print(f"  -> {out / 'search.png'}", soft_wrap=True)
+        print_line("  -> {}", out / "search.png")
 
 
 def _read_probabilities(path: Path) -> NDArray[np.floating]:

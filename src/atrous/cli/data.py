@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from atrous.console import make_console, print_line
 from atrous.progress import progress_bar
 
 app = typer.Typer(
@@ -25,7 +26,6 @@ def list_(
 
       atrous data list pascal
     """
-    from rich.console import Console
     from rich.table import Table
 
     from atrous.data.catalog import list_datasets
@@ -42,7 +42,7 @@ def list_(
         summary = (entry.function.__doc__ or "").strip().split("\n\n")[0]
         options = [key for key in entry.arguments() if key != "root"]
         table.add_row(name, " ".join(summary.split()), ", ".join(options))
-    Console().print(table)
+    make_console().print(table)
 
 
 @app.command()
@@ -55,19 +55,16 @@ def check(data: Data) -> None:
 
       atrous data check cityscapes:/data/cityscapes
     """
-    from rich.console import Console
-
     from atrous.data.convert import check_files
     from atrous.data.inspect import open_splits
 
-    console = Console()
     errors: list[str] = []
     for dataset in open_splits(data):
         with progress_bar(f"checking {dataset.split}") as on_progress:
             errors += check_files(dataset, on_progress=on_progress)
-        console.print(f"{dataset.name} {dataset.split}: {len(dataset):,} images, {len(dataset.classes)} classes")
+        print_line("{} {}: {:,} images, {} classes", dataset.name, dataset.split, len(dataset), len(dataset.classes))
     for error in errors:
-        console.print(f"  {error}", style="red", soft_wrap=True, highlight=False, markup=False)
+        print_line("  [red]{}[/]", error)
     if errors:
         raise typer.Exit(1)
 
@@ -85,8 +82,6 @@ def convert(
 
       atrous data convert 'coco_voc:/data/coco?split=train2017' -o coco-voc
     """
-    from rich.console import Console
-
     from atrous.data.convert import convert as convert_data
     from atrous.data.inspect import open_splits
     from atrous.files import check_writable
@@ -96,7 +91,7 @@ def convert(
     with progress_bar("converting") as on_progress:
         convert_data(datasets, out, on_progress=on_progress)
     counts = ", ".join(f"{dataset.split} {len(dataset):,}" for dataset in datasets)
-    Console().print(f"{datasets[0].name}: {counts} -> {out}", soft_wrap=True)
+    print_line("{}: {} -> {}", datasets[0].name, counts, out)
 
 
 @app.command("voc-aug")
@@ -122,8 +117,6 @@ def voc_aug(
 
       atrous data voc-aug --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE --voc2011 VOCdevkit/VOC2011
     """
-    from rich.console import Console
-
     from atrous.data.datasets.sbd import build_seg11valid, build_trainaug
     from atrous.data.datasets.voc import FOLDERS
     from atrous.data.layout import find_root
@@ -139,7 +132,7 @@ def voc_aug(
     aug = f"&aug={out.resolve()}" if out else ""
     for split, names in built.items():
         spec = f"voc2012:{voc}?split={split}{aug}"
-        Console().print(f"{len(names):,} images -> '{spec}'", soft_wrap=True, highlight=False)
+        print_line("{:,} images -> '{}'", len(names), spec)
 
 
 @app.command()
@@ -152,9 +145,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A folder with images and m
 
       atrous data init my-data
     """
-    from rich.console import Console
-
     from atrous.data.datasets.folder import write_classes_yaml
 
     path = write_classes_yaml(folder)
-    Console().print(f"{path}: name the classes in it, then run `atrous inspect {folder}`", soft_wrap=True)
+    print_line("{}: name the classes in it, then run `atrous inspect {}`", path, folder)

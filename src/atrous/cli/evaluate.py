@@ -14,12 +14,11 @@ import typer
 
 from atrous.cli.crf import CRF
 from atrous.cli.options import TTA, Device, Engine, OutputStride, Overwrite, Precision, Tile, load_segmenter
+from atrous.console import make_console, print_line
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from atrous.data import SegmentationDataset
     from atrous.evaluation import EvaluationResult
     from atrous.evaluation.submit import Server
@@ -161,37 +160,27 @@ def _card_copy(weights: Path, out: Path | None) -> Path | None:
 
 def _submit(segmenter: Segmenter, dataset: SegmentationDataset, server: Server, archive: Path, crf: str | None) -> None:
     """Write the archive for a test server with a progress bar."""
-    from rich.console import Console
-
     from atrous.evaluation.submit import submit
 
     with progress_bar("segmenting") as on_progress:
         submit(segmenter, dataset, server, archive, crf=crf, on_progress=on_progress)
-    console = Console()
     if (dataset.split, len(dataset)) != ("test", server.images):
-        console.print(
-            f"[yellow]note[/]: the server expects the {server.images:,} images of the split test; these are "
-            f"{len(dataset):,} of {dataset.split}",
-            soft_wrap=True,
-            highlight=False,
-        )
-    console.print(f"{len(dataset):,} images -> {archive}", soft_wrap=True, highlight=False)
+        template = "[yellow]note[/]: the server expects the {:,} images of the split test; these are {:,} of {}"
+        print_line(template, server.images, len(dataset), dataset.split)
+    print_line("{:,} images -> {}", len(dataset), archive)
 
 
 def _run(
     segmenter: Segmenter, dataset: SegmentationDataset, settings: dict[str, Any], out: Path, *, allow_overlap: bool
 ) -> EvaluationResult:
     """Evaluate with a progress bar, resuming from an interrupted evaluation with the same settings."""
-    from rich.console import Console
-
     from atrous.evaluation import evaluate as run_evaluation
 
     names = hashlib.sha256("\n".join(dataset.names).encode()).hexdigest()
     fingerprint = json.dumps({**settings, "names": names})
     checkpoint = out / f"unfinished-{hashlib.sha256(fingerprint.encode()).hexdigest()[:8]}.npz"
-    console = Console(stderr=True)
     if checkpoint.exists():
-        console.print(f"resuming from {checkpoint}", style="dim")
+        print_line("[dim]resuming from {}[/]", checkpoint, stderr=True)
     try:
         with progress_bar("evaluating") as on_progress:
             on_progress(0, len(dataset))
@@ -208,7 +197,7 @@ def _run(
     except KeyboardInterrupt:
         saved = f"saved the counts so far to {checkpoint}; the same command resumes from there"
         message = saved if checkpoint.exists() else "no image was finished"
-        console.print(f"stopped: {message}.", style="yellow", soft_wrap=True)
+        print_line("[yellow]stopped: {}.[/]", message, stderr=True)
         raise typer.Exit(130) from None
     checkpoint.unlink(missing_ok=True)
     return result
@@ -218,8 +207,6 @@ def _report(
     result: EvaluationResult, dataset: SegmentationDataset, settings: dict[str, Any], path: Path, *, as_json: bool
 ) -> None:
     """Write the results to a JSON file, and print them as JSON or as a table."""
-    from rich.console import Console
-
     from atrous.evaluation.report import MARK, result_to_dict
     from atrous.files import write_json
 
@@ -228,11 +215,11 @@ def _report(
     if as_json:
         typer.echo(json.dumps(report))
         return
-    _print_table(Console(), result, dataset.classes)
-    typer.echo(f"-> {path}")
+    _print_table(result, dataset.classes)
+    print_line("-> {}", path)
 
 
-def _print_table(console: Console, result: EvaluationResult, classes: tuple[str, ...]) -> None:
+def _print_table(result: EvaluationResult, classes: tuple[str, ...]) -> None:
     from rich.table import Table
 
     table = Table("class", *(["IoU", "accuracy"] + (["boundary IoU", "boundary F"] if result.boundary else [])))
@@ -243,27 +230,24 @@ def _print_table(console: Console, result: EvaluationResult, classes: tuple[str,
         values += [result.boundary.iou, result.boundary.f_score]
     for name, *row in zip(classes, *values, strict=True):
         table.add_row(name, *("-" if math.isnan(value) else f"{100 * value:.2f}" for value in row))
-    console.print(table)
+    make_console().print(table)
     for name, value in result.metrics().items():
-        console.print(f"{name:>24} [bold]{100 * value:.2f}[/]")
-    console.print(
-        f"{len(result.image_scores)} images in {result.seconds:.1f} s, of which {result.network_seconds:.1f} s in the "
-        "network; '-' marks a class in neither truth nor prediction, which is left out of means",
-        style="dim",
-        highlight=False,
+        print_line("{:>24} [bold]{:.2f}[/]", name, 100 * value)
+    print_line(
+        "[dim]{} images in {:.1f} s, of which {:.1f} s in the network; '-' marks a class in neither truth nor "
+        "prediction, which is left out of means[/]",
+        *(len(result.image_scores), result.seconds, result.network_seconds),
     )
 
 
 def _write_plots(result: EvaluationResult, dataset: SegmentationDataset, out: Path) -> None:
-    from rich.console import Console
-
     from atrous.evaluation.report import plot_confusion, plot_trimap
 
     try:
         plot_trimap(result, out / "trimap.png")
         plot_confusion(result, dataset.classes, out / "confusion.png")
     except AtrousError as error:  # without matplotlib
-        Console(stderr=True).print(str(error), style="dim")
+        print_line("[dim]{}[/]", error, stderr=True)
 
 
 def _write_worst_images(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atrous.cli.options import Overwrite, parse_size
+from atrous.console import make_console
 
 if TYPE_CHECKING:
     from atrous.analysis.valid_weights import ValidWeightCurve
@@ -65,7 +66,6 @@ def explain(
 
 
 def _explain_stages(model: str, size: tuple[int, int], arguments: dict[str, Any], layers: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from atrous.analysis.counts import format_count
@@ -78,7 +78,7 @@ def _explain_stages(model: str, size: tuple[int, int], arguments: dict[str, Any]
         column.justify = "right"
     for row in summary.rows(layers=layers):
         table.add_row(*row)
-    Console(width=200).print(table)  # lines wrap in a narrow terminal, but no column is cut
+    make_console(width=200).print(table)  # lines wrap in a narrow terminal, but no column is cut
     typer.echo(f"{summary.parameters:,} parameters, {format_count(summary.multiply_adds)} multiply-adds")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from atrous.cli.options import OutputStride, Overwrite, parse_size
+from atrous.console import print_line
 
 
 def export(
@@ -42,8 +43,6 @@ def export(
 
       atrous export -w deeplab_v3.mobilenet_v2.voc -o voc.onnx --labels --size 375x500
     """
-    from rich.console import Console
-
     from atrous.cli.predict_jobs import plan_images
     from atrous.export import export_model
     from atrous.files import check_writable
@@ -60,9 +59,7 @@ def export(
         model.set_output_stride(output_stride)
     report = export_model(model, out, labels=labels, size=fixed, images=[read_image(job.source) for job in jobs])
     sizes = ", ".join(f"{width} x {height}" for height, width in sorted({each.size for each in report.differences}))
-    Console().print(
-        f"-> {report.path}, {report.num_bytes / 1e6:.1f} MB; differs from the network by at most "
-        f"{report.largest_difference:.1g} of the largest score (at {sizes} pixels)",
-        soft_wrap=True,
-        highlight=False,
+    print_line(
+        "-> {}, {:.1f} MB; differs from the network by at most {:.1g} of the largest score (at {} pixels)",
+        *(report.path, report.num_bytes / 1e6, report.largest_difference, sizes),
     )

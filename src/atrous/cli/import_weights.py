@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from atrous.cli.options import Overwrite
+from atrous.console import print_line
 
 
 def import_weights(
@@ -57,7 +58,7 @@ def import_weights(
         f"source: {card.source or 'unknown'}",
         f"license: {card.license}",
     ):
-        typer.echo(line)
+        print_line("{}", line)
 
 
 def _parse(texts: list[str]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atrous.console import make_console
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -86,7 +88,6 @@ def _print_release(release: Release) -> None:
 
 
 def _print_rows(rows: Mapping[str, str], figures: Sequence[Measurement]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False, box=None)
@@ -98,7 +99,7 @@ def _print_rows(rows: Mapping[str, str], figures: Sequence[Measurement]) -> None
     for figure in figures:
         note = "published" if figure.published else figure.command
         table.add_row(figure.name, f"{figure.value:g} on {figure.data} ({note})")
-    Console().print(table)
+    make_console().print(table)
 
 
 def _read_card(path: Path) -> Card:

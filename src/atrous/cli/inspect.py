@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atrous.cli.options import Overwrite
+from atrous.console import make_console, print_line, printable
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from atrous.data.inspect import Inspection
 
 MAX_SHOWN = 20
@@ -40,8 +39,6 @@ def inspect(
 
       atrous inspect my-data -o report
     """
-    from rich.console import Console
-
     from atrous.data.inspect import inspect_splits, open_splits
     from atrous.data.report import MARK
     from atrous.files import check_writable
@@ -57,9 +54,9 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(inspection.to_json(), indent=2))
     else:
-        print_inspection(Console(), inspection)
+        print_inspection(inspection)
         for path in written:
-            Console().print(f"[dim]->[/] {path}", soft_wrap=True)
+            print_line("[dim]->[/] {}", path)
     if inspection.errors or (strict and inspection.warnings):
         raise typer.Exit(1)
 
@@ -82,18 +79,17 @@ def _write(inspection: Inspection, out: Path) -> list[Path]:
     return paths
 
 
-def print_inspection(console: Console, inspection: Inspection) -> None:
+def print_inspection(inspection: Inspection) -> None:
     """Print an inspection as tables."""
-    from rich.markup import escape
     from rich.table import Table
 
     content = inspection.to_json()
     splits = ", ".join(f"{name} {count:,}" for name, count in content["splits"].items())
     sizes = [f"{size['width']} x {size['height']} ({size['images']:,})" for size in content["sizes"]]
     masks = ", ".join(f"{kind} ({count:,})" for kind, count in content["masks"].items())
-    console.print(f"[bold]{escape(content['dataset'])}[/]: {splits}", highlight=False)
-    console.print(f"sizes: {', '.join(sizes[:5])}{f' and {len(sizes) - 5} more' if len(sizes) > 5 else ''}")
-    console.print(f"masks: {masks or 'not readable'}; {content['ignored_pixels']:,} pixels ignored")
+    print_line("[bold]{}[/]: {}", content["dataset"], splits)
+    print_line("sizes: {}{}", ", ".join(sizes[:5]), f" and {len(sizes) - 5} more" if len(sizes) > 5 else "")
+    print_line("masks: {}; {:,} pixels ignored", masks or "not readable", content["ignored_pixels"])
     table = Table("label", "class", "pixels", "share", "images", f"frequency ({content['weights_split']})", "weight")
     for column in (0, 2, 3, 4, 5, 6):
         table.columns[column].justify = "right"
@@ -102,20 +98,20 @@ def print_inspection(console: Console, inspection: Inspection) -> None:
         known = entry["median_frequency_weight"] is not None
         table.add_row(
             str(entry["label"]),
-            escape(entry["name"]),
+            printable(entry["name"]),
             f"{entry['pixels']:,}",
             f"{entry['pixels'] / labeled:.2%}",
             f"{entry['images']:,}",
             f"{entry['frequency']:.4f}" if known else "",
             f"{entry['median_frequency_weight']:.4f}" if known else "",
         )
-    console.print(table)
+    make_console().print(table)
     for title, style, problems in (("error", "red", inspection.errors), ("warning", "yellow", inspection.warnings)):
         if problems:
-            console.print(f"[bold {style}]{len(problems)} {title}{'s' * (len(problems) > 1)}:[/]")
+            print_line(f"[bold {style}]{{}} {{}}:[/]", len(problems), title + "s" * (len(problems) > 1))
         for problem in problems[:MAX_SHOWN]:
-            console.print(f"  {escape(problem.message)}", soft_wrap=True, highlight=False)
+            print_line("  {}", problem.message)
         if len(problems) > MAX_SHOWN:
-            console.print(f"  and {len(problems) - MAX_SHOWN} more: -o writes a report with all, --json prints them")
+            print_line("  and {} more: -o writes a report with all, --json prints them", len(problems) - MAX_SHOWN)
     if not inspection.errors:
-        console.print("[green]no errors[/]")
+        print_line("[green]no errors[/]")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atrous.console import make_console, print_line
+
 if TYPE_CHECKING:
     from atrous.registry import Paper
 
@@ -28,7 +30,6 @@ def models(
     """
     from itertools import groupby
 
-    from rich.console import Console
     from rich.table import Table
 
     from atrous.analysis.counts import count_parameters, format_count, multiply_adds
@@ -39,12 +40,13 @@ def models(
     names = list_models(pattern)
     if not names:
         raise AtrousError(f"No network matches '{pattern}'; `atrous models` lists all {len(list_models())}.")
-    console = Console()
     width = max(map(len, names))
     entries = sorted(map(MODELS.entry, names), key=lambda entry: (_year_and_title(entry.paper), entry.name))
     for paper, group in groupby(entries, key=lambda entry: entry.paper):
-        title = f"[bold]{paper.title}[/] [dim]({paper.short}, {paper.year})[/]" if paper else "[bold]Without a paper[/]"
-        console.print(f"\n{title}", highlight=False)
+        if paper is None:
+            print_line("\n[bold]Without a paper[/]")
+        else:
+            print_line("\n[bold]{}[/] [dim]({}, {})[/]", paper.title, paper.short, paper.year)
         table = Table(
             "id", "parameters", "multiply-adds", "output strides", box=None, header_style="dim", pad_edge=False
         )
@@ -63,7 +65,7 @@ def models(
                 " ".join(map(str, [first, *others])),
             )
             table.add_row(entry.name, *row)
-        console.print(table)
+        make_console().print(table)
 
 
 def _year_and_title(paper: Paper | None) -> tuple[int, str]:

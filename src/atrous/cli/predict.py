@@ -20,6 +20,7 @@ from atrous.cli.predict_jobs import (
     plan_videos,
     result_mark,
 )
+from atrous.console import print_line
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
@@ -86,8 +87,6 @@ def predict(
 
       atrous predict clip.mp4 --smooth 0.7
     """
-    from rich.console import Console
-
     from atrous import __version__
     from atrous.files import check_writable
     from atrous.inference.video import TemporalSmoother
@@ -130,7 +129,7 @@ def predict(
         _segment_video(segmenter, video_job, smooth, as_json=as_json)
     if as_json:
         for job in finished:
-            print_result(Console(), describe_finished(segmenter, job), as_json=True)
+            print_result(describe_finished(segmenter, job), as_json=True)
     if image_jobs:
         segment_images(segmenter, image_jobs, out, settings, as_json=as_json)
 
@@ -163,8 +162,6 @@ def _check_crf(preset: str, videos: list[str]) -> None:
 
 def _segment_video(segmenter: Segmenter, job: VideoJob, smooth: float, *, as_json: bool) -> None:
     """Segment a video file, or a camera until Ctrl-C, and print the time of each stage."""
-    from rich.console import Console
-
     from atrous.inference.video import segment_video
 
     source, target = job
@@ -178,9 +175,8 @@ def _segment_video(segmenter: Segmenter, job: VideoJob, smooth: float, *, as_jso
         result = {"video": str(source), "overlay": str(target), "frames": timing.frames}
         typer.echo(json.dumps({**result, "seconds": round(timing.wall, 3), "stages": stages}))
     else:
-        console = Console()
-        console.print(f"{source}: {timing}", soft_wrap=True)
-        console.print(f"  [dim]->[/] {target}", soft_wrap=True)
+        print_line("{}: {}", source, timing)
+        print_line("  [dim]->[/] {}", target)
     if timing.interrupted and not isinstance(source, int):  # Ctrl-C is how a recording ends
-        typer.echo(f"stopped after {timing.frames} frames, which are in {target}", err=True)
+        print_line("[yellow]stopped after {} frames, which are in {}[/]", timing.frames, target, stderr=True)
         raise typer.Exit(130)

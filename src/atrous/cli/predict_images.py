@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from atrous.cli.predict_jobs import ImageJob, result_mark
+from atrous.console import print_line
 from atrous.errors import AtrousError, describe_unexpected
 from atrous.files import DiskFullError
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
-
-    from rich.console import Console
 
     from atrous.inference import Segmenter
 
@@ -30,11 +29,8 @@ def segment_images(
 
     Raises: `AtrousError` at the end, listing the images that failed; at once where the disk is full.
     """
-    from rich.console import Console
-
     from atrous.inference.prefetch import parallel_map
 
-    console = Console()
     failures: list[AtrousError] = []
     written: list[Path] = []
     single = len(jobs) == 1
@@ -68,12 +64,12 @@ def segment_images(
                     if isinstance(result, AtrousError):
                         failures.append(result)
                     else:
-                        print_result(console, result, as_json=as_json)
+                        print_result(result, as_json=as_json)
                     if not single:
                         on_progress(done, len(jobs))
         except KeyboardInterrupt:
-            message = f"stopped after {len(written)} of {len(jobs)} images; their results are in {out}"
-            Console(stderr=True).print(message, style="yellow")
+            template = "[yellow]stopped after {} of {} images; their results are in {}[/]"
+            print_line(template, len(written), len(jobs), out, stderr=True)
             raise typer.Exit(130) from None
         except DiskFullError as error:
             raise AtrousError(f"{error} {len(written)} of {len(jobs)} images are finished.") from error
@@ -129,11 +125,12 @@ def _describe(job: ImageJob, size: tuple[int, ...], fractions: Mapping[str, floa
     }
 
 
-def print_result(console: Console, result: Mapping[str, Any], *, as_json: bool) -> None:
+def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
     """Print the result of an image as text, or as a line of JSON."""
     if as_json:
         typer.echo(json.dumps(result))
         return
-    classes = ", ".join(f"[bold]{name}[/] {fraction:.1%}" for name, fraction in result["classes"].items())
-    console.print(f"{result['image']}: {classes}  [dim]({result['seconds']:.2f} s)[/]")
-    console.print(f"  [dim]->[/] {result['overlay']}", soft_wrap=True)
+    classes = ", ".join(["[bold]{}[/] {:.1%}"] * len(result["classes"]))
+    fractions = [value for pair in result["classes"].items() for value in pair]
+    print_line(f"{{}}: {classes}  [dim]({{:.2f}} s)[/]", result["image"], *fractions, result["seconds"])
+    print_line("  [dim]->[/] {}", result["overlay"])

@@ -109,7 +109,9 @@ def _expand(text: str) -> list[tuple[Path, Path]]:
             raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}): choose another one.")
         return [(image, image.relative_to(path)) for image in images]
     if not path.exists() and glob.has_magic(text):
-        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
+        folder = next(parent for parent in path.parents if parent.is_dir())  # its brackets are no pattern
+        pattern = str(path.relative_to(folder))
+        matches = sorted(folder / match for match in glob.glob(pattern, root_dir=folder, recursive=True))
         if not matches:
             raise AtrousError(f"'{text}' matches no file: check the folder and the suffix, such as 'photos/*.jpg'.")
         return [(match, Path(match.name)) for match in matches if match.is_file()]

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from atrous.cli.options import OutputStride, Overwrite, parse_size
+from atrous.console import print_line
 
 
 def quantize(
@@ -69,4 +70,4 @@ def quantize(
         command=shlex.join(["atrous", *sys.argv[1:]]),
     )
     typer.echo(report.table())
-    typer.echo(f"-> {report.path}")
+    print_line("-> {}", report.path)

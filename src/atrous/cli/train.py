@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atrous.console import make_console, print_line, styled
 from atrous.errors import AtrousError
 from atrous.progress import make_progress, progress_bar
 
@@ -71,11 +72,9 @@ def train(
 
       torchrun --nproc-per-node 4 -m atrous.cli.main train pspnet_resnet101_voc --data voc2012:/data/VOC2012
     """
-    from rich.console import Console
-
     from atrous.training.fabric import check_requirements
 
-    console = Console()
+    console = make_console()
     words, specs = list(arguments or []), list(data or [])
     recipe, download = (
         _read_without_download(words, model, specs) if dry_run else (_read_recipe(words, model, specs), "")
@@ -196,7 +195,7 @@ def _check_data(console: Console, datasets: list[SegmentationDataset]) -> None:
         overlap = f"{len(leaks)} images are in both the training and the validation data, so the metrics are biased"
         notes.insert(0, f"{overlap}: {leaks[0].message}")
     for note in notes:
-        console.print(f"[yellow]note[/]: {note}", soft_wrap=True, highlight=False)
+        print_line("[yellow]note[/]: {}", note, console=console)
 
 
 def _print_plan(
@@ -213,7 +212,7 @@ def _print_plan(
     from atrous.training.plan import make_plan, summarize
 
     plan = make_plan(recipe, stage, data, val, processes=int(os.environ.get("WORLD_SIZE", 1)))
-    table = Table(show_header=False, box=None, title=f"{recipe.name}: {stage.name}", title_justify="left")
+    table = Table(show_header=False, box=None, title=styled("{}: {}", recipe.name, stage.name), title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     trainable = "" if plan.trainable == plan.parameters else f", {plan.trainable:,} of them trainable"
@@ -248,7 +247,7 @@ def _train(console: Console, recipe: Recipe, folder: Path, options: dict[str, An
 
         def print_message(message: str) -> None:
             if not quiet:
-                bar.console.print(message, soft_wrap=True, highlight=False, markup=False)
+                print_line("{}", message, console=bar.console)
 
         try:
             return train(recipe, folder, on_progress=show, on_message=print_message, **options)
@@ -274,7 +273,7 @@ def _print_result(console: Console, result: TrainResult) -> None:
     classes = {key.removeprefix("iou "): value for key, value in last.items() if key.startswith("iou ")}
     if classes:
         listed = ", ".join(f"{name} {100 * value:.1f}" for name, value in classes.items())
-        console.print(f"IoU: {listed}", soft_wrap=True, highlight=False)
+        print_line("IoU: {}", listed, console=console)
     for path in (result.best, result.last, result.folder / "curves.png"):
         if path is not None and path.is_file():
-            console.print(f"[dim]->[/] {path}", soft_wrap=True)
+            print_line("[dim]->[/] {}", path, console=console)

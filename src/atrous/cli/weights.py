@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atrous.console import make_console
+
 if TYPE_CHECKING:
     from atrous.weights.find import WeightsInfo
 
@@ -29,14 +31,13 @@ def weights(
 
       atrous weights --hub USER
     """
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("id", "weights", show_lines=True)
     table.columns[0].no_wrap = True
     for row in _known_rows(pattern) if hub is None else _hub_rows(hub, pattern):
         table.add_row(*row)
-    Console().print(table)
+    make_console().print(table)
 
 
 def _known_rows(pattern: str) -> list[tuple[str, str]]:
