@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
+import atrous
 from atrous.console import make_console, print_line, printable, styled
 
 
@@ -37,3 +41,9 @@ def test_tables_print_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     table.add_row("[/red] :smile: [x]")
     make_console(width=60).print(table)
     assert "[/red] :smile: [x]" in capsys.readouterr().out
+
+
+def test_every_console_is_made_here() -> None:
+    root = Path(atrous.__file__).parent
+    files = [path for path in root.rglob("*.py") if re.search(r"\bConsole\(|markup=True", path.read_text("utf-8"))]
+    assert files == [root / "console.py"]

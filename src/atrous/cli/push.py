@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atrous.cli.options import Overwrite
+from atrous.console import print_line
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from atrous.export import PushReport
 
 
@@ -44,8 +43,6 @@ def push(
 
       atrous push runs/street/best.safetensors USER/NAME --private
     """
-    from rich.console import Console
-
     from atrous.errors import AtrousError
     from atrous.export.push import prepare_push, push_to_hub
     from atrous.files import check_writable
@@ -54,22 +51,20 @@ def push(
     if image is not None and no_image:
         raise AtrousError("--image and --no-image exclude each other: remove one.")
     picture = None if no_image else image or "street"
-    console = Console()
     if out is None:
-        _print_report(console, push_to_hub(weights, repo, private=private, image=picture, message=message))
+        _print_report(push_to_hub(weights, repo, private=private, image=picture, message=message))
         return
     check_writable(out)
     names = ("model.safetensors", "README.md", "example.jpg")
     check_replaceable([out / name for name in names], None, overwrite=overwrite, inputs=[Path(weights)])
     for path in prepare_push(weights, repo, out, image=picture).values():
-        console.print(f"-> {path}", soft_wrap=True, highlight=False)
+        print_line("-> {}", path)
 
 
-def _print_report(console: Console, report: PushReport) -> None:
+def _print_report(report: PushReport) -> None:
     if report.kept_readme:
-        console.print("[yellow]note[/]: the README of the repository was written by hand, and is kept", soft_wrap=True)
+        print_line("[yellow]note[/]: the README of the repository was written by hand, and is kept")
     if report.license == "unknown":
-        note = "the card names no license, so nobody knows whether they may use the weights"
-        console.print(f"[yellow]note[/]: {note}", soft_wrap=True)
+        print_line("[yellow]note[/]: the card names no license, so nobody knows whether they may use the weights")
     kind = "private" if report.private else "public"
-    console.print(f"-> {report.url} ({kind}), this version: {report.id}", soft_wrap=True, highlight=False)
+    print_line("-> {} ({}), this version: {}", report.url, kind, report.id)
