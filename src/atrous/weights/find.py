@@ -15,7 +15,7 @@ from atrous.progress import progress_bar
 from atrous.registry import matching
 from atrous.weights.catalog import RELEASES, Release, find_release
 from atrous.weights.hub import HubId, download_headers, endpoint, find_hub_file, is_hub_id, is_offline
-from atrous.weights.importers.formats import SAFETENSORS, Content, suffixes
+from atrous.weights.importers.formats import SAFETENSORS, Content, checkpoint_index, suffixes
 
 log = logging.getLogger("atrous")
 
@@ -66,8 +66,7 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
     if is_hub_id(source):
         return _find_on_hub(HubId.parse(os.fspath(source)))
     path = Path(source)
-    index = path.with_name(f"{path.name}.index") if path.name else path
-    if not path.is_file() and index.is_file():  # the prefix of a TensorFlow checkpoint
+    if not path.is_file() and (index := checkpoint_index(path)):
         return index
     if path.is_file():
         _check_released(path)

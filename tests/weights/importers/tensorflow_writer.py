@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from atrous.models import SegmentationModel
 from atrous.weights.importers.crc32c import masked_crc32c
-from atrous.weights.importers.leveldb import MAGIC
+from atrous.weights.importers.formats import TABLE_MAGIC
 from atrous.weights.importers.tensorflow import _list_sources
 from tests.weights.importers.protobuf_writer import message, varint, varint_field
 
@@ -32,7 +32,7 @@ def write_table(
         index.append((rows_of_block[-1][0] if rows_of_block else b"", handle))
     metaindex = _append(table, _block([]), None)
     footer = metaindex + _append(table, _block(index), None)
-    return bytes(table + footer.ljust(40, b"\0") + MAGIC)
+    return bytes(table + footer.ljust(40, b"\0") + TABLE_MAGIC)
 
 
 def _block(rows: list[tuple[bytes, bytes]]) -> bytes:

@@ -307,9 +307,11 @@ def test_many_variables_in_the_same_place_are_refused(tmp_path: Path) -> None:
 )
 def test_other_headers_are_refused(tmp_path: Path, header: bytes, problem: str) -> None:
     rows = [(b"", header), (b"w", entry_message(np.zeros(3, "f"), 0))]
-    (tmp_path / "a.index").write_bytes(write_table(rows))
-    with pytest.raises(AtrousError, match=problem):
-        atrous.load(tmp_path / "a.index")
+    for name in ("a.index", "a"):  # a V1 checkpoint is one file, without a suffix
+        (tmp_path / name).write_bytes(write_table(rows))
+        with pytest.raises(AtrousError, match=problem):
+            atrous.load(tmp_path / name)
+        (tmp_path / name).unlink()
 
 
 def test_an_index_without_header_or_variables_is_refused(tmp_path: Path) -> None:

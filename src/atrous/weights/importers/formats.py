@@ -12,7 +12,11 @@ from pathlib import Path
 from atrous.errors import AtrousError
 from atrous.weights.tensors import damaged_file_error
 
-_CHECKPOINT_FILE = re.compile(r"\.(meta|data-\d{5}-of-\d{5})$")
+TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
+"""The last 8 bytes of LevelDB tables, such as the index of a TensorFlow checkpoint."""
+GZIP_MAGIC = b"\x1f\x8b"
+
+_CHECKPOINT_FILE = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _HEAD = 512
 _TAIL = 64
 _MAX_HEADER = 100_000_000
@@ -73,19 +77,21 @@ def _is_caffemodel(content: Content) -> bool:
     return name.decode("latin-1").isprintable() and following.startswith((b"\x12", b"\x1a", b"\x28", b"\xa2\x06"))
 
 
-_TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
+def checkpoint_index(path: Path) -> Path | None:
+    """Find the index of the TensorFlow checkpoint that a path means: its prefix, or one of its files; else None."""
+    if not path.name:
+        return None
+    prefixes = (path.name, _CHECKPOINT_FILE.sub("", path.name))
+    return next((index for name in prefixes if (index := path.with_name(f"{name}.index")).is_file()), None)
 
 
 def _is_tensorflow(content: Content) -> bool:
     """Recognize a TensorFlow checkpoint by its index, a LevelDB table, or a file of values beside such an index."""
-    if content.tail.endswith(_TABLE_MAGIC):
-        return True
-    index = content.path.with_name(_CHECKPOINT_FILE.sub(".index", content.path.name))
-    return index != content.path and index.is_file()
+    return content.tail.endswith(TABLE_MAGIC) or checkpoint_index(content.path) is not None
 
 
 def _is_tar_gz(content: Content) -> bool:
-    if not content.head.startswith(b"\x1f\x8b"):
+    if not content.head.startswith(GZIP_MAGIC):
         return False
     with suppress(zlib.error):
         return zlib.decompressobj(31).decompress(content.head, 512)[257:262] == b"ustar"
@@ -122,7 +128,7 @@ _OTHERS: tuple[tuple[str, Callable[[Content], bool]], ...] = (
     ),
     ("an HDF5 file, as of Keras", lambda content: content.head.startswith(b"\x89HDF\r\n\x1a\n")),
     ("a NumPy array", lambda content: content.head.startswith(b"\x93NUMPY")),
-    ("a gzip archive", lambda content: content.head.startswith(b"\x1f\x8b")),
+    ("a gzip archive", lambda content: content.head.startswith(GZIP_MAGIC)),
     ("an ONNX graph", lambda content: content.head[:1] == b"\x08" and b"\x12" in content.head[2:4]),
     ("a text file", lambda content: content.head.isascii() and content.head.decode("ascii").isprintable()),
 )

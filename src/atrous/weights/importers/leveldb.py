@@ -8,15 +8,12 @@ Source: LevelDB's `doc/table_format.md`.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 
 from atrous.weights.importers.crc32c import masked_crc32c
+from atrous.weights.importers.formats import TABLE_MAGIC
 from atrous.weights.importers.protobuf import ProtobufError, read_varint
 from atrous.weights.importers.snappy import SnappyError, decompress
-
-MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
-"""The last 8 bytes of every table."""
 
 _FOOTER, _TRAILER = 48, 5
 _UNCOMPRESSED, _SNAPPY = 0, 1
@@ -34,7 +31,7 @@ def read_table(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
     Raises: `TableError` for a table that is truncated, altered or not sorted.
     """
-    if len(data) < _FOOTER or data[-8:] != MAGIC:
+    if len(data) < _FOOTER or data[-8:] != TABLE_MAGIC:
         raise TableError("it does not end as a table")
     footer = memoryview(data)[-_FOOTER:-8]
     try:

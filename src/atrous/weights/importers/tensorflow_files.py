@@ -6,19 +6,18 @@ Nothing is unpacked: the members of an archive are read where they are.
 from __future__ import annotations
 
 import gzip
-import re
 import tarfile
 import zlib
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
 from atrous.errors import AtrousError
+from atrous.weights.importers.formats import GZIP_MAGIC, TABLE_MAGIC, Content, checkpoint_index
 from atrous.weights.importers.tensorflow_bundle import Bundle, Shard
 from atrous.weights.importers.tensorflow_graph import FrozenGraph
 from atrous.weights.tensors import damaged_file_error
 
 INDEX = ".index"
-_ENDING = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 
 _FREE_SIZE, _LARGEST_RATIO, _MOST_MEMBERS = 64 * 2**20, 32, 1000
 """An archive may expand to this many bytes, or this many times its size: weights hardly compress."""
@@ -38,38 +37,28 @@ class _BoundedGzip(gzip.GzipFile):
         return super().read(size)
 
 
-def find_prefix(path: Path) -> Path | None:
-    """Find the checkpoint that a path means: its prefix, or one of its files; None if there is no index for it."""
-    for prefix in (path, path.with_name(_ENDING.sub("", path.name))):
-        if prefix.with_name(prefix.name + INDEX).is_file():
-            return prefix
-    return None
-
-
 def open_variables(path: Path, resources: ExitStack) -> Bundle | FrozenGraph:
     """Open the variables of a checkpoint, an archive with one, or a frozen graph; `resources` closes the files.
 
     Raises: `AtrousError` for a missing or damaged file, and an archive with no checkpoint, with several, or with
     unsafe paths.
     """
-    try:
-        with path.open("rb") as file:
-            is_archive = file.read(2) == b"\x1f\x8b"
-    except OSError:
-        is_archive = False
-    if is_archive:
-        return _open_archive(path, resources)
-    prefix = find_prefix(path)
-    if prefix is None:
-        return FrozenGraph(path)
+    index = checkpoint_index(path)
+    if index is None:
+        content = Content.read(path)
+        if content.head.startswith(GZIP_MAGIC):
+            return _open_archive(path, resources)
+        if not content.tail.endswith(TABLE_MAGIC):
+            return FrozenGraph(path)
+        index = path
 
     def open_shard(ending: str) -> Shard:
-        shard = prefix.with_name(prefix.name + ending)
+        shard = index.with_name(index.name.removesuffix(INDEX) + ending)
         if not shard.is_file():
             raise AtrousError(f"{path}: the values of this checkpoint are in {shard.name}, which is not beside it.")
         return Shard(resources.enter_context(shard.open("rb")), shard.stat().st_size)
 
-    return Bundle(path, prefix.with_name(prefix.name + INDEX).read_bytes(), open_shard)
+    return Bundle(path, index.read_bytes(), open_shard)
 
 
 def _open_archive(path: Path, resources: ExitStack) -> Bundle | FrozenGraph:

@@ -104,17 +104,19 @@ class FrozenGraph:
         return (pools[0][1], pools[0][2]) if len(pools) == 1 and len(pools[0]) == 4 else None
 
     def dilation(self, scope: str) -> int:
-        """Read the dilation of the convolution in a scope: an attribute, or a block that is moved to the batch."""
-        for name, node in self.nodes.items():
-            if not name.startswith(f"{scope}/"):
-                continue
-            if node.operation == "SpaceToBatchND" and len(node.inputs) > 1:
-                block = self.nodes.get(node.inputs[1])
-                values = _integers(_read_constant(block)[2]) if block and block.operation == "Const" else ()
-                return max(values, default=1)
-            if node.operation in ("Conv2D", "DepthwiseConv2dNative") and len(self._read(node, "dilations")) == 4:
-                return max(self._read(node, "dilations"))
-        return 1
+        """Read the dilation of the convolution in a scope: an attribute, or the block that is moved to the batch."""
+        nodes = [node for name, node in self.nodes.items() if name.startswith(f"{scope}/")]
+        return max((rate for node in nodes for rate in (*self._read(node, "dilations"), *self._block(node))), default=1)
+
+    def _block(self, node: Node) -> tuple[int, ...]:
+        """Read the size of the blocks that a node moves to the batch; empty for other nodes."""
+        block = self.nodes.get(node.inputs[1]) if node.operation == "SpaceToBatchND" and len(node.inputs) > 1 else None
+        if block is None or block.operation != "Const":
+            return ()
+        try:
+            return _integers(_read_constant(block)[2])
+        except ProtobufError as error:
+            raise damaged_file_error(self.path, str(error)) from error
 
     def _read(self, node: Node, name: str) -> tuple[int, ...]:
         try:
@@ -172,4 +174,5 @@ def _listed_values(kind: int, repeated: list[Field]) -> memoryview:
 
 
 def _integers(content: memoryview) -> tuple[int, ...]:
-    return tuple(np.frombuffer(content[: len(content) // 4 * 4], "<i4").tolist())
+    size = min(len(content) // 4, _MOST_NUMBERS)
+    return tuple(np.frombuffer(content[: 4 * size], "<i4").tolist())

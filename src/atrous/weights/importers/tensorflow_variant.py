@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from atrous.card import Card, Preprocessing
-from atrous.data.datasets import ade20k, cityscapes, voc
 from atrous.errors import AtrousError
-from atrous.imaging.labels import Color, voc_color_map
+from atrous.weights.importers.classes import name_classes
 from atrous.weights.importers.tensorflow_graph import FrozenGraph
 from atrous.weights.importers.tflite_mobilenet import UNITS, check_width
 
@@ -34,18 +33,13 @@ RATES = {0: (), 3: (6, 12, 18)}
 """The atrous rates of the release at output stride 16, by their number."""
 
 _OUTPUT_STRIDE = 16
-_MOST_CLASSES = 65535
 _SHOWN = 5
 _IMAGENET_MEAN = (123.15, 115.90, 103.06)
 
-DATA: dict[int, tuple[tuple[str, ...], tuple[Color, ...], tuple[int, int]]] = {
-    21: (voc.CLASSES, voc_color_map(21), (513, 513)),
-    19: (cityscapes.CLASSES, cityscapes.COLORS, (1025, 2049)),
-    151: (("background", *ade20k.CLASSES), ((0, 0, 0), *ade20k.COLORS), (513, 513)),
-}
-"""Class names, colors and evaluation crop of the release's data sets, by the number of classes."""
+CROPS = {"VOC": (513, 513), "Cityscapes": (1025, 2049), "ADE20K": (513, 513)}
+"""The evaluation crops of the release, by data set."""
 
-_SMALL_CROP = "MobilenetV2", 151, (257, 257)
+_SMALL_CROP = "mobilenet_v2", "ADE20K", (257, 257)
 """The released MobileNetV2 for ADE20K takes smaller images."""
 
 
@@ -61,11 +55,8 @@ def describe_network(path: Path, shapes: Shapes, graph: FrozenGraph | None) -> t
     head = _head_arguments(path, shapes)
     decoder = _decoder_arguments(shapes)
     classes = shapes[f"{CLASSIFIER}/weights"][3]
-    if classes > _MOST_CLASSES:
-        raise AtrousError(f"{path}: the network has {classes} classes; at most {_MOST_CLASSES} are supported.")
-    names, colors, crop = DATA.get(classes, (tuple(f"class {n}" for n in range(classes)), voc_color_map(classes), None))
-    if (scope, classes) == _SMALL_CROP[:2]:
-        crop = _SMALL_CROP[2]
+    table = name_classes(classes, path)
+    crop = _SMALL_CROP[2] if (backbone.name, table.data) == _SMALL_CROP[:2] else CROPS.get(table.data)
     arguments = {"output_stride": _OUTPUT_STRIDE, **backbone.arguments, **head, **decoder}
     arguments["pooling_crop"] = crop if head["image_pooling"] else None
     if graph is not None:
@@ -76,8 +67,8 @@ def describe_network(path: Path, shapes: Shapes, graph: FrozenGraph | None) -> t
     return scope, Card(
         model=f"{family}.{backbone.name}",
         arguments=arguments,
-        classes=names,
-        colors=colors,
+        classes=table.classes,
+        colors=table.colors,
         preprocessing=Preprocessing(**resize, mean=mean, std=(std,) * 3),
         align_corners=True,
         source=_describe_source(path, arguments, graph),
