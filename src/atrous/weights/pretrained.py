@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from atrous.backbones import Backbone, Pretrained, registered_pretrained
 from atrous.errors import AtrousError, did_you_mean
@@ -14,6 +17,7 @@ from atrous.models import SegmentationModel, create_model
 from atrous.weights.download import check_sha256, compute_sha256
 from atrous.weights.find import fetch, find_file
 from atrous.weights.header import read_card
+from atrous.weights.importers.formats import checkpoint_index, find_format
 from atrous.weights.importers.state_dict import read_state_dict
 from atrous.weights.transfer import LoadReport
 
@@ -39,9 +43,15 @@ def pretrained_entry(model_id: str, options: Mapping[str, Any], tag: str = "imag
 def pretrained_normalization(
     model_id: str, options: Mapping[str, Any], tag: str, channel_order: str = "RGB"
 ) -> dict[str, Any]:
-    """Look up mean and std of the pretrained weights of a backbone; empty if `tag` is a file or not known for it."""
-    entry = None if Path(tag).suffix else pretrained_entry(model_id, options, tag)
+    """Look up mean and std of the pretrained weights of a backbone; empty if they are not known for it.
+
+    `tag` can be a file; only those of TensorFlow tell their normalization.
+    """
     order = -1 if channel_order == "BGR" else 1
+    if _is_tensorflow(path := _checkpoint(tag)):
+        mean, std = import_module("atrous.weights.importers.tensorflow").read_normalization(path)
+        return {"mean": mean[::order], "std": std[::order]}
+    entry = None if Path(tag).suffix else pretrained_entry(model_id, options, tag)
     return {} if entry is None else {"mean": entry.mean[::order], "std": entry.std[::order]}
 
 
@@ -124,7 +134,7 @@ def find_backbone_weights(model: SegmentationModel, weights: str) -> Path:
 
     Raises: `AtrousError` for a missing file, or one with the weights of another geometry, and as `find_pretrained`.
     """
-    path = Path(weights)
+    path = _checkpoint(weights)
     if not path.suffix and not path.is_file():
         path = find_pretrained(model, weights)
     if not path.is_file():
@@ -134,15 +144,34 @@ def find_backbone_weights(model: SegmentationModel, weights: str) -> Path:
     return path
 
 
+def _checkpoint(weights: str) -> Path:
+    """Name the index of a TensorFlow checkpoint if its prefix is given, else the file."""
+    path = Path(weights)
+    return path if path.is_file() else checkpoint_index(path) or path
+
+
+def _is_tensorflow(path: Path) -> bool:
+    return path.is_file() and find_format(path).module == "tensorflow"
+
+
+def _read_state(path: Path, backbone: Backbone) -> Mapping[str, Tensor]:
+    """Read the tensors for a backbone from a state dict, or from a TensorFlow checkpoint."""
+    if not _is_tensorflow(path):
+        return read_state_dict(path)
+    state: Mapping[str, Tensor] = import_module("atrous.weights.importers.tensorflow").read_backbone(path, backbone)
+    return state
+
+
 def load_pretrained_backbone(model: SegmentationModel, weights: str) -> LoadReport:
     """Load a classifier into the backbone of a model (into each of them, if there are several).
 
-    `weights` is a file, or the tag of pretrained weights registered with the backbone, such as "imagenet".
+    `weights` is a file, also one of TensorFlow, or the tag of pretrained weights registered with the backbone, such as
+    "imagenet".
 
     Raises: `AtrousError` for a file that does not fit the backbone, or a tag that the backbone does not have.
     """
     path, backbones = find_backbone_weights(model, weights), model.backbones()
-    state = read_state_dict(path)
+    state = _read_state(path, backbones[0]) if backbones else read_state_dict(path)
     try:
         model.load_backbone(state)
     except RuntimeError as error:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from atrous.models import SegmentationModel
 from atrous.weights.importers.crc32c import masked_crc32c
 from atrous.weights.importers.formats import TABLE_MAGIC
-from atrous.weights.importers.tensorflow import _list_sources
+from atrous.weights.importers.tensorflow import _CLASSIFIER_SOURCES, Sources, _list_sources
+from atrous.weights.importers.tensorflow_names import network_layers
 from tests.weights.importers.protobuf_writer import message, varint, varint_field
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -92,6 +93,10 @@ def write_checkpoint(
     return index
 
 
+def network_sources(model: SegmentationModel, scope: str) -> Sources:
+    return _list_sources(network_layers(model, scope)) | _CLASSIFIER_SOURCES
+
+
 def deeplab_variables(model: SegmentationModel, scope: str) -> dict[str, NDArray[np.float32]]:
     """List the variables that TensorFlow DeepLab has for a network: the inverse of the import."""
     state = {key: value for key, value in model.state_dict().items() if "num_batches" not in key}
@@ -100,7 +105,7 @@ def deeplab_variables(model: SegmentationModel, scope: str) -> dict[str, NDArray
         channels = weight.shape[0]
         state["aspp.project.0.weight"] = torch.cat([weight[:, -channels:], weight[:, :-channels]], 1)
     variables = {}
-    for key, (name, order) in _list_sources(model, scope).items():
+    for key, (name, order) in network_sources(model, scope).items():
         inverse = [order.index(axis) for axis in range(len(order))]
         variables[name] = state.pop(key).permute(*inverse).contiguous().numpy()
     assert not state, f"no variables for {list(state)}"

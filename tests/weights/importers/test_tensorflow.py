@@ -25,12 +25,14 @@ from atrous.models import SegmentationModel, build_from_card
 from atrous.weights import save
 from atrous.weights.importers import tensorflow
 from atrous.weights.importers.tensorflow_variant import describe_network
+from atrous.weights.pretrained import load_pretrained_backbone, pretrained_normalization
 from tests.weights.importers.protobuf_writer import message, varint_field
 from tests.weights.importers.tensorflow_writer import (
     HEADER,
     constant,
     deeplab_variables,
     entry_message,
+    network_sources,
     node,
     numbers,
     write_checkpoint,
@@ -206,7 +208,7 @@ def assert_described(model_id: str, scope: str, options: dict[str, Any]) -> Card
     """Describe the variables of a network by names and shapes alone, without values."""
     with meta_device():
         model = create_model(model_id, num_classes=19, **options)
-    shapes = tensorflow._expected_shapes(model, tensorflow._list_sources(model, scope))
+    shapes = tensorflow._expected_shapes(model, network_sources(model, scope))
     found, card = describe_network(Path("model.ckpt.index"), shapes, None)
     assert found == scope
     assert card.classes[0] == "road"
@@ -432,6 +434,49 @@ def test_other_graphs_are_refused(variables, tmp_path: Path) -> None:
     variables = {**variables, "aspp0/BatchNorm/beta": np.zeros(16, np.float16)}
     with pytest.raises(AtrousError, match="beta has the type 19; expected 32-bit floats"):
         atrous.load(write_graph(tmp_path / "a.pb", variables, *strided(3)))
+
+
+# Backbones
+
+
+@pytest.fixture(scope="module")
+def classifier(variables, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a checkpoint of an ImageNet classifier: the backbone, with layers that segmentation does not have."""
+    backbone = {name: value for name, value in variables.items() if name.startswith("MobilenetV2/")}
+    others = ("Conv_1/weights", "Logits/Conv2d_1c_1x1/biases", "Conv/weights/Momentum")
+    backbone |= {f"MobilenetV2/{name}": np.zeros((1, 1, 3, 9), "f") for name in others}
+    return write_checkpoint(tmp_path_factory.mktemp("imagenet") / "model.ckpt", backbone)
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.ckpt.index"])
+def test_a_classifier_starts_the_backbone(small: SegmentationModel, classifier: Path, name: str) -> None:
+    model = create_model(SMALL, num_classes=7, **OPTIONS)
+    head = model.classifier.weight.clone()
+    report = load_pretrained_backbone(model, str(classifier.with_name(name)))
+    assert report.copied == len(model.backbone.state_dict())
+    for ours, theirs in zip(model.backbone.state_dict().values(), small.backbone.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(model.classifier.weight, head)
+
+
+def test_training_from_a_checkpoint_takes_its_normalization(classifier: Path) -> None:
+    assert pretrained_normalization(SMALL, {}, str(classifier)) == {"mean": (127.5,) * 3, "std": (127.5,) * 3}
+
+
+@pytest.mark.parametrize(
+    ("model_id", "problem"),
+    [
+        ("deeplab_v3.xception41", "'MobilenetV2/entry_flow/block1"),
+        ("deeplab_v3.resnet50", "the stride in the last unit of a stage, resnet50 in the first"),
+        ("deeplab_v3.efficientnet_lite0", "efficientnet_lite0 has no counterpart in TensorFlow DeepLab"),
+        ("deeplab_v3.mobilenet_v2", r"has shape \(11,\), expected \(32,\)"),
+    ],
+)
+def test_other_backbones_are_refused(classifier: Path, model_id: str, problem: str) -> None:
+    with meta_device():
+        model = create_model(model_id)
+    with pytest.raises(AtrousError, match=problem):
+        load_pretrained_backbone(model, str(classifier))
 
 
 # Damage

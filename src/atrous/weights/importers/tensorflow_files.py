@@ -67,9 +67,9 @@ def _open_archive(path: Path, resources: ExitStack) -> Bundle | FrozenGraph:
         compressed.limit = max(_FREE_SIZE, _LARGEST_RATIO * path.stat().st_size)
         archive = resources.enter_context(tarfile.TarFile(fileobj=compressed))
         members = _list_members(path, archive)
+    except AtrousError:
+        raise
     except _UNREADABLE as error:
-        if isinstance(error, AtrousError):
-            raise
         raise damaged_file_error(path, f"not a tar.gz archive: {error}") from error
     indices = sorted(name for name in members if name.endswith(INDEX))
     if len(indices) != 1:
@@ -96,7 +96,10 @@ def _open_archive(path: Path, resources: ExitStack) -> Bundle | FrozenGraph:
 
 
 def _list_members(path: Path, archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
-    """List the regular files of an archive by name; refuse paths that lead out of it."""
+    """List the regular files of an archive by name; refuse paths that lead out of it.
+
+    Sparse files are left out: they can be larger than what is stored of them.
+    """
     members = {}
     for count, member in enumerate(archive):
         parts = PurePosixPath(member.name.replace("\\", "/"))
@@ -104,6 +107,6 @@ def _list_members(path: Path, archive: tarfile.TarFile) -> dict[str, tarfile.Tar
             raise AtrousError(f"{path}: the archive contains the unsafe path {member.name}. Get it from its publisher.")
         if count == _MOST_MEMBERS:
             raise AtrousError(f"{path}: the archive has more than {_MOST_MEMBERS} members; expected one checkpoint.")
-        if member.isreg():
+        if member.isreg() and not member.issparse() and not parts.name.startswith("._"):  # added by macOS
             members[member.name] = member
     return members

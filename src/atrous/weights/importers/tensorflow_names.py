@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 from torch import nn
 
+from atrous.backbones import Backbone
 from atrous.backbones.mobilenet_v2 import InvertedResidual, MobileNetV2
 from atrous.backbones.resnet import Bottleneck, ResNet
 from atrous.backbones.xception import Block, Xception
+from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, SeparableConv
 from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.models.deeplab_v3_plus import DeepLabV3Plus
@@ -35,15 +37,26 @@ class Layer(NamedTuple):
 
 def network_layers(model: DeepLabV3, scope: str) -> Iterator[Layer]:
     """List the layers of a network without its classifier; `scope` is that of the backbone, such as "xception_65"."""
-    backbone = model.backbone
-    if isinstance(backbone, MobileNetV2):
-        yield from _mobilenet_v2(backbone, scope)
-    elif isinstance(backbone, Xception):
-        yield from _xception(backbone, scope)
-    else:
-        assert isinstance(backbone, ResNet)
-        yield from _resnet(backbone, scope)
+    for layer in backbone_layers(model.backbone, scope):
+        yield layer._replace(conv=f"backbone.{layer.conv}", norm=f"backbone.{layer.norm}")
     yield from _head(model)
+
+
+def backbone_layers(backbone: Backbone, scope: str) -> Iterator[Layer]:
+    """List the layers of a backbone.
+
+    Raises: `AtrousError` for a backbone that TensorFlow DeepLab does not have.
+    """
+    if isinstance(backbone, MobileNetV2):
+        return _mobilenet_v2(backbone, scope)
+    if isinstance(backbone, Xception):
+        return _xception(backbone, scope)
+    if isinstance(backbone, ResNet):
+        return _resnet(backbone, scope)
+    raise AtrousError(
+        f"{backbone.name or type(backbone).__name__} has no counterpart in TensorFlow DeepLab; expected MobileNetV2, "
+        "Xception or ResNet."
+    )
 
 
 def _layer(key: str, scope: str, *, depthwise: bool = False) -> Layer:
@@ -57,11 +70,11 @@ def _separable(key: str, scope: str) -> Iterator[Layer]:
 
 
 def _mobilenet_v2(backbone: MobileNetV2, scope: str) -> Iterator[Layer]:
-    yield _layer("backbone.features.0", f"{scope}/Conv")
+    yield _layer("features.0", f"{scope}/Conv")
     for index, unit in enumerate(backbone.blocks()[1:], start=1):
         assert isinstance(unit, InvertedResidual)
         unit_scope = f"{scope}/expanded_conv" + (f"_{index - 1}" if index > 1 else "")
-        key = f"backbone.features.{index}.conv"
+        key = f"features.{index}.conv"
         last = len(unit.conv) - 2  # without an expansion there is one layer less
         if last > 1:
             yield _layer(f"{key}.0", f"{unit_scope}/expand")
@@ -73,14 +86,14 @@ def _resnet(backbone: ResNet, scope: str) -> Iterator[Layer]:
     if isinstance(backbone.conv1, nn.Sequential):  # three 3x3 convolutions; the activations count as children
         for index in (1, 2):
             first = 3 * (index - 1)
-            yield Layer(f"backbone.conv1.{first}", f"backbone.conv1.{first + 1}", f"{scope}/conv1_{index}")
-        yield Layer("backbone.conv1.6", "backbone.bn1", f"{scope}/conv1_3")
+            yield Layer(f"conv1.{first}", f"conv1.{first + 1}", f"{scope}/conv1_{index}")
+        yield Layer("conv1.6", "bn1", f"{scope}/conv1_3")
     else:
-        yield Layer("backbone.conv1", "backbone.bn1", f"{scope}/conv1")
+        yield Layer("conv1", "bn1", f"{scope}/conv1")
     for number, stage in enumerate(backbone.stages(), start=1):
         for index, unit in enumerate(stage):
             assert isinstance(unit, Bottleneck)
-            key = f"backbone.layer{number}.{index}"
+            key = f"layer{number}.{index}"
             unit_scope = f"{scope}/block{number}/unit_{index + 1}/bottleneck_v1"
             for conv in (1, 2, 3):
                 yield Layer(f"{key}.conv{conv}", f"{key}.bn{conv}", f"{unit_scope}/conv{conv}")
@@ -90,12 +103,12 @@ def _resnet(backbone: ResNet, scope: str) -> Iterator[Layer]:
 
 def _xception(backbone: Xception, scope: str) -> Iterator[Layer]:
     for index in (0, 1):
-        yield _layer(f"backbone.stem.{index}", f"{scope}/entry_flow/conv1_{index + 1}")
+        yield _layer(f"stem.{index}", f"{scope}/entry_flow/conv1_{index + 1}")
     blocks = [(f"entry.{index}", f"entry_flow/block{index + 1}/unit_1") for index in range(len(backbone.entry))]
     blocks += [(f"middle.{index}", f"middle_flow/block1/unit_{index + 1}") for index in range(len(backbone.middle))]
     blocks.append(("exit", "exit_flow/block1/unit_1"))
     for name, place in blocks:
-        key, unit_scope = f"backbone.{name}", f"{scope}/{place}/xception_module"
+        key, unit_scope = name, f"{scope}/{place}/xception_module"
         for conv in (1, 2, 3):
             yield from _separable(f"{key}.conv{conv}", f"{unit_scope}/separable_conv{conv}")
         block = backbone.get_submodule(name)
@@ -104,7 +117,7 @@ def _xception(backbone: Xception, scope: str) -> Iterator[Layer]:
             yield _layer(f"{key}.shortcut", f"{unit_scope}/shortcut")
     for index in range(3):
         last = f"{scope}/exit_flow/block2/unit_1/xception_module/separable_conv{index + 1}"
-        yield from _separable(f"backbone.exit2.{index}", last)
+        yield from _separable(f"exit2.{index}", last)
 
 
 def _head(model: DeepLabV3) -> Iterator[Layer]:

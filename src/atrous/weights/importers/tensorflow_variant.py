@@ -48,7 +48,7 @@ def describe_network(path: Path, shapes: Shapes, graph: FrozenGraph | None) -> t
 
     Raises: `AtrousError` for variables of a classifier, or of a backbone or head that is not known.
     """
-    scope = _find_backbone(path, shapes)
+    scope = find_backbone(path, shapes)
     if len(shapes.get("aspp0/weights", ())) != 4 or len(shapes.get(f"{CLASSIFIER}/weights", ())) != 4:
         _refuse_head(path, shapes)
     backbone = _Backbone(path, shapes, scope)
@@ -63,19 +63,23 @@ def describe_network(path: Path, shapes: Shapes, graph: FrozenGraph | None) -> t
         arguments |= _graph_arguments(graph, scope, arguments)
     family = "deeplab_v3_plus" if decoder else "deeplab_v3"
     resize: dict[str, Any] = {"grid": _OUTPUT_STRIDE} if crop is None else {"resize": "pad", "size": crop}
-    mean, std = (_IMAGENET_MEAN, 1.0) if backbone.has_plain_stem else ((127.5,) * 3, 127.5)
+    mean, std = normalization(shapes, scope)
     return scope, Card(
         model=f"{family}.{backbone.name}",
         arguments=arguments,
         classes=table.classes,
         colors=table.colors,
-        preprocessing=Preprocessing(**resize, mean=mean, std=(std,) * 3),
+        preprocessing=Preprocessing(**resize, mean=mean, std=std),
         align_corners=True,
         source=_describe_source(path, arguments, graph),
     )
 
 
-def _find_backbone(path: Path, shapes: Shapes) -> str:
+def find_backbone(path: Path, shapes: Shapes) -> str:
+    """Find the scope of the backbone among variables.
+
+    Raises: `AtrousError` for an unknown one.
+    """
     scopes = {name.partition("/")[0] for name in shapes}
     known = [scope for scope in BACKBONES if scope in scopes]
     if len(known) != 1:
@@ -85,6 +89,16 @@ def _find_backbone(path: Path, shapes: Shapes) -> str:
             f"backbones {', '.join(BACKBONES)}."
         )
     return known[0]
+
+
+def normalization(shapes: Shapes, scope: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Tell mean and standard deviation of the images in training: [-1, 1], or ImageNet's mean for plain stems."""
+    plain = _has_plain_stem(shapes, scope)
+    return (_IMAGENET_MEAN, (1.0, 1.0, 1.0)) if plain else ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+
+
+def _has_plain_stem(shapes: Shapes, scope: str) -> bool:
+    return f"{scope}/conv1/weights" in shapes
 
 
 def _refuse_head(path: Path, shapes: Shapes) -> NoReturn:
@@ -104,12 +118,11 @@ class _Backbone:
 
     def __init__(self, path: Path, shapes: Shapes, scope: str) -> None:
         self.name = BACKBONES[scope]
-        self.has_plain_stem = f"{scope}/conv1/weights" in shapes
         self.arguments: dict[str, Any] = {"multi_grid": None}
         if scope == "MobilenetV2":
             self._describe_mobilenet(path, shapes, scope)
         elif scope.startswith("resnet"):
-            options = {"padding": "tensorflow"} | ({"stem": "plain"} if self.has_plain_stem else {})
+            options = {"padding": "tensorflow"} | ({"stem": "plain"} if _has_plain_stem(shapes, scope) else {})
             self.arguments = {"multi_grid": (1, 1, 1), "backbone_options": options}
 
     def _describe_mobilenet(self, path: Path, shapes: Shapes, scope: str) -> None:
