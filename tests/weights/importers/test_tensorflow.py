@@ -92,7 +92,7 @@ def _normalization(card: Card) -> tuple[tuple[float, ...], tuple[float, ...]]:
     [
         ("mobilenet_v2", "deeplab_v3.mobilenet_v2", "ASPP without atrous branches, image pooling, no decoder"),
         ("xception_65", "deeplab_v3_plus.xception65", "separable ASPP, image pooling, separable decoder"),
-        ("resnet_v1_50_beta", "deeplab_v3_plus.resnet50_beta", "assumed, .* rates 6, 12, 18, multi-grid 1, 1, 1"),
+        ("resnet_v1_50_beta", "deeplab_v3_plus.resnet50_beta", "by default: .* rates 6, 12, 18, multi-grid 1, 1, 1"),
     ],
 )
 def test_the_card_of_a_genuine_checkpoint(checkpoints, name: str, model_id: str, words: str) -> None:

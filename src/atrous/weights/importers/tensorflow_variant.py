@@ -215,4 +215,4 @@ def _describe_source(path: Path, arguments: Mapping[str, Any], graph: FrozenGrap
         return variant
     rates = f", rates {', '.join(map(str, arguments['atrous_rates']))}" if arguments["atrous_rates"] else ""
     grid = f", multi-grid {', '.join(map(str, arguments['multi_grid']))}" if arguments["multi_grid"] else ""
-    return f"{variant}; assumed, as not stored: output stride {arguments['output_stride']}{rates}{grid}"
+    return f"{variant}; not in the file, by default: output stride {arguments['output_stride']}{rates}{grid}"
