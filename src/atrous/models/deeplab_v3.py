@@ -14,9 +14,9 @@ Differences between the paper and the released networks, each available by an id
 - On the other ResNets, which have torchvision's layout, the first unit of a stage has the stride, so its 3x3
   convolution keeps the rate of the stage before: (1, 4, 8) at 16 and (2, 8, 16) at 8, and in the cascade block 4 has
   (1, 4, 2) where the paper has (2, 4, 2). Without a multi-grid this is the exact conversion of the strided network.
-  `backbone_options={"whole_stage": True}` gives the published rates, as in mmsegmentation. Then a network trained at
-  output stride 16 is no longer converted exactly to 8: the first 3x3 convolution of the stage before (`layer3`) has
-  rate 1 at 16, and the published 2 at 8.
+  `backbone_options={"whole_stage": True}` gives the published rates. Then a network trained at output stride
+  16 is no longer converted exactly to 8: the first 3x3 convolution of the stage before (`layer3`) has rate 1 at 16, and
+  the published 2 at 8.
 - `dropout=0.1` before the classifier follows TensorFlow DeepLab; the paper mentions no dropout.
 - The networks of other libraries differ in their heads: `refine="separable"` and `depthwise_norm=False`
   (segmentation_models_pytorch), `project_kernel_size=3` (mmsegmentation); see docs/import_state_dicts.md.
