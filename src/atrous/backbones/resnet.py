@@ -13,9 +13,9 @@ cover what the segmentation papers vary:
 - `stride_on`: the convolution of that block with the stride: the "3x3" (torchvision, PSPNet, TensorFlow), or the first
   "1x1" (the paper's released Caffe networks, and so DeepLab v2).
 - `whole_stage`: every 3x3 convolution of a dilated stage has the rate of the stage, its first included, as in Caffe and
-  segmentation_models_pytorch. Without it the first keeps the rate of the stage before, because it is the one that lost its stride.
-  The published rates of DeepLab v3, 2 * (1, 2, 4) at output stride 16, need it where `stride_at` is "first"; where that
-  is "last" every convolution of a dilated stage has its rate anyway.
+  segmentation_models_pytorch. Without it the first keeps the rate of the stage before, because it is the one that lost
+  its stride. The published rates of DeepLab v3, 2 * (1, 2, 4) at output stride 16, need it where `stride_at` is
+  "first"; where that is "last" every convolution of a dilated stage has its rate anyway.
 - `padding`: "tensorflow" pads even sizes in max pooling only at the end, as TensorFlow does; its strided convolutions
   pad symmetrically here too.
 - `maps_from`: the maps of all stages but the last are a unit's "output", or the result of its last convolution before

@@ -179,6 +179,8 @@ class DeepLabV3Cascade(SegmentationModel):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
+        if len(backbone.channels) < 4:
+            raise AtrousError(f"stages {len(backbone.channels)}: the cascade repeats the fourth stage; give 4 or more.")
         if len(multi_grid) != 3:
             raise AtrousError(f"multi_grid {tuple(multi_grid)}: 3 factors are needed, one for each unit of a block.")
         self.num_classes = num_classes
