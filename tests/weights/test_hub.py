@@ -115,7 +115,7 @@ def test_offline_the_cache_is_used(
     assert not hub.requests
 
 
-@pytest.mark.parametrize("status", [None, 503])
+@pytest.mark.parametrize("status", [None, 429, 503])
 def test_without_a_hub_an_earlier_download_is_used(
     status: int | None, hub: Hub, weights_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

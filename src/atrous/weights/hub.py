@@ -300,7 +300,7 @@ def _translate(subject: str, error: BaseException, errors: Any) -> AtrousError:
         return AtrousError(f"{subject}: {endpoint()} rejects the token in HF_TOKEN (401). Create another one there.")
     if status == 403:
         return AtrousError(f"{subject}: the token in HF_TOKEN does not permit this (403). Use one with write access.")
-    if status is not None and status < 500:
+    if status is not None and status < 500 and status not in (408, 429):  # too slow, too many requests
         reason = str(getattr(error, "server_message", None) or "no reason stated").splitlines()[0][:200]
         return AtrousError(f"{subject}: {endpoint()} refuses the request ({status}: {reason}).")
     if isinstance(error, ValueError):
