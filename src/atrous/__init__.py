@@ -4,7 +4,7 @@ Segment an image with pretrained weights, which are downloaded if necessary:
 
     >>> import atrous
     >>> segmenter = atrous.Segmenter.load("deeplab_v3_plus.efficientnet_lite0.camvid")
-    >>> result = segmenter("street.jpg")          # a path, PIL image, array or tensor
+    >>> result = segmenter("street.jpg")          # a path, bytes, open file, PIL image, array or tensor
     >>> result.class_fractions()
     {'road': 0.31, 'building': 0.24, ...}
     >>> result.save("out/street.png")             # the labels, and an overlay next to them

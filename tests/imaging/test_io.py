@@ -165,3 +165,32 @@ def test_a_damaged_avif_is_an_error_that_names_it(tmp_path: Path) -> None:
             messages.append(str(error))
     assert messages
     assert all(message.startswith(str(path)) for message in messages)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_bytes_and_file_objects_are_read_like_files(gradient: np.ndarray, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(gradient).save(path)
+    expected, content = read_image(path), path.read_bytes()
+    with path.open("rb") as file:
+        for source in (content, bytearray(content), memoryview(content), io.BytesIO(content), file):
+            np.testing.assert_array_equal(read_image(source), expected)
+
+
+def test_damaged_bytes_and_files_opened_wrongly_are_refused(gradient: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(gradient).save(path)
+    with pytest.raises(AtrousError, match=r"the image: the file is empty"):
+        read_image(b"")
+    with pytest.raises(AtrousError, match=r"the image: not an image in any known format\. Save"):
+        read_image(b"not an image")
+    with pytest.raises(AtrousError, match="the image: the image is truncated"):
+        read_image(path.read_bytes()[:-20])
+    with pytest.raises(AtrousError, match="too large"):
+        read_image(bomb(60000, 60000))
+    with path.open(encoding="latin-1") as file, pytest.raises(AtrousError, match=r"a\.jpg: read\(\) returns str; open"):
+        read_image(file)
+    with pytest.raises(AtrousError, match=r"a\.jpg: cannot be read \(.*closed"):
+        read_image(file)
+    with pytest.raises(AtrousError, match="Cannot read an image from int"):
+        read_image(3)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageShow
 
 from atrous import AtrousError
 from atrous.inference.segmentation import Segmentation
@@ -62,3 +65,31 @@ def test_labels_are_not_saved_as_jpeg(segmentation: Segmentation, tmp_path: Path
     with pytest.raises(AtrousError, match="JPEG would alter them"):
         segmentation.save(tmp_path / "a.jpg")
     assert not any(tmp_path.iterdir())
+
+
+def test_notebooks_draw_the_overlay(segmentation: Segmentation) -> None:
+    with Image.open(io.BytesIO(segmentation._repr_png_())) as image:
+        assert image.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(image), segmentation.overlay())
+    large = Segmentation(quadrants(4, 3000), np.zeros((4, 3000), np.uint8), ("all",), (GREEN,))
+    with Image.open(io.BytesIO(large._repr_png_())) as image:
+        assert image.width == 1024
+
+
+def test_show_opens_a_viewer(segmentation: Segmentation, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Image.Image] = []
+    monkeypatch.setattr(ImageShow, "show", lambda image, title: shown.append(image) or True)
+    segmentation.show()
+    np.testing.assert_array_equal(np.asarray(shown[0]), segmentation.overlay())
+    monkeypatch.setattr(ImageShow, "show", lambda image, title: False)
+    with pytest.raises(AtrousError, match=r"no image viewer: save the overlay"):
+        segmentation.show()
+
+
+def test_show_displays_the_result_in_a_notebook(segmentation: Segmentation, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[object] = []
+    shell = SimpleNamespace(kernel=object())
+    notebook = SimpleNamespace(get_ipython=lambda: shell, display=SimpleNamespace(display=shown.append))
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    segmentation.show()
+    assert shown == [segmentation]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import sys
@@ -10,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """An RGB image: (H, W, 3) uint8."""
-ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor"
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor"
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """The suffixes of the files that count as images in a folder."""
@@ -53,8 +54,8 @@ def read_image(source: ImageLike) -> Pixels:
     The EXIF orientation of a file or PIL image is applied; gray, palettes and CMYK are converted to RGB, 16 bits are
     scaled to 8, transparent pixels are blended with white. Arrays and tensors are converted in shape and type alone.
 
-    Shape: a file, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a tensor (3, H, W) of uint8 or of floats in
-    0..1 -> (H, W, 3) uint8.
+    Shape: a file, by its path, its content as bytes, or an object with `read()`; a PIL image, an array (H, W, 3) or
+    (H, W) of uint8, or a tensor (3, H, W) of uint8 or of floats in 0..1 -> (H, W, 3) uint8.
     Raises: `AtrousError` for a missing, unreadable, truncated, empty or too large image, or an array of another kind.
     """
     if isinstance(source, Image.Image):
@@ -65,8 +66,13 @@ def read_image(source: ImageLike) -> Pixels:
         return _from_tensor(source)
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _from_bytes(bytes(source), "the image")
+    if hasattr(source, "read"):
+        return _from_file_object(source)
     raise AtrousError(
-        f"Cannot read an image from {type(source).__name__}: give a path, a PIL image, a NumPy array or a tensor."
+        f"Cannot read an image from {type(source).__name__}: give a path, bytes, an open file, a PIL image, a NumPy "
+        "array or a tensor."
     )
 
 
@@ -87,25 +93,32 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise AtrousError(f"{path}: no such file.{near or ' Check the path.'}")
     if path.is_dir():
         raise AtrousError(f"{path} is a folder; expected an image file: name one of the files in it.")
+    with _open(path, str(path)) as image:
+        yield image
+
+
+@contextmanager
+def _open(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # below our limit is a large photograph
-            image = Image.open(path)
+            image = Image.open(source)
         with image:
-            _check_size(image, str(path))
+            _check_size(image, name)
             yield image
     except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
-        problem = "the file is empty" if empty else "not an image in any known format, despite its name"
-        raise AtrousError(f"{path}: {problem}. Save or download the image again.") from error
+        empty = (source.stat().st_size if isinstance(source, Path) else source.seek(0, os.SEEK_END)) == 0
+        despite = ", despite its name" if isinstance(source, Path) else ""
+        problem = "the file is empty" if empty else f"not an image in any known format{despite}"
+        raise AtrousError(f"{name}: {problem}. Save or download the image again.") from error
     except Image.DecompressionBombError as error:
-        raise AtrousError(f"{path}: {_too_large()}") from error
+        raise AtrousError(f"{name}: {_too_large()}") from error
     except AtrousError:
         raise
     except PermissionError as error:
-        raise AtrousError(f"{path}: no permission to read this file. Change its permissions.") from error
+        raise AtrousError(f"{name}: no permission to read this file. Change its permissions.") from error
     except DECODING_ERRORS as error:
-        raise _damaged_image_error(str(path), error) from error
+        raise _damaged_image_error(name, error) from error
 
 
 def _from_file(path: Path) -> Pixels:
@@ -114,11 +127,28 @@ def _from_file(path: Path) -> Pixels:
         return _from_pil(image, str(path)) if pixels is None else pixels
 
 
-def _decode_plain_jpeg(image: Image.Image, path: Path) -> Pixels | None:
+def _from_bytes(content: bytes, name: str) -> Pixels:
+    with _open(io.BytesIO(content), name) as image:
+        pixels = _decode_plain_jpeg(image, content)
+        return _from_pil(image, name) if pixels is None else pixels
+
+
+def _from_file_object(file: Any) -> Pixels:
+    name = str(getattr(file, "name", "the image"))
+    try:
+        content = file.read()
+    except (OSError, ValueError) as error:  # closed, or text that is not UTF-8
+        raise AtrousError(f"{name}: cannot be read ({error}). Open the file with open(path, 'rb').") from error
+    if not isinstance(content, bytes):
+        raise AtrousError(f"{name}: read() returns {type(content).__name__}; open the file with open(path, 'rb').")
+    return _from_bytes(content, name)
+
+
+def _decode_plain_jpeg(image: Image.Image, source: Path | bytes) -> Pixels | None:
     """Decode an upright, complete RGB JPEG by OpenCV: the same pixels in half the time. None for all other images."""
     if image.format != "JPEG" or image.mode != "RGB" or image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         return None
-    data = np.fromfile(path, np.uint8)
+    data = np.fromfile(source, np.uint8) if isinstance(source, Path) else np.frombuffer(source, np.uint8)
     if data[-2:].tobytes() != END_OF_JPEG:  # OpenCV would fill the missing end with gray, without an error
         return None
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
@@ -231,16 +261,16 @@ def save_image(pixels: Pixels, path: Path, mark: Mark | None = None) -> None:
     """
     with writing(path) as temporary:
         if path.suffix.lower() == ".png":
-            encoded = _encode_png(pixels).tobytes()
+            encoded = encode_png(pixels)
             temporary.write_bytes(encoded if mark is None else mark.in_png(encoded))
         else:
             Image.fromarray(pixels).save(temporary)
 
 
-def _encode_png(pixels: Pixels) -> NDArray[np.uint8]:
+def encode_png(pixels: Pixels) -> bytes:
     """Encode a photograph as PNG in a fifteenth of the time of the best compression; the file is 18 % larger."""
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
     if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # older versions of OpenCV try several filters for each row
         options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
     _, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
-    return np.asarray(encoded, np.uint8)
+    return encoded.tobytes()

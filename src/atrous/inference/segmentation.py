@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from atrous.errors import AtrousError
 from atrous.files import overlay_path
 from atrous.imaging.draw import draw_overlay
-from atrous.imaging.io import Pixels, resize_image, save_image
+from atrous.imaging.io import Pixels, encode_png, resize_image, save_image
 from atrous.imaging.labels import class_fractions, save_labels
 from atrous.marks import Mark, check_replaceable
 
 MAX_OVERLAY_SIDE = 4096
 """The longer side of a saved overlay, at most."""
+
+MAX_SHOWN_SIDE = 1024
+"""The longer side of an image in a notebook, at most."""
 
 SEGMENTATION = Mark("predict")
 """The mark in saved labels and overlays."""
@@ -68,6 +73,23 @@ class Segmentation:
         save_labels(self.labels, self.colors, path, mark)
         save_image(self.shrink(MAX_OVERLAY_SIDE).overlay(), overlay, mark)
         return path, overlay
+
+    def show(self) -> None:
+        """Show the overlay: in the notebook that runs this, or else in the system's image viewer.
+
+        Raises: `AtrousError` where there is no viewer, such as on a server.
+        """
+        from PIL import ImageShow  # which imports IPython where it is installed
+
+        ipython = sys.modules.get("IPython")
+        if ipython is not None and hasattr(ipython.get_ipython(), "kernel"):  # not the shell of a terminal
+            ipython.display.display(self)
+        elif not ImageShow.show(Image.fromarray(self.shrink(MAX_OVERLAY_SIDE).overlay()), "overlay"):
+            raise AtrousError("There is no image viewer: save the overlay instead, with result.save('labels.png').")
+
+    def _repr_png_(self) -> bytes:
+        """Draw the overlay as a PNG, which notebooks show for a result."""
+        return encode_png(self.shrink(MAX_SHOWN_SIDE).overlay())
 
     def shrink(self, max_side: int) -> Segmentation:
         """Shrink image and labels to sides of at most `max_side` pixels; smaller ones are returned as they are."""

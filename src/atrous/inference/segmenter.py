@@ -207,7 +207,7 @@ class Segmenter:
         return self
 
     def __call__(self, image: ImageLike, *, probabilities: bool = False) -> Segmentation:
-        """Segment an image: a path, PIL image, array or tensor; see `read_image` for their shapes.
+        """Segment an image: a path, bytes, open file, PIL image, array or tensor; see `read_image` for their shapes.
 
         `probabilities=True` keeps the softmax over classes as well: labels and probabilities come from one pass.
 
