@@ -93,7 +93,7 @@ class TorchEngine(Engine):
 class CompiledEngine(TorchEngine):
     """Run a network by `torch.compile`: once compiled, which takes a minute, it serves batches and images of any size.
 
-    A network whose pooling the compiler cannot handle at unknown sizes (DeepLab v1) is compiled for each size anew.
+    A network whose pooling the compiler cannot handle at unknown sizes (DeepLab v1) is compiled size by size.
 
     Raises: `AtrousError` where the compiler of torch does not work, such as without a C++ compiler.
     """
