@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from atrous.card import Card
+from atrous.models import build_from_card
+from atrous.weights import read_card, save
 from tests.cli.conftest import Run
 from tests.hub_server import TOKEN, Hub
 
@@ -42,6 +45,25 @@ def test_files_are_written_to_a_folder_without_a_token(run: Run, hub: Hub, weigh
     assert run(*command, "--overwrite").code == 0
     assert "exclude each other" in run(*command, "--no-image").err
     assert not hub.requests
+
+
+def test_training_and_evaluation_take_them(run: Run, hub: Hub, hub_card: Card, own: Path, tmp_path: Path) -> None:
+    card = hub_card.model_copy(update={"classes": ("background", "road", "tree")})
+    content = save(build_from_card(card), tmp_path / "weights.safetensors").read_bytes()
+    hub.create("me/street", {"model.safetensors": content})
+    words = ("weights=hf://me/street", "model.options.width=0.125", "steps=1", "batch=2")
+    command = ("train", "--model", card.model, "--data", own, *words, "-o", tmp_path / "run")
+    planned = run(*command, "--dry-run")
+    assert f"to be downloaded from {hub.url}/me/street" in planned.out
+    assert not hub.requests
+    trained = run(*command)
+    assert trained.code == 0, trained.err
+    assert "tensors from hf://me/street" in trained.out
+    options = ("-w", "hf://me/street", "--data", f"{own}?split=val", "-o", tmp_path / "out", "--engine", "torch")
+    evaluated = run("evaluate", *options, "--write-card")
+    assert evaluated.code == 0, evaluated.err
+    assert "mIoU" in [each.name for each in read_card(tmp_path / "out" / "model.safetensors").measured[2:]]
+    assert len(hub.downloads) == 1
 
 
 def test_the_card_of_the_hub_is_not_overwritten(run: Run, hub: Hub, weights_file: Path) -> None:

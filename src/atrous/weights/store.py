@@ -82,7 +82,7 @@ def load(
     another project that an importer reads (TensorFlow Lite, torchvision). The file of an id is searched for in the
     folders of the environment variable `ATROUS_WEIGHTS` (separated as in `PATH`), then in the user's cache
     (`ATROUS_CACHE` moves it), then in the package; otherwise it is downloaded to the cache, unless `ATROUS_OFFLINE` is
-    set.
+    set. `hf://user/name`, with `@revision` if wanted, is the id of a repository on the Hugging Face hub.
 
     To train the network on other classes, give their number or their names (a list, a data set or a card): the network
     then has a new classifier, which a warning in the log says. Of classes with the same name, the rows of the
