@@ -4,10 +4,13 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 import atrous
 from atrous.card import Card, Preprocessing
 from atrous.weights import save
 from tests.cli.conftest import Run
+from tests.hostile.files import KINDS
 
 
 def test_a_tflite_graph_is_converted(run: Run, shared_data: Path, tmp_path: Path) -> None:
@@ -49,3 +52,22 @@ def test_arguments_that_the_file_does_not_tell(run: Run, tmp_path: Path) -> None
     assert result.code != 0
     assert "stride" in result.err
     assert not (tmp_path / "c.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", ["caffemodel", "tensorflow index", "pb", "pth", "safetensors of another library"])
+def test_files_are_imported_and_used_directly_whatever_their_name(
+    run: Run, kind: str, photographs: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    file = KINDS[kind].write(folder)
+    if kind != "tensorflow index":  # two files, which belong together by their names
+        file = file.rename(folder / "weights.bin")
+    result = run("import-weights", file, "-o", tmp_path / "a.safetensors")
+    assert result.code == 0, result.err
+    printed = []
+    for weights in (file, tmp_path / "a.safetensors"):
+        result = run("predict", photographs / "a.png", "-w", weights, "-o", tmp_path / "out", "--json", "--overwrite")
+        assert result.code == 0, result.err
+        printed.append(json.loads(result.out)["classes"])
+    assert printed[0] == printed[1]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
 import atrous
 from atrous import AtrousError
@@ -17,6 +18,8 @@ from atrous.weights import find
 from atrous.weights.catalog import Release
 from atrous.weights.download import download
 from tests.command_line import Run
+from tests.weights.importers.tensorflow_writer import deeplab_variables, write_checkpoint
+from tests.weights.importers.test_tensorflow import OPTIONS, SMALL, randomized, write_archive
 
 CONTENTS = bytes(range(256)) * 20000
 SHA256 = hashlib.sha256(CONTENTS).hexdigest()
@@ -183,3 +186,21 @@ def test_nothing_is_downloaded_by_listing_or_describing(server: Server, unverifi
     assert "not on this machine" in shown
     assert "that of the first download is remembered" in " ".join(shown.split())
     assert server.asked == []
+
+
+def test_an_archive_of_the_model_zoo_by_its_id(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = randomized(atrous.create_model(SMALL, num_classes=21, **OPTIONS))
+    write_checkpoint(tmp_path / "model.ckpt", deeplab_variables(model, "MobilenetV2"))
+    members = {f"deeplab/{path.name}": path.read_bytes() for path in tmp_path.iterdir()}
+    server.contents = write_archive(tmp_path / "a.tar.gz", members).read_bytes()
+    name = "deeplab_v3.mobilenet_v2_x0.5.voc_trainaug"
+    release = replace(find.RELEASES[name], url=server.url.replace("file.bin", "zoo.tar.gz"))
+    monkeypatch.setitem(find.RELEASES, name, release)
+    loaded = atrous.load(name)
+    assert torch.equal(loaded.classifier.weight, model.classifier.weight)
+    assert loaded.card is not None
+    assert [(figure.value, figure.published) for figure in loaded.card.measured] == [(70.19, True)]
+    assert loaded.card.license == "Apache-2.0"
+    assert (find.cache_folder() / "zoo.tar.gz.sha256").is_file()
+    assert atrous.weights.read_card(name) == loaded.card
+    assert len(server.asked) == 1

@@ -1,7 +1,8 @@
 """Weights released by others: where to download them, their license, checksums and published figures.
 
 Sources: TensorFlow's DeepLab model zoo (research/deeplab/g3doc/model_zoo.md of tensorflow/models), torchvision's
-`*_Weights` of `models/segmentation`, the model pages of Hugging Face.
+`*_Weights` of `models/segmentation`, the model pages of Hugging Face, `configs/*/metafile.yaml` of mmsegmentation, the
+README of kazuto1011/deeplab-pytorch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Release:
     """The checksum, or as much of its beginning as the publisher tells. If the publisher tells none it is empty: the
     checksum of the first download is remembered, see `weights.download`."""
     megabytes: float
-    """The size of the file."""
+    """The size of the file; about, where the publisher does not tell."""
     description: str
     """Publisher, data set and input size, for `atrous weights`."""
     license: str = "unknown"
@@ -67,6 +68,8 @@ _TORCHVISION = "https://download.pytorch.org/models"
 _ZOO = "https://storage.googleapis.com/download.tensorflow.org/models"
 """The bucket behind the zoo's http://download.tensorflow.org/models, through HTTPS."""
 _HUGGING_FACE = "https://huggingface.co"
+_OPENMMLAB = "https://download.openmmlab.com/mmsegmentation/v0.5"
+_KAZUTO1011 = "https://github.com/kazuto1011/deeplab-pytorch/releases/download/v1.0"
 
 _VOC_TRAINAUG = "ImageNet, COCO, PASCAL VOC 2012 trainaug"
 _VOC_TRAINVAL = "ImageNet, COCO, PASCAL VOC 2012 trainaug and trainval"
@@ -105,6 +108,26 @@ def _torchvision(name: str, file: str, megabytes: float, network: str, miou: flo
         license="BSD-3-Clause",
         trained_on="COCO train2017, images with VOC classes",
         figures=(_published("mIoU", miou, data), _published("pixel accuracy", accuracy, data)),
+    )
+
+
+def _mmsegmentation(name: str, config: str, date_and_hash: str, megabytes: float, *miou: float) -> Release:
+    """Describe weights of mmsegmentation for Cityscapes, whose names end in the beginning of their SHA-256."""
+    architecture, _, _ = config.partition("_")
+    data = "Cityscapes val, output stride 8"
+    single, several = miou
+    return Release(
+        f"{name}.cityscapes_mmsegmentation",
+        f"{_OPENMMLAB}/{architecture}/{config}/{config}_{date_and_hash}.pth",
+        date_and_hash.rpartition("-")[2],
+        megabytes,
+        "mmsegmentation, Cityscapes, trained on crops of 512x1024",
+        license="Apache-2.0",
+        trained_on=f"ImageNet, {_CITYSCAPES}",
+        figures=(
+            _published("mIoU", single, f"{data}, one scale"),
+            _published("mIoU", several, f"{data}, several scales, flipped"),
+        ),
     )
 
 
@@ -230,6 +253,64 @@ RELEASES = {
             license="other (see the model's page)",
             trained_on=_VOC_TRAINAUG,
             file_name="deeplabv3_mobilenet_v2_1.0_513.bin",
+        ),
+        _mmsegmentation(
+            "deeplab_v3_plus.resnet50",
+            "deeplabv3plus_r50-d8_512x1024_80k_cityscapes",
+            "20200606_114049-f9fb496d",
+            175,
+            80.09,
+            81.13,
+        ),
+        _mmsegmentation(
+            "deeplab_v3_plus.resnet101",
+            "deeplabv3plus_r101-d8_512x1024_80k_cityscapes",
+            "20200606_114143-068fcfe9",
+            251,
+            80.97,
+            82.03,
+        ),
+        _mmsegmentation(
+            "pspnet.resnet50",
+            "pspnet_r50-d8_512x1024_80k_cityscapes",
+            "20200606_112131-2376f12b",
+            196,
+            78.55,
+            79.79,
+        ),
+        _mmsegmentation(
+            "pspnet.resnet101",
+            "pspnet_r101-d8_512x1024_80k_cityscapes",
+            "20200606_112211-e1e1100f",
+            272,
+            79.76,
+            81.01,
+        ),
+        Release(
+            "deeplab_v2.resnet101.voc_kazuto1011",
+            f"{_KAZUTO1011}/deeplabv2_resnet101_msc-vocaug-20000.pth",
+            "",
+            176,
+            "kazuto1011's DeepLab v2, VOC, 513x513",
+            license="MIT",
+            trained_on="COCO, PASCAL VOC 2012 trainaug",
+            figures=(
+                _published("mIoU", 76.65, "VOC 2012 val, three scales, without CRF"),
+                _published("pixel accuracy", 94.64, "VOC 2012 val, three scales, without CRF"),
+            ),
+        ),
+        Release(
+            "deeplab_v2.resnet101.coco_stuff_kazuto1011",
+            f"{_KAZUTO1011}/deeplabv2_resnet101_msc-cocostuff164k-100000.pth",
+            "",
+            224,
+            "kazuto1011's DeepLab v2, COCO-Stuff 164k with 182 classes",
+            license="MIT",
+            trained_on="COCO, COCO-Stuff 164k train",
+            figures=(
+                _published("mIoU", 39.1, "COCO-Stuff 164k val, three scales, without CRF"),
+                _published("pixel accuracy", 66.8, "COCO-Stuff 164k val, three scales, without CRF"),
+            ),
         ),
     )
 }

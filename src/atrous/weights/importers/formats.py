@@ -116,6 +116,11 @@ FORMATS = (
 )
 """The formats that are read, in the order in which they are tried."""
 
+
+def _is_text(content: Content) -> bool:
+    return content.head.isascii() and "".join(content.head.decode("ascii").split()).isprintable()
+
+
 _OTHERS: tuple[tuple[str, Callable[[Content], bool]], ...] = (
     ("an empty file", lambda content: not content.head),
     (
@@ -129,8 +134,11 @@ _OTHERS: tuple[tuple[str, Callable[[Content], bool]], ...] = (
     ("an HDF5 file, as of Keras", lambda content: content.head.startswith(b"\x89HDF\r\n\x1a\n")),
     ("a NumPy array", lambda content: content.head.startswith(b"\x93NUMPY")),
     ("a gzip archive", lambda content: content.head.startswith(GZIP_MAGIC)),
-    ("an ONNX graph", lambda content: content.head[:1] == b"\x08" and b"\x12" in content.head[2:4]),
-    ("a text file", lambda content: content.head.isascii() and content.head.decode("ascii").isprintable()),
+    (
+        "an ONNX graph, which is used as it is if its name ends in .onnx",
+        lambda content: content.head[:1] == b"\x08" and b"\x12" in content.head[2:4],
+    ),
+    ("a text file", _is_text),
 )
 """Formats that are not read, by the words in which messages name them."""
 
