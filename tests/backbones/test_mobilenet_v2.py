@@ -1,49 +1,71 @@
-"""MobileNetV2: channels at every width, and the maps that TensorFlow's decoder takes."""
+"""MobileNetV2 as other libraries have it."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from atrous import AtrousError
 from atrous.backbones import create_backbone
-from atrous.backbones.mobilenet_v2 import block_channels, find_width
-from atrous.layers.meta import meta_device
+from tests.contract.trained import imitate_training
 
-
-@pytest.mark.parametrize("width", [0.1, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4])
-@pytest.mark.parametrize("divisor", [1, 8])
-def test_the_width_is_found_from_the_channels(width: float, divisor: int) -> None:
-    channels = block_channels(width, divisor)
-    assert block_channels(*find_width(channels)) == channels
-    assert find_width([*channels[:5], channels[5] + 50, *channels[6:]]) is None
-
-
-def test_expanded_channels_are_multiples_of_8_at_every_width() -> None:
-    """As in TensorFlow, whose `expand_input_by_factor` rounds; MobileNetV2 x0.75 has 18 channels, 108 before that."""
-    with meta_device():
-        backbone = create_backbone("mobilenet_v2", width=0.75, divisor=1)
-    units = backbone.blocks()[2:]
-    assert units[1].conv[0][0].weight.shape[:2] == (112, 18)
-    assert all(unit.hidden_channels % 8 == 0 for unit in units)
+SMALL = {"width": 0.35}
 
 
 @torch.no_grad()
-def test_maps_after_the_depthwise_convolution() -> None:
-    backbone = create_backbone("mobilenet_v2", maps_from="depthwise").eval()
-    captured = []
-    for index in (3, 6, 13):  # `layer_4`, `layer_7` and `layer_14` in TensorFlow
-        backbone.features[index].conv[1].register_forward_hook(lambda module, args, output: captured.append(output))
+@pytest.mark.parametrize("options", [{"last_conv": True}, {"stages": 3}, {"norm_eps": 1e-5}])
+def test_dense_features_sampled_equal_the_strided_ones(options: dict) -> None:
+    backbone = create_backbone("mobilenet_v2", **SMALL, **options).eval()
+    imitate_training(backbone)
     image = torch.randn(1, 3, 65, 97)
-    maps = backbone(image)
-    assert backbone.channels == (144, 192, 576, 320) == tuple(each.shape[1] for each in maps)
-    assert all(torch.equal(ours, output) for ours, output in zip(maps, captured, strict=False))
-    other = create_backbone("mobilenet_v2").eval()
-    other.load_state_dict(backbone.state_dict())
-    torch.testing.assert_close(other(image)[-1], maps[-1])
-
-
-def test_maps_after_the_depthwise_convolution_keep_their_strides() -> None:
-    backbone = create_backbone("mobilenet_v2", width=0.25, maps_from="depthwise").eval()
+    coarse = backbone.native_strides[-1]
+    strided = backbone(image)[-1]
     backbone.set_output_stride(8)
-    sizes = [tuple(each.shape[2:]) for each in backbone(torch.zeros(1, 3, 65, 97))]
-    assert sizes == [(17, 25), (9, 13), (9, 13), (9, 13)]
+    dense = backbone(image)[-1][..., :: coarse // 8, :: coarse // 8]
+    assert (dense - strided).abs().max() <= 1e-4 * strided.std()
+
+
+def test_stages_end_the_network_early_and_the_last_convolution_widens_it() -> None:
+    assert create_backbone("mobilenet_v2").channels == (24, 32, 96, 320)
+    assert create_backbone("mobilenet_v2", last_conv=True).channels == (24, 32, 96, 1280)
+    short = create_backbone("mobilenet_v2", stages=2)
+    assert short.channels == (24, 32)
+    assert short.strides == (4, 8)
+    assert [tuple(x.shape[1:]) for x in short(torch.rand(1, 3, 33, 65))] == [(24, 9, 17), (32, 5, 9)]
+
+
+def test_a_classifier_has_the_last_convolution_once() -> None:
+    backbone = create_backbone("mobilenet_v2", num_classes=10, last_conv=True, **SMALL)
+    assert len(backbone.features) == 19
+    assert backbone.channels[-1] == 112
+    assert backbone.classify(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_whole_stages_dilate_the_convolution_that_loses_its_stride() -> None:
+    backbone = create_backbone("mobilenet_v2", whole_stage=True, **SMALL)
+    backbone.set_output_stride(16)
+    depthwise = [
+        layer for layer in backbone.features[14].modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1
+    ]
+    assert depthwise[0].dilation == (2, 2)
+
+
+@torch.no_grad()
+def test_padding_before_the_expansion_changes_the_borders_alone() -> None:
+    """Where no zero of the padding reaches, the two networks agree; the stem that pads nothing shifts nothing else."""
+    paddings = ("symmetric", "before_expansion")
+    symmetric, before = (create_backbone("mobilenet_v2", padding=padding, **SMALL).eval() for padding in paddings)
+    imitate_training(symmetric)
+    before.load_state_dict(symmetric.state_dict())
+    block, padded = symmetric.features[3], before.features[3]
+    x = torch.randn(1, 8, 9, 9)
+    ours, theirs = block(x), padded(x)
+    torch.testing.assert_close(ours[..., 1:-1, 1:-1], theirs[..., 1:-1, 1:-1])
+    assert (ours - theirs).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("options", [{"stages": 1}, {"stages": 5}, {"stages": 3, "last_conv": True}])
+def test_impossible_stages_are_refused(options: dict) -> None:
+    with pytest.raises(AtrousError, match="choose 2, 3 or 4"):
+        create_backbone("mobilenet_v2", **options)

@@ -32,3 +32,15 @@ def test_multi_grid_multiplies_the_dilations_of_the_last_stage() -> None:
         backbone.set_multi_grid((1, 2))
     with pytest.raises(AtrousError, match="takes 0 factors"):
         create_backbone("mobilenet_v2").set_multi_grid((1, 2, 4))
+
+
+def test_the_stem_of_v1c_and_networks_that_end_early() -> None:
+    backbone = create_backbone("resnet50", stem="v1c", stages=2)
+    assert [conv.out_channels for conv in backbone.conv1 if isinstance(conv, torch.nn.Conv2d)] == [32, 32, 64]
+    assert backbone.channels == (256, 512)
+    assert backbone.strides == (4, 8)
+    assert [tuple(x.shape[1:]) for x in backbone(torch.rand(1, 3, 33, 65))] == [(256, 9, 17), (512, 5, 9)]
+    with pytest.raises(AtrousError, match="stem 'wide': choose 'plain', 'deep' or 'v1c'"):
+        create_backbone("resnet50", stem="wide")
+    with pytest.raises(AtrousError, match="stages 1"):
+        create_backbone("resnet50", stages=1)

@@ -79,7 +79,7 @@ def load(
         ('sky', 'building', 'pole', ...)
 
     `source` is an id (`atrous.list_weights()` lists them), a `.safetensors` file that atrous saved, or a file of
-    another project that an importer reads (TensorFlow Lite, torchvision). The file of an id is searched for in the
+    another project that an importer reads (TensorFlow, Caffe, state dicts). The file of an id is searched for in the
     folders of the environment variable `ATROUS_WEIGHTS` (separated as in `PATH`), then in the user's cache
     (`ATROUS_CACHE` moves it), then in the package; otherwise it is downloaded to the cache, unless `ATROUS_OFFLINE` is
     set. `hf://user/name`, with `@revision` if wanted, is the id of a repository on the Hugging Face hub.
