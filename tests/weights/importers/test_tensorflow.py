@@ -24,7 +24,8 @@ from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
 from atrous.weights import save
 from atrous.weights.importers import tensorflow
-from atrous.weights.importers.tensorflow_variant import describe_network
+from atrous.weights.importers.tensorflow_graph import FrozenGraph
+from atrous.weights.importers.tensorflow_variant import _graph_arguments, describe_network
 from atrous.weights.pretrained import load_pretrained_backbone, pretrained_normalization
 from tests.weights.importers.protobuf_writer import message, varint_field
 from tests.weights.importers.tensorflow_writer import (
@@ -254,7 +255,7 @@ def test_imported_saved_and_loaded_is_the_same(small: SegmentationModel, variabl
                 [v.pop(k) for k in list(v) if not k.startswith("Mobile")]
                 + [v.update({"MobilenetV2/Logits/Conv2d_1c_1x1/weights": np.zeros((1, 1, 9, 9), "f")})]
             ),
-            "an image classifier",
+            "an image classifier.*backbone_weights=FILE",
         ),
         (lambda v: v.update({"aspp0/BatchNorm/beta": np.full(16, np.nan, "f")}), "contains NaN"),
         (lambda v: v.update({"aspp0/BatchNorm/beta": np.zeros(16, "i4")}), "has the type 3; expected 16-, 32- or 64"),
@@ -376,6 +377,20 @@ def test_other_archives_are_refused(members, tmp_path: Path, change, problem: st
         atrous.load(write_archive(tmp_path / "a.tar.gz", changed))
 
 
+def test_sparse_members_are_not_taken_for_values(members, tmp_path: Path) -> None:
+    """A sparse file claims more bytes than the archive holds."""
+    path = tmp_path / "a.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            if name.endswith("of-00001"):
+                info.pax_headers = {"GNU.sparse.size": str(2**40), "GNU.sparse.map": f"0,{len(content)}"}
+            archive.addfile(info, BytesIO(content))
+    with pytest.raises(AtrousError, match="lacks deeplab"):
+        atrous.load(path)
+
+
 @pytest.mark.parametrize("keep", [20, 600, 100_000, -5000])
 def test_a_truncated_archive_is_refused(members, tmp_path: Path, keep: int) -> None:
     path = write_archive(tmp_path / "a.tar.gz", members)
@@ -424,6 +439,34 @@ def test_the_rates_of_a_frozen_graph_are_read(tmp_path: Path, by_block: bool) ->
     nodes = [part for index, rate in ((1, 8), (2, 20), (3, 30)) for part in dilated(f"aspp{index}", rate)]
     path = write_graph(tmp_path / "a.pb", deeplab_variables(model, "MobilenetV2"), *strided(3), *nodes)
     assert atrous.load(path).card.arguments["atrous_rates"] == [4, 10, 15]
+
+
+@pytest.mark.parametrize(
+    ("scope", "unit"),
+    [
+        ("resnet_v1_101", "block4/unit_{}/bottleneck_v1/conv2"),
+        ("xception_65", "exit_flow/block2/unit_1/xception_module/separable_conv{}_depthwise"),
+    ],
+)
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_the_multi_grid_of_a_frozen_graph_is_read(tmp_path: Path, scope: str, unit: str, output_stride: int) -> None:
+    rates = {index: numbers((1, *[factor * 32 // output_stride] * 2, 1)) for index, factor in enumerate((1, 2, 4), 1)}
+    nodes = [node(f"{scope}/{unit.format(i)}/Conv2D", "Conv2D", dilations=rate) for i, rate in rates.items()]
+    graph = FrozenGraph(write_graph(tmp_path / "a.pb", {}, *strided(output_stride.bit_length() - 1), *nodes))
+    read = _graph_arguments(graph, scope, {"separable": True, "atrous_rates": ()})
+    assert read == {
+        "output_stride": output_stride,
+        "multi_grid": (1, 2, 4),
+        "atrous_rates": (),
+        "pooling_crop": None,
+    }
+
+
+def test_rates_that_no_output_stride_of_16_has_are_refused(tmp_path: Path) -> None:
+    nodes = [node("aspp1/Conv2D", "Conv2D", dilations=numbers((1, 5, 5, 1)))]
+    graph = FrozenGraph(write_graph(tmp_path / "a.pb", {}, *strided(3), *nodes))
+    with pytest.raises(AtrousError, match="the rates 5 at output stride 8"):
+        _graph_arguments(graph, "MobilenetV2", {"separable": False, "atrous_rates": (6,)})
 
 
 def test_other_graphs_are_refused(variables, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from atrous.card import Card, Preprocessing
 from atrous.errors import AtrousError
+from atrous.layers.aspp import NOMINAL_OUTPUT_STRIDE
 from atrous.weights.importers.classes import name_classes
 from atrous.weights.importers.tensorflow_graph import FrozenGraph
 from atrous.weights.importers.tflite_mobilenet import UNITS, check_width
@@ -32,7 +33,7 @@ BACKBONES = {
 RATES = {0: (), 3: (6, 12, 18)}
 """The atrous rates of the release at output stride 16, by their number."""
 
-_OUTPUT_STRIDE = 16
+_OUTPUT_STRIDE, _NATIVE_STRIDE = 16, 32
 _SHOWN = 5
 _IMAGENET_MEAN = (123.15, 115.90, 103.06)
 
@@ -104,8 +105,8 @@ def _has_plain_stem(shapes: Shapes, scope: str) -> bool:
 def _refuse_head(path: Path, shapes: Shapes) -> NoReturn:
     if any(re.search(r"(^|/)[Ll]ogits/", name) for name in shapes if not name.startswith(CLASSIFIER)):
         raise AtrousError(
-            f"{path}: this is an image classifier, without the head of DeepLab ({CLASSIFIER}, aspp0). Give a "
-            "checkpoint of a segmentation network."
+            f"{path}: this is an image classifier, without the head of DeepLab ({CLASSIFIER}, aspp0). It "
+            "starts a training, as backbone_weights=FILE; here give a checkpoint of a segmentation network."
         )
     raise AtrousError(
         f"{path}: the head is not that of DeepLab v3 or v3+ with ASPP: the variables aspp0/weights and "
@@ -185,19 +186,32 @@ def _graph_arguments(graph: FrozenGraph, scope: str, arguments: Mapping[str, Any
     stride = graph.output_stride()
     if stride not in (8, 16, 32):
         raise AtrousError(f"{graph.path}: the graph has output stride {stride}; expected 8, 16 or 32.")
-    read: dict[str, Any] = {"output_stride": stride}
-    window = graph.pooling_window()
-    read["pooling_crop"] = tuple((side - 1) * stride + 1 for side in window) if window else None
     ending = "_depthwise" if arguments["separable"] else ""
-    scopes = [f"aspp{index}{ending}" for index in range(1, len(arguments["atrous_rates"]) + 1)]
-    read["atrous_rates"] = tuple(graph.dilation(each) * stride // 16 for each in scopes)
-    if arguments["multi_grid"]:
-        rate = 32 // stride
-        units = [f"{scope}/block4/unit_{unit}/bottleneck_v1/conv2" for unit in (1, 2, 3)]
-        read["multi_grid"] = tuple(max(graph.dilation(unit) // rate, 1) for unit in units)
-    if any(each < 1 for each in read["atrous_rates"]):
-        raise AtrousError(f"{graph.path}: ASPP has rates that are not supported at output stride {stride}.")
-    return read
+    rates = [graph.dilation(f"aspp{index + 1}{ending}") for index in range(len(arguments["atrous_rates"]))]
+    if any(rate * stride % NOMINAL_OUTPUT_STRIDE for rate in rates):
+        raise AtrousError(
+            f"{graph.path}: ASPP has the rates {', '.join(map(str, rates))} at output stride {stride}, which are no "
+            f"integers at {NOMINAL_OUTPUT_STRIDE}. The graph cannot be imported."
+        )
+    window = graph.pooling_window()
+    return {
+        "output_stride": stride,
+        "pooling_crop": tuple((side - 1) * stride + 1 for side in window) if window else None,
+        "atrous_rates": tuple(rate * stride // NOMINAL_OUTPUT_STRIDE for rate in rates),
+        "multi_grid": _graph_multi_grid(graph, scope, stride),
+    }
+
+
+def _graph_multi_grid(graph: FrozenGraph, scope: str, output_stride: int) -> tuple[int, ...] | None:
+    """Read the multi-grid: the dilations of the last stage, in units of the stage's own."""
+    if scope == "MobilenetV2":
+        return None
+    units = (
+        [f"{scope}/block4/unit_{unit}/bottleneck_v1/conv2" for unit in (1, 2, 3)]
+        if scope.startswith("resnet")
+        else [f"{scope}/exit_flow/block2/unit_1/xception_module/separable_conv{unit}_depthwise" for unit in (1, 2, 3)]
+    )
+    return tuple(max(graph.dilation(unit) * output_stride // _NATIVE_STRIDE, 1) for unit in units)
 
 
 def _describe_source(path: Path, arguments: Mapping[str, Any], graph: FrozenGraph | None) -> str:
