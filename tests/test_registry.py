@@ -134,3 +134,35 @@ def test_public_names_resolve_and_others_do_not() -> None:
     assert all(getattr(atrous, name) is not None for name in dir(atrous))
     with pytest.raises(AttributeError, match="no attribute 'segmenter'"):
         _ = atrous.segmenter
+
+
+def test_an_unlisted_name_can_be_used_and_is_not_listed() -> None:
+    registry: Registry[dict] = Registry("thing")
+
+    @registry.register("open", None, listed=False)
+    def build(*, part: str) -> dict:
+        return {"part": part}
+
+    registry.register("closed", None)(dict)
+    assert registry.names() == ["closed"]
+    assert "open" in registry
+    assert registry.create("open", part="a") == {"part": "a"}
+    with pytest.raises(AtrousError, match="open needs the argument part"):
+        registry.create("open")
+    with pytest.raises(AtrousError, match=r"There is no thing 'opn'\. Did you mean 'open'"):
+        registry.create("opn")
+
+
+def test_a_prefix_takes_every_name_that_begins_with_it() -> None:
+    registry: Registry[tuple] = Registry("thing")
+
+    @registry.register_prefix("from:")
+    def build(name: str, *, size: int = 1) -> tuple:
+        return name, size
+
+    assert "from:anywhere" in registry
+    assert "for:nobody" not in registry
+    assert registry.names() == []
+    assert registry.create("from:anywhere", size=3) == ("anywhere", 3)
+    with pytest.raises(AtrousError, match=r"from:anywhere takes no argument 'siz'\. Did you mean 'size'"):
+        registry.create("from:anywhere", siz=3)

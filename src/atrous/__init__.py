@@ -36,8 +36,8 @@ __all__ = ["AtrousError", "Segmentation", "Segmenter", "create_model", "list_mod
 if TYPE_CHECKING:
     from atrous.errors import AtrousError
     from atrous.inference import Segmentation, Segmenter
-    from atrous.models import create_model, list_models
-    from atrous.weights import list_weights, load
+    from atrous.models import list_models
+    from atrous.weights import create_model, list_weights, load
 
 
 __getattr__, __dir__ = lazy_names(
@@ -46,7 +46,7 @@ __getattr__, __dir__ = lazy_names(
         "AtrousError": ".errors",
         "Segmentation": ".inference",
         "Segmenter": ".inference",
-        "create_model": ".models",
+        "create_model": ".weights",
         "list_models": ".models",
         "list_weights": ".weights",
         "load": ".weights",

@@ -66,6 +66,7 @@ class Entry(Generic[T]):
     preset: Mapping[str, Any] = field(default_factory=dict)
     """Arguments fixed at registration, e.g. `backbone='resnet50'`; keyword-only ones can be overridden."""
     options_of: tuple[Callable[..., Any], ...] = ()
+    listed: bool = True
 
     def arguments(self) -> dict[str, Argument]:
         """List the keyword arguments that `build` takes; if several functions share a name, the first wins."""
@@ -142,6 +143,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self.lister = lister
         self._entries: dict[str, Entry[T]] = {}
+        self._prefixes: dict[str, Entry[T]] = {}
 
     def register(
         self,
@@ -149,11 +151,13 @@ class Registry(Generic[T]):
         paper: Paper | None,
         *,
         options_of: Callable[..., Any] | tuple[Callable[..., Any], ...] = (),
+        listed: bool = True,
         **preset: Any,
     ) -> Callable[[Function], Function]:
         """Decorate a function or class to register it under `name`, to be called with the arguments `preset`.
 
         `paper` may be None. `options_of` names the functions or classes that the function passes its `**options` to.
+        With `listed=False` the name can be used, but `names` leaves it out: it needs further arguments.
 
         Raises: `AtrousError` if the name is already registered.
         """
@@ -162,25 +166,41 @@ class Registry(Generic[T]):
             if name in self._entries:
                 raise AtrousError(f"The {self.kind} '{name}' is registered twice.")
             others = options_of if isinstance(options_of, tuple) else (options_of,)
-            self._entries[name] = Entry(name, function, paper, preset, others)
+            self._entries[name] = Entry(name, function, paper, preset, others, listed)
             return function
 
         return register
 
+    def register_prefix(self, prefix: str, **preset: Any) -> Callable[[Function], Function]:
+        """Decorate a function that builds everything whose name begins with `prefix`; it is called with the `name`."""
+
+        def register(function: Function) -> Function:
+            self._prefixes[prefix] = Entry(prefix, function, None, preset)
+            return function
+
+        return register
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a name can be used, listed or not."""
+        return name in self._entries or (isinstance(name, str) and name.startswith(tuple(self._prefixes)))
+
     def names(self, pattern: str = "*") -> list[str]:
         """List the registered names that match a pattern, see `matching`."""
-        return matching(pattern, self._entries)
+        return matching(pattern, [name for name, entry in self._entries.items() if entry.listed])
 
     def entry(self, name: str) -> Entry[T]:
         """Look up the entry of a name.
 
         Raises: `AtrousError` for an unknown name, with the nearest known ones.
         """
+        for prefix, entry in self._prefixes.items():
+            if name.startswith(prefix):
+                return replace(entry, name=name, preset={**entry.preset, "name": name.removeprefix(prefix)})
         if name not in self._entries:
             hint = f" List them with `{self.lister}`." if self.lister else ""
             raise AtrousError(
                 f"There is no {self.kind} '{name}'.{did_you_mean(name, self._entries)} "
-                f"There are {len(self._entries)}, such as {', '.join(self.names()[:3])}.{hint}"
+                f"There are {len(self.names())}, such as {', '.join(self.names()[:3])}.{hint}"
             )
         return self._entries[name]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from atrous import AtrousError
-from atrous.layers.dilate import output_strides, set_output_stride
+from atrous.layers.dilate import output_strides, set_output_stride, set_output_stride_of_graph
 
 
 class TestDilate:
@@ -58,3 +59,43 @@ class TestDilate:
     def test_layers_that_differ_between_the_axes_are_named(self, layer: nn.Conv2d, message: str) -> None:
         with pytest.raises(AtrousError, match=message):
             output_strides([layer])
+
+
+class Branches(nn.Module):
+    """Two branches from stride 2 to 8, one with both strides and one with a stride of 4 at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 2, 1)
+        self.first = nn.Conv2d(4, 4, 3, 2, 1)
+        self.second = nn.Conv2d(4, 4, 3, 2, 1)
+        self.shortcut = nn.Conv2d(4, 4, 1, 4)
+        self.last = nn.Conv2d(4, 4, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.last(self.second(self.first(x)) + self.shortcut(x))
+
+
+@torch.no_grad()
+def test_parallel_branches_are_dilated_by_the_strides_at_their_inputs() -> None:
+    network = Branches()
+    strides = {network.stem: 1, network.first: 2, network.second: 4, network.shortcut: 2, network.last: 8}
+    image = torch.randn(1, 3, 65, 33)
+    strided = network(image)
+    for stride in (4, 2, 1):
+        set_output_stride_of_graph(strides, stride)
+        step = 8 // stride
+        torch.testing.assert_close(network(image)[..., ::step, ::step], strided)
+    set_output_stride_of_graph(strides, 8)
+    assert torch.equal(network(image), strided)
+    assert network.last.dilation == (1, 1)
+
+
+def test_a_layer_of_a_graph_that_would_lose_pixels_is_refused_before_any_changes() -> None:
+    network = Branches()
+    network.second = nn.Conv2d(4, 4, 2, 2)
+    strides = {network.stem: 1, network.first: 2, network.second: 4}
+    with pytest.raises(AtrousError, match="this stride cannot become a dilation"):
+        set_output_stride_of_graph(strides, 2)
+    assert network.first.stride == (2, 2)

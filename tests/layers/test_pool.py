@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atrous.layers.pool import (
     DECOMPOSITIONS,
+    CeilAvgPool2d,
     CeilMaxPool2d,
     MaxPool2dSame,
     Pool,
@@ -109,3 +111,25 @@ def test_tensorflows_padding_lies_at_the_end_of_even_sizes(size: int, expected: 
     assert pool(-pixels.expand(1, 1, size, size)).max() == 0
     pool.stride = 1
     assert pool(pixels.expand(1, 1, size, size)).shape == (1, 1, size, size)
+
+
+@pytest.mark.parametrize(("height", "width"), [(33, 17), (16, 40), (1, 2)])
+def test_average_pooling_loses_its_stride_exactly(height: int, width: int) -> None:
+    """Also at the edge, where the strided windows average the pixels that are there."""
+    pool, image = CeilAvgPool2d(2), torch.randn(2, 3, height, width)
+    strided = pool(image)
+    assert strided.shape[2:] == (-(-height // 2), -(-width // 2))
+    whole = image[..., : height // 2 * 2, : width // 2 * 2]
+    if whole.numel():
+        torch.testing.assert_close(strided[..., : height // 2, : width // 2], F.avg_pool2d(whole, 2))
+    pool.stride = (1, 1)
+    dense = pool(image)
+    assert dense.shape == image.shape
+    torch.testing.assert_close(dense[..., ::2, ::2], strided)
+
+
+def test_dilated_average_pooling_averages_the_pixels_of_the_strided_map() -> None:
+    pool, image = CeilAvgPool2d(2), torch.randn(1, 2, 33, 17)
+    expected = pool(image[..., ::4, ::4])
+    pool.stride, pool.dilation = (1, 1), (4, 4)
+    torch.testing.assert_close(pool(image)[..., ::8, ::8], expected)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from atrous import create_model, list_models
 from atrous.errors import AtrousError
 from atrous.layers.norm import BatchNorm2d, LayerNorm2d
 from atrous.models import SegmentationModel
@@ -67,3 +68,24 @@ def test_unknown_parts_get_the_nearest_names(part: str, suggestion: str) -> None
     ) as e:
         OneLayer(BatchNorm2d(4)).parameter_groups(0.1, lr_mult={part: 10})
     assert "such as conv, norm." in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["deeplab_v3", "deeplab_v3_plus", "pspnet", "fcn", "gcn", "refinenet", "lraspp"]
+)
+def test_an_architecture_on_any_backbone(architecture: str) -> None:
+    model = create_model(architecture, backbone="convnext_tiny", num_classes=5, width=0.125).eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 65, 33)).shape == (1, 5, 65, 33)
+    assert architecture not in list_models()
+    with pytest.raises(AtrousError, match=f"{architecture} needs the argument backbone"):
+        create_model(architecture)
+    with pytest.raises(AtrousError, match=r"There is no backbone 'convnext_tny'\. Did you mean 'convnext_tiny'"):
+        create_model(architecture, backbone="convnext_tny")
+
+
+def test_an_architecture_on_one_of_its_own_backbones_is_the_id() -> None:
+    model = create_model("pspnet", backbone="resnet50", width=0.125)
+    assert len(model.backbone.conv1) > 1  # the deep stem of pspnet.resnet50
+    model = create_model("deeplab_v3", backbone="mobilenet_v2", width=0.125)
+    assert len(model.aspp.branches) == 1  # without atrous rates, as deeplab_v3.mobilenet_v2

@@ -59,3 +59,29 @@ def test_levels_are_an_argument() -> None:
         create_model("unet.padded", channels=(64,))
     with pytest.raises(AtrousError, match="Did you mean 'batch_norm'"):
         create_model("unet.padded", batchnorm=True)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2"])
+def test_a_classifier_as_contracting_path(backbone: str) -> None:
+    """Any size, batch 1 in training, and every output stride of the backbone."""
+    model = create_model("unet", backbone=backbone, num_classes=5, width=0.125)
+    logits = model(torch.randn(1, 3, 70, 45))
+    assert logits.shape == (1, 5, 70, 45)
+    logits.square().mean().backward()
+    assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    model.eval()
+    image = torch.randn(1, 3, 33, 65)
+    with torch.no_grad():
+        before = model(image)
+        for stride in (16, 8):
+            model.set_output_stride(stride)
+            assert model(image).shape == (1, 5, 33, 65)
+        model.set_output_stride(32)
+        assert torch.equal(model(image), before)
+
+
+def test_the_path_has_one_number_of_channels_per_map_but_the_coarsest() -> None:
+    model = create_model("unet", backbone="resnet50", channels=(40, 30, 20), width=0.125)
+    assert [convs[0][0].out_channels for convs in model.expand] == [40, 30, 20]
+    with pytest.raises(AtrousError, match=r"channels \(40, 30\): this backbone needs 3 numbers"):
+        create_model("unet", backbone="resnet50", channels=(40, 30), width=0.125)

@@ -6,6 +6,7 @@ from atrous.backbones import (  # noqa: F401  (they register themselves)
     mobilenet_v2,
     mobilenet_v3,
     resnet,
+    timm,
     vgg,
     xception,
 )

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ class Pretrained:
     url: str = ""
     package: str = ""
     file: str = ""
+    """Its name in the package, or in the folder of downloads if `url` ends in another one."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Arguments the backbone must be built with for these weights to fit, such as {"stride_on": "3x3"}.
 
@@ -93,7 +94,7 @@ class Backbone(nn.Module):
     """The strides of the maps as the network was built."""
     whole_stage = False
     """Whether dilation includes the first convolution of a stage, as in Caffe; see `layers.dilate`."""
-    classifier_keys: ClassVar[tuple[str, ...]] = ()
+    classifier_keys: tuple[str, ...] = ()
     """Prefixes of the ImageNet classifier's keys, dropped when a state dict is loaded into a backbone without one."""
     name: str = ""
     """The name it was created by, see `create_backbone`."""
@@ -213,19 +214,20 @@ def register_backbone(
 
 
 def create_backbone(name: str, **arguments: Any) -> Backbone:
-    """Build the named backbone with random weights.
+    """Build the named backbone with random weights; `timm:NAME` is a network of timm.
 
     Raises: `AtrousError` for an unknown name or argument, with the nearest known one.
     """
     backbone = BACKBONES.create(name, **arguments)
     backbone.name = name
     backbone.arguments = {key: p.default for key, p in BACKBONES.entry(name).arguments().items()} | arguments
-    backbone.pretrained = {
-        tag: weights
-        for tag, candidates in _PRETRAINED[name].items()
-        for weights in candidates
-        if not weights.mismatches(backbone.arguments)
-    }
+    if name in _PRETRAINED:
+        backbone.pretrained = {
+            tag: weights
+            for tag, candidates in _PRETRAINED[name].items()
+            for weights in candidates
+            if not weights.mismatches(backbone.arguments)
+        }
     return backbone
 
 

@@ -19,14 +19,14 @@ Source: DeepLab v1 section 3.1 (the "hole" algorithm), DeepLab v3 section 3 and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from torch import nn
 
 from atrous.errors import AtrousError
 
-ConvOrPool: TypeAlias = "nn.Conv2d | nn.MaxPool2d"
+ConvOrPool: TypeAlias = "nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d"
 
 
 class Geometry(NamedTuple):
@@ -127,6 +127,27 @@ def set_output_stride(blocks: Sequence[nn.Module], output_stride: int, *, whole_
             changes.append((layer, 1 if remove else original.stride, dilation if dilates else 1))
             use_next_rate = use_next_rate or original.stride > 1
         rate = next_rate
+    for layer, new_stride, new_dilation in changes:
+        _set_geometry(layer, new_stride, new_dilation)
+
+
+def set_output_stride_of_graph(input_strides: Mapping[ConvOrPool, int], output_stride: int) -> None:
+    """Set the output stride of a network of any shape, such as one with parallel branches.
+
+    `input_strides` gives the stride at the input of each convolution and pooling, as the network was built. What is
+    finer than `output_stride` stays; beyond it, strides are removed, and dilations multiplied by what was removed
+    before. This is `set_output_stride` without the order of blocks.
+
+    Raises: `AtrousError` for a strided layer that would change the size of the map; then no layer has changed.
+    """
+    changes: list[tuple[ConvOrPool, int, int]] = []
+    for layer, stride in input_strides.items():
+        original = original_geometry(layer)
+        kept = min(stride, output_stride)
+        new_stride = min(stride * original.stride, output_stride) // kept
+        if new_stride < original.stride:
+            _check_removable(layer)
+        changes.append((layer, new_stride, original.dilation * stride // kept if original.kernel > 1 else 1))
     for layer, new_stride, new_dilation in changes:
         _set_geometry(layer, new_stride, new_dilation)
 

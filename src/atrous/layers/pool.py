@@ -64,6 +64,35 @@ class MaxPool2dSame(nn.MaxPool2d):
         return F.max_pool2d(F.pad(x, pads, value=float("-inf")), size, stride)
 
 
+class CeilAvgPool2d(nn.AvgPool2d):
+    """Average pooling in ceil mode, over windows side by side, whose stride can be removed exactly.
+
+    A window starts at its own pixel; beyond the edge it averages the pixels that are there. At stride 1 the size of the
+    map is kept.
+
+    Shape: (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)).
+    """
+
+    pads_end = True
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__(kernel_size, kernel_size, ceil_mode=True, count_include_pad=False)
+        self.dilation = (1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if single_value(self, "stride") > 1:
+            return super().forward(x)
+        total = self._sum_of_windows(x)
+        return total / self._sum_of_windows(torch.ones_like(x[:1, :1]))
+
+    def _sum_of_windows(self, x: Tensor) -> Tensor:
+        size, dilation = single_value(self, "kernel_size"), self.dilation[0]
+        height, width = x.shape[2:]
+        x = F.pad(x, (0, dilation * (size - 1)) * 2)
+        shifts = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
+        return torch.stack([x[..., top : top + height, left : left + width] for top, left in shifts]).sum(0)
+
+
 def is_traced() -> bool:
     """Whether the network is being compiled or exported, so that sizes are symbols."""
     return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()

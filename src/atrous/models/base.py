@@ -254,18 +254,47 @@ def build_backbone(
 Function = TypeVar("Function", bound=Callable[..., SegmentationModel])
 
 
+def register_on_any_backbone(
+    architecture: str,
+    paper: Paper,
+    *,
+    options_of: type[SegmentationModel] | tuple[type[SegmentationModel], ...],
+    **preset: Any,
+) -> Callable[[Function], Function]:
+    """Decorate a function to register it as `architecture`, for a backbone that the user names.
+
+    The function is called with the name of the backbone and the options that the user gives. `preset` holds arguments
+    whose defaults differ. Where `architecture.backbone` is an id of its own, that is built.
+    """
+
+    def register(function: Function) -> Function:
+        def build(*, backbone: str, **options: Any) -> SegmentationModel:
+            own_id = f"{architecture}.{backbone}"
+            if own_id in MODELS:
+                return MODELS.create(own_id, **options)
+            return function(backbone, **{**preset, **options})
+
+        classes = options_of if isinstance(options_of, tuple) else (options_of,)
+        register_model(architecture, paper, options_of=(function, *classes), listed=False)(build)
+        return function
+
+    return register
+
+
 def register_family(
     architecture: str,
     backbones: Mapping[str, Mapping[str, Any]],
     paper: Paper,
     *,
     options_of: type[SegmentationModel] | tuple[type[SegmentationModel], ...],
+    other_backbones: Mapping[str, Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Decorate a function to register it as `architecture.backbone` for each of `backbones`.
 
     The function is called with the built backbone, the width multiplier, and the options that the user gives. Each
     model takes `width`, `in_channels`, `backbone_options` and the keyword-only arguments of the classes `options_of`.
-    The values of `backbones` are arguments whose defaults differ on that backbone.
+    The values of `backbones` are arguments whose defaults differ on that backbone; `other_backbones` are those on any
+    other, which `create_model(architecture, backbone=NAME)` builds.
     """
 
     def register(function: Function) -> Function:
@@ -284,6 +313,7 @@ def register_family(
             register_model(f"{architecture}.{backbone}", paper, options_of=options_of, backbone=backbone, **preset)(
                 build
             )
+        register_on_any_backbone(architecture, paper, options_of=options_of, **(other_backbones or {}))(build)
         return function
 
     return register

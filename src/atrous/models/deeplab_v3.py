@@ -212,7 +212,7 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {
 """Arguments whose defaults differ from the paper's, by backbone."""
 
 
-@register_family("deeplab_v3", DEFAULTS, PAPER, options_of=DeepLabV3)
+@register_family("deeplab_v3", DEFAULTS, PAPER, options_of=DeepLabV3, other_backbones={"multi_grid": None})
 def deeplab_v3(backbone: Backbone, width: float, **options: Any) -> DeepLabV3:
     """Build DeepLab v3 on a backbone; `width` multiplies all numbers of channels."""
     return DeepLabV3(backbone, **{"channels": scaled(256, width), **options})

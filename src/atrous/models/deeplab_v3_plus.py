@@ -148,7 +148,7 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {
 """Arguments whose defaults differ from those of `DeepLabV3Plus`, by backbone."""
 
 
-@register_family("deeplab_v3_plus", DEFAULTS, PAPER, options_of=(DeepLabV3Plus, DeepLabV3))
+@register_family("deeplab_v3_plus", DEFAULTS, PAPER, options_of=(DeepLabV3Plus, DeepLabV3), other_backbones=SEPARABLE)
 def deeplab_v3_plus(backbone: Backbone, width: float, **options: Any) -> DeepLabV3Plus:
     """Build DeepLab v3+ on a backbone; `width` multiplies all numbers of channels."""
     widths = {"channels": scaled(256, width), "decoder_channels": scaled(256, width)}

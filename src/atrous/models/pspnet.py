@@ -35,7 +35,14 @@ from atrous.layers.heads import FCNHead
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pool import Pool, adaptive_pool2d, window_pool2d
 from atrous.layers.resize import resize
-from atrous.models.base import ModelWithAuxiliaryHead, SegmentationModel, build_backbone, register_model, scaled
+from atrous.models.base import (
+    ModelWithAuxiliaryHead,
+    SegmentationModel,
+    build_backbone,
+    register_model,
+    register_on_any_backbone,
+    scaled,
+)
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -210,14 +217,16 @@ def pspnet(
     return PSPNet(resnet, **{"channels": scaled(512, width), **options})
 
 
-@register_model("pspnet.mobilenet_v2", PAPER, options_of=PSPNet)
-def pspnet_mobilenet_v2(
+@register_model("pspnet.mobilenet_v2", PAPER, options_of=PSPNet, backbone="mobilenet_v2")
+@register_on_any_backbone("pspnet", PAPER, options_of=PSPNet)
+def pspnet_on_backbone(
+    backbone: str,
     *,
     width: float = 1.0,
     in_channels: int = 3,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> PSPNet:
-    """Build PSPNet on MobileNetV2, which is not in the paper; `width` multiplies all numbers of channels."""
-    backbone = build_backbone("mobilenet_v2", width=width, in_channels=in_channels, backbone_options=backbone_options)
-    return PSPNet(backbone, **{"channels": scaled(512, width), **options})
+    """Build PSPNet on a backbone that is not in the paper; `width` multiplies all numbers of channels."""
+    built = build_backbone(backbone, width=width, in_channels=in_channels, backbone_options=backbone_options)
+    return PSPNet(built, **{"channels": scaled(512, width), **options})

@@ -33,7 +33,13 @@ from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import conv3x3
 from atrous.layers.resize import resize
-from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
+from atrous.models.base import (
+    SegmentationModel,
+    build_backbone,
+    register_model,
+    register_on_any_backbone,
+    scaled,
+)
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -258,6 +264,7 @@ def _group_stages(stages: Sequence[Any], size: int) -> list[Sequence[Any]]:
 @register_model("refinenet.resnet50", PAPER, options_of=RefineNet, backbone="resnet50")
 @register_model("refinenet.resnet101", PAPER, options_of=RefineNet, backbone="resnet101")
 @register_model("refinenet.resnet152", PAPER, options_of=RefineNet, backbone="resnet152")
+@register_on_any_backbone("refinenet", PAPER, options_of=RefineNet)
 def refinenet(
     backbone: str,
     *,
@@ -267,9 +274,9 @@ def refinenet(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> RefineNet:
-    """Build RefineNet on ResNets, one per scale; `width` multiplies all numbers of channels."""
-    resnets = [
+    """Build RefineNet on ResNets or other backbones, one per scale; `width` multiplies all numbers of channels."""
+    built = [
         build_backbone(backbone, width=width, in_channels=in_channels, backbone_options=backbone_options)
         for _ in scales
     ]
-    return RefineNet(*resnets, scales=scales, **{"channels": scaled(256, width), **options})
+    return RefineNet(*built, scales=scales, **{"channels": scaled(256, width), **options})

@@ -7,6 +7,8 @@ upsampled features of the level below, concatenated with the features of the sam
 input, skip connections cropped to fit, no batch normalization. The image is extended by reflection to make up for the
 pixels that the convolutions remove, as in the paper (overlap-tile), and to a size that is even before every pooling.
 `unet.padded` is the network usually called U-Net today: convolutions that keep the size, and batch normalization.
+`create_model("unet", backbone=NAME)` has a classifier as its contracting path (`UNetOnBackbone`), as elsewhere:
+its maps are resized instead of upsampled by transposed convolutions, so that it runs at every output stride.
 
 The weight map of touching cells (equation 2) and the elastic deformation of section 3.1 are part of training:
 `data.instances.border_weights` and `data.transforms.RandomElastic`, in the recipe `unet_folder`.
@@ -14,19 +16,21 @@ The weight map of touching cells (equation 2) and the elastic deformation of sec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pad import crop, crop_center, mirror_pad
-from atrous.models.base import SegmentationModel, register_model, scaled
+from atrous.models.base import SegmentationModel, build_backbone, register_model, register_on_any_backbone, scaled
 from atrous.registry import Paper
 
 PAPER = Paper(
@@ -132,3 +136,63 @@ class UNet(SegmentationModel):
 
     def forward(self, image: Tensor) -> Tensor:
         return crop(self.scores(image), image.shape[2:], top=0, left=0)
+
+
+class UNetOnBackbone(SegmentationModel):
+    """U-Net whose contracting path is a backbone: resize, concatenate with the next finer map, two 3x3 convolutions.
+
+    `channels` has one number per map but the coarsest, from coarse to fine.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have the stride of the finest map.
+    Raises: `AtrousError` for another number of `channels`, or an output stride the backbone does not support.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int = 21,
+        output_stride: int = 32,
+        channels: Sequence[int] = (256, 128, 64, 32),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        *skips, coarsest = backbone.channels
+        if len(channels) < len(skips):
+            raise AtrousError(f"channels {tuple(channels)}: this backbone needs {len(skips)} numbers, coarse to fine.")
+        self.num_classes = num_classes
+        self.backbone = backbone
+        outputs = channels[: len(skips)]
+        inputs = [above + skip for above, skip in zip((coarsest, *outputs), reversed(skips), strict=False)]
+        convs = partial(_double_conv, padded=True, batch_norm=True, bias=None)
+        self.expand = nn.ModuleList(convs(n, out) for n, out in zip(inputs, outputs, strict=True))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Conv2d(outputs[-1], num_classes, 1)
+        for part in self.head():
+            init_convs(part)
+        self.set_output_stride(output_stride)
+
+    def scores(self, image: Tensor) -> Tensor:
+        *skips, x = self.backbone(image)
+        for convs in self.expand:
+            skip = skips.pop()
+            x = convs(torch.cat([self._to_size_of(skip, x), skip], 1))
+        return self.classifier(self.dropout(x))
+
+
+@register_on_any_backbone("unet", PAPER, options_of=UNetOnBackbone)
+def unet_on_backbone(
+    backbone: str,
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> UNetOnBackbone:
+    """Build U-Net on a backbone, on its map at stride 2 too if it is one of timm's; `width` multiplies all channels."""
+    finest = {"finest_stride": 2} if backbone.startswith("timm:") else {}
+    built = build_backbone(
+        backbone, width=width, in_channels=in_channels, backbone_options={**finest, **(backbone_options or {})}
+    )
+    widths = {"channels": tuple(scaled(n, width) for n in (256, 128, 64, 32))}
+    return UNetOnBackbone(built, **{**widths, **options})

@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from atrous.errors import AtrousError, did_you_mean
-from atrous.models import list_models
+from atrous.models import MODELS, list_models
 from atrous.training.config import RENAMED_KEYS, RecipeModel, StageConfig
 from atrous.training.overrides import expand_stages, stage_name
 from atrous.weights.pretrained import initial_normalization
@@ -107,7 +107,7 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
 def _with_normalization(stage: dict[str, Any], weights: str, backbone_weights: str) -> dict[str, Any]:
     """Normalize as the initial weights need it unless the stage sets it; invalid keys are left to the validation."""
     model, preprocessing = stage.get("model"), stage.get("preprocessing") or {}
-    if not isinstance(model, Mapping) or model.get("id") not in list_models() or not isinstance(preprocessing, Mapping):
+    if not isinstance(model, Mapping) or model.get("id") not in MODELS or not isinstance(preprocessing, Mapping):
         return stage
     if {"mean", "std", "channel_order"} <= preprocessing.keys():  # so a recipe written out in full needs no card
         return stage

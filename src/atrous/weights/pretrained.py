@@ -11,9 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from atrous.backbones import Backbone, Pretrained, registered_pretrained
+from atrous.card import Card, Preprocessing
 from atrous.errors import AtrousError, did_you_mean
+from atrous.imaging.labels import voc_color_map
 from atrous.layers.meta import meta_device
-from atrous.models import SegmentationModel, create_model
+from atrous.models import SegmentationModel
+from atrous.models import create_model as build_model
 from atrous.weights.download import check_sha256, compute_sha256
 from atrous.weights.find import fetch, find_file
 from atrous.weights.header import read_card
@@ -21,8 +24,40 @@ from atrous.weights.importers.formats import checkpoint_index, find_format
 from atrous.weights.importers.state_dict import read_state_dict
 from atrous.weights.transfer import LoadReport
 
+IMAGENET = "imagenet"
+"""The tag of ImageNet classifiers."""
 
-def pretrained_entry(model_id: str, options: Mapping[str, Any], tag: str = "imagenet") -> Pretrained | None:
+
+def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> SegmentationModel:
+    """Build a network with random weights, or, with `pretrained`, on a backbone with its released ImageNet weights.
+
+    The weights are downloaded if necessary. They need images normalized by their mean and std, which the card of the
+    model then has.
+
+        model = create_model("deeplab_v3_plus", backbone="timm:convnext_tiny", num_classes=11, pretrained=True)
+        mean = model.card.preprocessing.mean
+
+    Raises: `AtrousError` for an unknown network or argument, a backbone without released weights, or a failed download.
+    """
+    model = build_model(name, **arguments)
+    if pretrained:
+        load_pretrained_backbone(model, IMAGENET)
+        entry = model.backbones()[0].pretrained[IMAGENET]
+        rest = {key: value for key, value in arguments.items() if key not in ("num_classes", "align_corners")}
+        model.card = Card(
+            model=name,
+            arguments=rest,
+            classes=tuple(f"class {index}" for index in range(model.num_classes)),
+            colors=voc_color_map(model.num_classes),
+            preprocessing=Preprocessing(mean=entry.mean, std=entry.std),
+            align_corners=model.align_corners,
+            license=entry.license,
+            source=f"backbone: {entry.url or entry.package}; all other layers are random",
+        )
+    return model
+
+
+def pretrained_entry(model_id: str, options: Mapping[str, Any], tag: str = IMAGENET) -> Pretrained | None:
     """Look up the pretrained weights that fit the backbone of a model, before the model is built.
 
     Training on pretrained weights needs their normalization: where the recipe gives no mean and std, use
@@ -36,7 +71,7 @@ def pretrained_entry(model_id: str, options: Mapping[str, Any], tag: str = "imag
     Raises: `AtrousError` for an unknown model or argument.
     """
     with meta_device():
-        model = create_model(model_id, **options)
+        model = build_model(model_id, **options)
     return next((backbone.pretrained.get(tag) for backbone in model.backbones()), None)
 
 
@@ -74,7 +109,7 @@ def initial_normalization(
     return {"mean": trained.mean[::order], "std": trained.std[::order], "channel_order": trained.channel_order}
 
 
-def find_pretrained(network: Backbone | SegmentationModel, tag: str = "imagenet") -> Path:
+def find_pretrained(network: Backbone | SegmentationModel, tag: str = IMAGENET) -> Path:
     """Find the file of pretrained weights that fit a backbone, or the backbone of a model; download it if necessary.
 
     Raises: `AtrousError` if no weights of this tag fit the backbone as it was built, if the package that holds them
@@ -96,7 +131,8 @@ def find_pretrained(network: Backbone | SegmentationModel, tag: str = "imagenet"
     if entry.package:
         path = _packaged(entry)
     else:
-        path = find_file(entry.url.rsplit("/", 1)[-1]) or fetch(entry.url, entry.sha256)
+        file = entry.file or entry.url.rsplit("/", 1)[-1]
+        path = find_file(file) or fetch(entry.url, entry.sha256, file)
     check_sha256(path, entry.sha256)
     return path
 
