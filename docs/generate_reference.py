@@ -159,7 +159,9 @@ def networks() -> str:
         "# Networks",
         NOTE,
         "`create_model(id, num_classes=..., **options)` builds a network; in a recipe the options are "
-        "`model: {id: ..., options: {...}}`. `atrous models` prints parameters and multiply-adds.",
+        "`model: {id: ..., options: {...}}`. `atrous models` prints parameters and multiply-adds. The ids "
+        "`deeplab_v3`, `deeplab_v3_plus`, `fcn`, `gcn`, `lraspp`, `pspnet`, `refinenet` and `unet` take any backbone: "
+        "`backbone=NAME`, or `backbone=timm:NAME` for [networks of timm](../timm.md).",
     ]
     papers: dict[Any, list[str]] = {}
     for name in MODELS.names():

@@ -102,11 +102,11 @@ class TimmBackbone(Backbone):
             return self._maps(x)
         height, width = x.shape[-2:]
         coarsest = self.native_strides[-1]
-        x = F.pad(x, (0, -width % coarsest, 0, -height % coarsest))  # branches are resized by fixed factors
-        return [
-            crop(each, (-(-height // stride), -(-width // stride)), top=0, left=0)
-            for each, stride in zip(self._maps(x), self.native_strides, strict=True)
-        ]
+        below, right = ((size + coarsest - 1) // coarsest * coarsest - size for size in (height, width))
+        maps = self._maps(F.pad(x, (0, right, 0, below)))  # branches are resized by fixed factors
+        # Rounded up without negative quotients, which ONNX rounds toward zero.
+        sizes = [tuple((size + stride - 1) // stride for size in (height, width)) for stride in self.native_strides]
+        return [crop(each, size, top=0, left=0) for each, size in zip(maps, sizes, strict=True)]
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         return self.network.forward_intermediates(x, indices=self._indices, intermediates_only=True)  # type: ignore[operator]

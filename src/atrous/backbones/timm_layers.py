@@ -30,6 +30,9 @@ class NormAct(BatchNorm2d):
         self.drop = drop
         self.act = act
 
+    def without_normalization(self) -> nn.Module:
+        return nn.Sequential(self.drop, self.act)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(super().forward(x)))
 

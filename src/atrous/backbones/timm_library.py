@@ -109,6 +109,6 @@ def pretrained_weights(network: nn.Module) -> dict[str, Pretrained]:
         digest, file = named[1], ""
     else:  # files of others, which timm converts in its own ways
         return {}
-    mean, std = (tuple(255 * value for value in config[key]) for key in ("mean", "std"))
+    mean, std = (tuple(round(255 * value, 6) for value in config[key]) for key in ("mean", "std"))
     license = str(config.get("license") or "unknown")
     return {"imagenet": Pretrained(digest, mean, std, license, url=url, file=file)}

@@ -39,6 +39,10 @@ class BatchNorm2d(nn.BatchNorm2d):
         super().train(mode and not self.frozen)
         return self
 
+    def without_normalization(self) -> nn.Module:
+        """Return what the layer computes besides normalization, for networks whose convolutions normalize."""
+        return nn.Identity()
+
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.synchronized and _is_distributed():
             return self._over_processes(x)

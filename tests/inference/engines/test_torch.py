@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from atrous import AtrousError
+from atrous.backbones.timm_layers import NormAct
 from atrous.inference.engines.torch import CompiledEngine, EagerEngine, TorchEngine, fold_batch_norm
 from tests.inference.engines.examples import SIX, SIZES, eager_scores, images, relative_difference, small_network
 from tests.inference.networks import SmallNetwork, letter_card
@@ -52,6 +53,22 @@ class Unusual(SmallNetwork):
         for norm in self.norms:
             x = norm(self.shared(x))
         return self.norm_of_a_sum(x + image[:, :1])
+
+
+def test_the_activation_of_a_folded_normalization_stays() -> None:
+    """In networks of timm, normalization and activation are one layer."""
+    model = small_network()
+    conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+    norm = NormAct(3, eps=1e-5, momentum=0.1, drop=nn.Identity(), act=nn.ReLU())
+    norm.running_mean.normal_()
+    model.stem = nn.Sequential(conv, norm)
+    scores = type(model).scores
+    model.scores = lambda image: scores(model, model.stem(image))
+    x = torch.randn(1, 3, 20, 30)
+    expected = model.stem.eval()(x)
+    fold_batch_norm(model)
+    assert num_norms(model.stem) == 0
+    torch.testing.assert_close(model.stem(x), expected)
 
 
 def test_only_what_can_be_folded_is() -> None:

@@ -17,6 +17,7 @@ from atrous.errors import AtrousError
 from atrous.inference.engines.convert import TRACED_SIZE, ScoreModule, describe_network, module_device
 from atrous.inference.engines.engine import Batch, Engine
 from atrous.inference.engines.metadata import NetworkMetadata, Precision
+from atrous.layers.norm import BatchNorm2d
 from atrous.models import SegmentationModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -125,7 +126,8 @@ def fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
     """Fold each batch normalization that directly follows a convolution into the convolution's weights.
 
     One forward pass on a small image finds them: those that normalize the output of one convolution, which nothing else
-    uses. A folded layer becomes an identity. Returns the model itself, in evaluation mode, for inference only.
+    uses. A folded layer leaves an identity, or its activation. Returns the model itself, in evaluation mode, for
+    inference only.
     """
     convolutions = {id(layer.weight): layer for layer in model.modules() if isinstance(layer, nn.Conv2d)}
     recorder = _Recorder(set(convolutions))
@@ -142,7 +144,8 @@ def fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
             conv.weight, conv.bias = fuse_conv_bn_weights(
                 conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
-            setattr(parent, name, nn.Identity())
+            rest = norm.without_normalization() if isinstance(norm, BatchNorm2d) else nn.Identity()
+            setattr(parent, name, rest)
     return model
 
 
