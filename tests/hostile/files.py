@@ -191,6 +191,6 @@ KINDS = {
     "tensorflow archive": Kind(_archive),
     "tensorflow archive, damaged before compression": Kind(_archive, unwrap=gzip.decompress, wrap=_gzip),
     "pb": Kind(_frozen_graph, message_spots),
-    "tflite": Kind(_tflite),
+    "tflite": Kind(_tflite, lambda content: list(range(len(content) - 40_000, len(content), 4))),
 }
 """The kinds of files that are damaged."""

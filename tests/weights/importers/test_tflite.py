@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 import atrous
 from atrous import AtrousError, Segmenter
 from atrous.weights import save
+from atrous.weights.importers.tflite_graph import Graph
 
 FLOAT, QUANTIZED = "deeplabv3_257_mv_gpu.tflite", "deeplabv3_mnv2_pascal_quant.tflite"
 PHOTOGRAPHS = {"cat_720p.jpg": "cat", "parrot.jpg": "bird", "pets.jpg": "dog", "bird.bmp": "bird", "dog.bmp": "dog"}
@@ -131,3 +133,31 @@ def test_a_damaged_graph_is_refused_or_read_but_never_crashes(
 def test_another_network_is_refused_by_the_operator_that_does_not_belong(weights: Path) -> None:
     with pytest.raises(AtrousError, match=r"operator \d+ \(\w+\) is not as in a DeepLab v3"):
         atrous.load(weights / "tf2_mobilenet_v2_1.0_224_ptq.tflite")
+
+
+@pytest.mark.parametrize("index", [-(2**31), -500, -2, -1, 100_000])
+def test_a_tensor_that_does_not_exist_is_refused(weights: Path, tmp_path: Path, index: int) -> None:
+    original = weights / FLOAT
+    conv = next(operator for operator in Graph(original).operators if operator.name == "CONV_2D")
+    inputs = struct.pack("<4i", 3, *conv.inputs)
+    content = original.read_bytes()
+    assert content.count(inputs) == 1
+    path = tmp_path / "damaged.tflite"
+    path.write_bytes(content.replace(inputs, struct.pack("<4i", 3, conv.inputs[0], conv.inputs[1], index)))
+    with pytest.raises(AtrousError, match="a tensor that does not exist"):
+        atrous.load(path)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_input_with_a_senseless_scale_is_refused(weights: Path, tmp_path: Path, scale: float) -> None:
+    original = weights / QUANTIZED
+    graph = Graph(original)
+    quantization = graph.quantization(graph.input)
+    assert quantization is not None
+    stored = struct.pack("<If", 1, quantization[0])
+    content = original.read_bytes()
+    assert stored in content
+    path = tmp_path / "damaged.tflite"
+    path.write_bytes(content.replace(stored, struct.pack("<If", 1, scale)))
+    with pytest.raises(AtrousError, match="scale"):
+        atrous.load(path)

@@ -74,7 +74,7 @@ def _read_head(reader: GraphReader) -> Head:
     following = reader.graph.consumers(features)
     consumers = {operator.name: operator for operator in following}
     if len(following) != 2 or consumers.keys() != {"AVERAGE_POOL_2D", "CONV_2D"}:
-        reader.unknown(following[0], "one 1x1 branch and image pooling")
+        reader.unknown(following[0] if following else None, "one 1x1 branch and image pooling")
     branch = reader.conv(start=consumers["CONV_2D"], activation="relu")
     reader.skip("QUANTIZE")
     branch_end = reader.tensor
@@ -96,7 +96,7 @@ def _read_head(reader: GraphReader) -> Head:
         align_corners = reader.resize() if reader.peek("RESIZE_BILINEAR") else align_corners
         reader.skip("ARG_MAX")
     if reader.tensor != reader.graph.output:
-        reader.unknown(reader.graph.consumers(reader.tensor)[0])
+        reader.unknown(next(iter(reader.graph.consumers(reader.tensor)), None))
     pooling_first = join.inputs[0] == pooling_end
     return Head(branch, pooling, window, pooling_first, project, classifier, align_corners)
 

@@ -25,6 +25,9 @@ _NUMPY_TYPES = {
     tflite.TensorType.UINT8: np.uint8,
     tflite.TensorType.INT8: np.int8,
 }
+NO_TENSOR = -1
+"""The index that stands for an optional input which an operator does not have."""
+
 _WINDOW = ("Padding", "StrideH", "StrideW", "FusedActivationFunction")
 _DILATION = ("DilationHFactor", "DilationWFactor")
 _OPTIONS = {
@@ -97,8 +100,10 @@ class Graph:
             self.input,
             self.output,
         }
-        if max(used) >= len(self._tensors):
+        if max(used) >= len(self._tensors) or min(used) < NO_TENSOR:
             raise damaged_file_error(path, "an operator uses a tensor that does not exist")
+        if any(not operator.outputs for operator in self.operators):
+            raise damaged_file_error(path, "an operator has no output")
 
     def consumers(self, tensor: int) -> list[Operator]:
         """List the operators that read a tensor, in order of execution."""
@@ -106,19 +111,29 @@ class Graph:
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         """Return the shape of a tensor."""
-        return self._tensors[tensor].shape
+        return self._info(tensor).shape
 
     def quantization(self, tensor: int) -> tuple[float, int] | None:
         """Return scale and zero point of a tensor that has one pair of them; None for others, such as floats."""
-        info = self._tensors[tensor]
-        return (float(info.scale[0]), int(info.zero[0])) if len(info.scale) == 1 else None
+        info = self._info(tensor)
+        if len(info.scale) != 1:
+            return None
+        scale, zero = float(info.scale[0]), int(info.zero[0])
+        if not (math.isfinite(scale) and scale > 0):
+            raise damaged_file_error(self.path, f"tensor {tensor} has the scale {scale}")
+        return scale, zero
+
+    def _info(self, tensor: int) -> _Tensor:
+        if tensor == NO_TENSOR:  # Python would take the last one
+            raise damaged_file_error(self.path, "an operator uses a tensor that does not exist")
+        return self._tensors[tensor]
 
     def constant(self, tensor: int) -> NDArray[np.float32]:
         """Read a constant and dequantize it.
 
         Raises: `AtrousError` if the tensor is not a constant, or the number of its bytes does not fit its shape.
         """
-        info = self._tensors[tensor]
+        info = self._info(tensor)
         if info.kind not in _NUMPY_TYPES:
             raise AtrousError(
                 f"{self.path}: tensor {tensor} has the unsupported type {info.kind}. The file cannot be imported."

@@ -104,7 +104,7 @@ class GraphReader:
         self.kind = kind
         self.tensor = graph.input
         shape = graph.shape(graph.input)
-        if len(shape) != 4 or shape[0] != 1 or shape[3] != 3:
+        if len(shape) != 4 or shape[0] != 1 or shape[3] != 3 or min(shape) < 1:
             raise AtrousError(
                 f"{graph.path}: the input has shape {shape}; expected (1, height, width, 3), one RGB image."
             )
@@ -178,11 +178,12 @@ class GraphReader:
         if not condition:
             self.unknown(operator)
 
-    def unknown(self, operator: Operator, expected: str = "") -> NoReturn:
-        """Raise an error about an operator that this network does not have there."""
+    def unknown(self, operator: Operator | None, expected: str = "") -> NoReturn:
+        """Raise an error about an operator that this network does not have there, or about the end of the graph."""
         instead = f"; expected {expected}" if expected else ""
+        place = operator or "the end of the graph"
         raise AtrousError(
-            f"{self.graph.path}: {operator} is not as in {self.kind}{instead}. Other networks cannot be imported."
+            f"{self.graph.path}: {place} is not as in {self.kind}{instead}. Other networks cannot be imported."
         )
 
 
