@@ -37,23 +37,6 @@ def import_torchvision(module: str = "torchvision") -> Any:
     return import_module(module)
 
 
-@torch.no_grad()
-def randomize(network: nn.Module) -> nn.Module:
-    """Draw weights and batch statistics that keep features at a similar scale through all layers."""
-    generator = torch.Generator().manual_seed(1)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, generator=generator)
-            if layer.bias is not None:
-                nn.init.normal_(layer.bias, std=0.1, generator=generator)
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.running_mean, std=0.3, generator=generator)
-            nn.init.uniform_(layer.running_var, 0.5, 2.0, generator=generator)
-            nn.init.uniform_(layer.weight, 0.5, 1.0, generator=generator)
-            nn.init.normal_(layer.bias, std=0.3, generator=generator)
-    return network.eval()
-
-
 def load(network: nn.Module, path: Path) -> SegmentationModel:
     """Save the state dict of another library's network, and load it."""
     torch.save(network.state_dict(), path)

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 import atrous
 from atrous import AtrousError
-from tests.parity.networks import check, import_torchvision, load, randomize, relative_difference
+from tests.parity.networks import check, import_torchvision, load, relative_difference
+from tests.weights.importers.library_networks import randomize
 
 smp = import_torchvision("segmentation_models_pytorch")
 

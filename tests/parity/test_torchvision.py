@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.parity.networks import check, import_torchvision, load, randomize
+from tests.parity.networks import check, import_torchvision, load
+from tests.weights.importers.library_networks import randomize
 
 segmentation = import_torchvision("torchvision.models.segmentation")
 

@@ -9,7 +9,8 @@ import torch
 
 import atrous
 from tests.offline import skip_without
-from tests.parity.networks import check, load, randomize
+from tests.parity.networks import check, load
+from tests.weights.importers.library_networks import randomize
 
 skip_without("transformers")
 
