@@ -13,6 +13,12 @@ Build a network, or load one, as a `torch.nn.Module` that maps images (N, 3, H, 
 
     >>> model = atrous.create_model("deeplab_v3_plus.xception65", num_classes=21)
     >>> model = atrous.load("deeplab_v3.mobilenet_v2.voc")
+    >>> model.freeze("backbone")                  # train the rest
+
+Compute the features of an ImageNet classifier:
+
+    >>> backbone = atrous.create_backbone("resnet50", pretrained=True)
+    >>> maps = backbone(images)                   # one per stage, see backbone.channels and backbone.strides
 
 `list_models()` and `list_weights()` list the ids. The subpackages hold the rest: `atrous.data` (data sets, transforms),
 `atrous.training`, `atrous.evaluation` (mIoU and other metrics), `atrous.inference` (test-time augmentation, tiling,
@@ -31,13 +37,22 @@ from atrous.lazy import lazy_names
 
 __version__ = "0.1.0"
 
-__all__ = ["AtrousError", "Segmentation", "Segmenter", "create_model", "list_models", "list_weights", "load"]
+__all__ = [
+    "AtrousError",
+    "Segmentation",
+    "Segmenter",
+    "create_backbone",
+    "create_model",
+    "list_models",
+    "list_weights",
+    "load",
+]
 
 if TYPE_CHECKING:
     from atrous.errors import AtrousError
     from atrous.inference import Segmentation, Segmenter
     from atrous.models import list_models
-    from atrous.weights import create_model, list_weights, load
+    from atrous.weights import create_backbone, create_model, list_weights, load
 
 
 __getattr__, __dir__ = lazy_names(
@@ -46,6 +61,7 @@ __getattr__, __dir__ = lazy_names(
         "AtrousError": ".errors",
         "Segmentation": ".inference",
         "Segmenter": ".inference",
+        "create_backbone": ".weights",
         "create_model": ".weights",
         "list_models": ".models",
         "list_weights": ".weights",

@@ -7,7 +7,6 @@ import torch
 
 from atrous import AtrousError, Segmenter
 from atrous.data import open_dataset
-from atrous.layers.freeze import freeze
 from atrous.training.stage import build_model
 from atrous.training.validate import validate
 from tests.training.conftest import small
@@ -43,7 +42,7 @@ def test_modes_and_output_stride_are_restored(street: str) -> None:
     recipe = small(street, "evaluate={output_stride: 8, max_images: 1, samples: 1}")
     data = open_dataset(f"{street}?split=val")
     model = build_model(recipe, recipe.stages[0], data)
-    freeze(model, ("backbone",))
+    model.freeze("backbone")
     modes = {name: module.training for name, module in model.named_modules()}
     assert model.card is not None
     result = validate(model, model.card, data, recipe.stages[0])

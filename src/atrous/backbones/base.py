@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from atrous.errors import AtrousError
 from atrous.layers.dilate import check_output_stride, output_strides, set_output_stride
+from atrous.layers.freeze import FreezableModule
 from atrous.registry import Function, Paper, Registry
 
 
@@ -80,7 +81,7 @@ def timm_imagenet(
     )
 
 
-class Backbone(nn.Module):
+class Backbone(FreezableModule):
     """Base class of backbones: a classifier's feature maps, from fine to coarse.
 
     `backbone(image)` returns one map per stage; `channels` and `strides` describe them and follow every change of the

@@ -14,13 +14,13 @@ from atrous.backbones import Backbone, create_backbone
 from atrous.card import Card
 from atrous.errors import AtrousError, did_you_mean
 from atrous.layers.dilate import check_output_stride
-from atrous.layers.freeze import parameters_of
+from atrous.layers.freeze import FreezableModule, parameters_of
 from atrous.layers.norm import NORMALIZATION
 from atrous.layers.resize import resize
 from atrous.registry import Paper, Registry
 
 
-class SegmentationModel(nn.Module):
+class SegmentationModel(FreezableModule):
     """Base class of segmentation networks: `model(image)` computes class logits at the size of the image.
 
     This holds in training and in evaluation mode, for any height, width and batch size from 1.
@@ -45,6 +45,7 @@ class SegmentationModel(nn.Module):
         """
 
     def forward(self, image: Tensor) -> Tensor:
+        """Compute class logits at the size of the image, see the class."""
         return self._to_size_of(image, self.scores(image))
 
     @property

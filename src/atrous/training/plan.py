@@ -10,7 +10,6 @@ import torch
 from atrous.analysis.counts import count_parameters
 from atrous.analysis.memory import saved_bytes
 from atrous.data.dataset import SegmentationDataset
-from atrous.layers.freeze import freeze
 from atrous.training.config import StageConfig
 from atrous.training.recipe import Recipe
 from atrous.training.stage import build_model, make_optimizer
@@ -45,7 +44,7 @@ def make_plan(
     with torch.device("meta"):
         model = build_model(recipe, stage, data)
     height, width = crop_size(stage) or data[0].labels.shape
-    freeze(model, stage.freeze)
+    model.freeze(*stage.freeze)
     make_optimizer(model, stage)  # report an unknown part of the network now
     if stage.evaluate.output_stride is not None:  # report an impossible stride now
         stride = model.output_stride

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from atrous.card import Card, Measurement
 from atrous.data.dataset import SegmentationDataset
 from atrous.errors import AtrousError
-from atrous.layers.freeze import freeze
 from atrous.layers.losses import Loss
 from atrous.layers.norm import BatchNorm2d, set_batch_norm
 from atrous.models import SegmentationModel, build_from_card
@@ -163,7 +162,7 @@ def build_model(recipe: Recipe, stage: StageConfig, data: SegmentationDataset) -
 def prepare_model(model: SegmentationModel, stage: StageConfig) -> None:
     """Set batch normalization, frozen parts, memory format and 64-bit parameters as a stage configures them."""
     set_batch_norm(model, stage.batch_norm, stage.batch_norm_momentum)
-    freeze(model, stage.freeze)
+    model.freeze(*stage.freeze)
     if stage.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if stage.precision == "64-true":

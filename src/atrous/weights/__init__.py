@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from atrous.lazy import lazy_names
 
 __all__ = [
+    "create_backbone",
     "create_model",
     "find_weights",
     "list_weights",
@@ -19,12 +20,13 @@ __all__ = [
 if TYPE_CHECKING:
     from atrous.weights.find import find_weights, list_weights
     from atrous.weights.header import read_card
-    from atrous.weights.pretrained import create_model
+    from atrous.weights.pretrained import create_backbone, create_model
     from atrous.weights.store import load, save, write_card
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "create_backbone": ".pretrained",
         "create_model": ".pretrained",
         "find_weights": ".find",
         "list_weights": ".find",

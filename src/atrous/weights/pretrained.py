@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from atrous.backbones import Backbone, Pretrained, registered_pretrained
+from atrous.backbones import create_backbone as build_backbone
 from atrous.card import Card, Preprocessing
 from atrous.errors import AtrousError, did_you_mean
 from atrous.imaging.labels import voc_color_map
@@ -211,8 +212,35 @@ def load_pretrained_backbone(model: SegmentationModel, weights: str) -> LoadRepo
     try:
         model.load_backbone(state)
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise AtrousError(f"{path}: not the weights of {type(backbones[0]).__name__}: {reason}") from error
+        raise _other_weights_error(path, backbones[0], error) from error
     inside = {id(value) for backbone in backbones for value in backbone.parameters()}
     fresh = [name for name, value in model.named_parameters() if id(value) not in inside]
     return LoadReport(str(path), len(state), tuple(dict.fromkeys(name.rpartition(".")[0] for name in fresh)), ())
+
+
+def _other_weights_error(path: Path, backbone: Backbone, error: RuntimeError) -> AtrousError:
+    reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+    return AtrousError(f"{path}: not the weights of {type(backbone).__name__}: {reason}")
+
+
+def create_backbone(name: str, *, pretrained: bool = False, **arguments: Any) -> Backbone:
+    """Build a backbone, which computes the feature maps of images, from fine to coarse.
+
+    With `pretrained` it has its released ImageNet weights, which are downloaded if necessary, and is in evaluation
+    mode; images are normalized by `mean` and `std` of `backbone.pretrained["imagenet"]`. Otherwise the weights are
+    random. `atrous.backbones.list_backbones()` lists the names.
+
+        backbone = create_backbone("resnet50", pretrained=True)
+        maps = backbone(images)                # one per stage, described by backbone.channels and backbone.strides
+
+    Raises: `AtrousError` for an unknown name or argument, or if no released weights fit or they cannot be downloaded.
+    """
+    backbone = build_backbone(name, **arguments)
+    if pretrained:
+        path = find_pretrained(backbone, IMAGENET)
+        try:
+            backbone.load_state_dict(dict(read_state_dict(path)))
+        except RuntimeError as error:
+            raise _other_weights_error(path, backbone, error) from error
+        backbone.eval()
+    return backbone

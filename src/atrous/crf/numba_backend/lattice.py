@@ -92,10 +92,12 @@ class Lattice:
 
     @property
     def num_points(self) -> int:
+        """The number of points, most often pixels, that are filtered."""
         return len(self.corner_rows)
 
     @property
     def num_kernels(self) -> int:
+        """The number of kernels whose lattices it holds."""
         return len(self.columns) - 1
 
     @property
