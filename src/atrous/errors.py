@@ -13,6 +13,10 @@ class AtrousError(ValueError):
     """
 
 
+class UnavailableError(AtrousError):
+    """A file that is not on this machine and cannot be downloaded now."""
+
+
 def describe_unexpected(error: BaseException) -> str:
     """Describe an exception that is not an `AtrousError` in one line: its type, and its message shortened."""
     message = " ".join(str(error).split())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+from atrous.backbones import base, create_backbone
+from atrous.files import read_csv
 from atrous.models import create_model
 from atrous.training.schedules import set_learning_rate
 from atrous.weights import load, read_card, save
+from atrous.weights.download import compute_sha256
 from tests.command_line import Run
 from tests.training.conftest import write_cells, write_folder
+from tests.weights.test_pretrained import serve
 
 pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
 Train = Callable[..., tuple[int, str]]
@@ -92,6 +98,98 @@ def test_a_dry_run_downloads_nothing(train: Train, tmp_path: Path, monkeypatch: 
     code, printed = train("--model", model, "--data", data, "backbone_weights=imagenet", "--dry-run", "batch=2")
     assert code == 0, printed
     assert "backbone_weights imagenet, to be downloaded from https://download.pytorch.org/models/resnet50-" in printed
+
+
+@pytest.fixture
+def classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, torch.Tensor]]:
+    """Serve weights for the backbone MobileNetV2 on this machine, and yield them."""
+    torch.manual_seed(7)
+    backbone = create_backbone("mobilenet_v2")
+    folder = tmp_path / "server"
+    folder.mkdir()
+    torch.save(backbone.state_dict(), folder / "classifier.pth")
+    with serve(folder) as url:
+        released = replace(
+            backbone.pretrained["imagenet"],
+            url=f"{url}/classifier.pth",
+            sha256=compute_sha256(folder / "classifier.pth"),
+            mean=(1.0, 2.0, 3.0),
+        )
+        monkeypatch.setitem(base._PRETRAINED["mobilenet_v2"], "imagenet", (released,))
+        yield backbone.state_dict()
+
+
+OWN = ("--model", "deeplab_v3.mobilenet_v2", "steps=1", "optimizer.lr=1e-12", *TINY[1:])
+"""A network with a pretrained backbone, which hardly changes in training."""
+
+
+def test_the_backbone_starts_from_imagenet_weights(
+    train: Train, tmp_path: Path, classifier: dict[str, torch.Tensor]
+) -> None:
+    data = write_folder(tmp_path / "own")
+    code, printed = train(*OWN, "--data", data, "--dry-run")
+    assert code == 0, printed
+    cached = Path(os.environ["ATROUS_CACHE"]) / "classifier.pth"
+    planned = "".join(printed.split())
+    assert "backbone_weightsimagenet,tobedownloadedfromhttp://127.0.0.1" in planned
+    assert "classifier.pthonce;backbone_weights=noneswitchesthisoff" in planned
+    assert not cached.exists()
+
+    code, printed = train(*OWN, "--data", data)
+    assert code == 0, printed
+    assert cached.is_file()
+    assert "random weights" not in printed
+    trained = load(tmp_path / "runs" / "deeplab_v3.mobilenet_v2" / "last.safetensors")
+    assert trained.card is not None
+    assert trained.card.preprocessing.mean == (1.0, 2.0, 3.0)
+    assert "ImageNet" in trained.card.source
+    for name, value in trained.backbone.named_parameters():
+        torch.testing.assert_close(value, classifier[name], atol=1e-6, rtol=0)
+    code, printed = train(*OWN, "--data", data, "--resume")
+    assert code == 0, printed
+
+
+def test_without_a_connection_it_starts_from_random_weights(
+    train: Train, tmp_path: Path, classifier: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_folder(tmp_path / "own")
+    (tmp_path / "server" / "classifier.pth").unlink()
+    code, printed = train(*OWN, "--data", data)
+    assert code == 0, printed
+    printed = printed.replace("\n", "")
+    assert "training starts from random weights, because ImageNet weights are unavailable: http://127.0.0.1" in printed
+    assert "the server answered 404" in printed
+    run = tmp_path / "runs" / "deeplab_v3.mobilenet_v2"
+    assert "ImageNet" not in read_card(run / "last.safetensors").source
+    code, printed = train(*OWN, "--data", data, "--resume")  # by then there is a connection
+    assert code == 0, printed
+    assert "unavailable" not in printed
+
+    monkeypatch.setenv("ATROUS_OFFLINE", "1")
+    code, printed = train(*OWN, "--data", data, "--dry-run")
+    assert code == 0, printed
+    assert "ATROUS_OFFLINE is set" in printed.replace("\n", " ")
+    assert re.search(r"initial weights +random", printed)
+    code, printed = train(*OWN, "--data", data, "backbone_weights=imagenet", "--dry-run")
+    assert code == 2
+    assert "ATROUS_OFFLINE is set" in printed.replace("\n", " ")
+
+
+@pytest.mark.parametrize("override", ["weights=none", "backbone_weights=none", "backbone_weights="])
+@pytest.mark.usefixtures("classifier")
+def test_initial_weights_are_switched_off(train: Train, tmp_path: Path, override: str) -> None:
+    data = write_folder(tmp_path / "own")
+    code, printed = train(*OWN, "--data", data, override, "--dry-run")
+    assert code == 0, printed
+    assert re.search(r"initial weights +random", printed)
+
+
+def test_ten_validations(train: Train, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "own")
+    code, printed = train("--model", "unet.padded", "--data", data, "steps=25", "model.options.width=0.0625", *TINY[1:])
+    assert code == 0, printed
+    rows = read_csv(tmp_path / "runs" / "unet.padded" / "evaluations.csv")
+    assert [row["step"] for row in rows] == ["3", "6", "9", "12", "15", "18", "21", "24", "25"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from atrous.errors import AtrousError
 from atrous.training.required_files import locate_initial_weights, resolve_files
@@ -20,9 +21,10 @@ def test_initial_weights_are_located_but_not_downloaded(tmp_path: Path, monkeypa
 
     assert locate() == "random"
     vgg = ("model.id=segnet.vgg16", "backbone_weights=imagenet")
-    assert locate(*vgg) == f"backbone_weights imagenet, to be downloaded from {VGG}"
+    once = "once; backbone_weights=none switches this off"
+    assert locate(*vgg) == f"backbone_weights imagenet, to be downloaded from {VGG} {once}"
     file = tmp_path / "own.pth"
-    file.touch()
+    torch.save({}, file)
     assert locate(f"backbone_weights={file}") == f"backbone_weights {file}, {file}"
     monkeypatch.setenv("ATROUS_OFFLINE", "1")
     with pytest.raises(AtrousError, match=r"vgg16_bn-6c64b313.pth is not on this machine, and ATROUS_OFFLINE is set"):

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +63,9 @@ def train(
 ) -> None:
     """Train a network by a paper's recipe, or any network on a folder of your own.
 
+    With --model, the backbone starts from ImageNet weights where there are any, downloaded once; without a connection,
+    a note says so and it starts from random weights, as with backbone_weights=none.
+
     Examples:
 
       atrous train deeplab_v3_resnet101_voc --data voc2012:/data/VOC2012
@@ -74,18 +78,26 @@ def train(
     """
     from atrous.training.fabric import check_requirements
 
+    first_process = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
     console = make_console()
+    console.quiet = not first_process
     words, specs = list(arguments or []), list(data or [])
+    if model and resume:
+        words += _initial_weights_of_run(words, out or Path("runs") / model)
     recipe, download = (
         _read_without_download(words, model, specs) if dry_run else (_read_recipe(words, model, specs), "")
     )
     check_requirements()
-    first_process = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+    drop_unavailable = partial(_drop_unavailable, console, words, model, specs)
+    if not resume:
+        recipe = drop_unavailable(recipe, download=False)
     if first_process:
         start = "the checkpoint of the run" if resume else download
         _check_and_plan(console, recipe, check=check and not resume, initial_weights=start)
     if dry_run:
         return
+    if not resume:
+        recipe = drop_unavailable(recipe, download=True)
     options = {
         "resume": resume,
         "accelerator": {"cuda": "gpu"}.get(device, device),
@@ -99,6 +111,7 @@ def train(
 
 def _read_recipe(words: list[str], model: str, data: list[str]) -> Recipe:
     """Read the recipe named by the word without an equals sign, or make one for `--model`."""
+    from atrous.training.default_recipe import default_recipe
     from atrous.training.recipe import list_recipes, read_recipe
 
     names = [word for word in words if "=" not in word]
@@ -113,7 +126,35 @@ def _read_recipe(words: list[str], model: str, data: list[str]) -> Recipe:
         raise AtrousError(
             f"Give a recipe ({', '.join(list_recipes())}), or a network with --model and its data with --data."
         )
-    return _default_recipe(model, data, overrides)
+    return default_recipe(model, data, overrides)
+
+
+def _initial_weights_of_run(words: list[str], folder: Path) -> list[str]:
+    """Start from the backbone weights that a run started from: perhaps none, because they were unavailable then."""
+    from atrous.training.default_recipe import sets_initial_weights
+    from atrous.training.recipe import read_recipe
+    from atrous.training.run_dir import RECIPE
+
+    if sets_initial_weights(word for word in words if "=" in word) or not (folder / RECIPE).is_file():
+        return []
+    return [f"backbone_weights={read_recipe(folder / RECIPE).stages[0].backbone_weights}"]
+
+
+def _drop_unavailable(
+    console: Console, words: list[str], model: str, data: list[str], recipe: Recipe, *, download: bool
+) -> Recipe:
+    """Download the ImageNet weights that `--model` starts from by itself; without a connection, start from nothing."""
+    from atrous.training.default_recipe import sets_initial_weights
+    from atrous.training.required_files import why_unavailable
+
+    if not model or sets_initial_weights(word for word in words if "=" in word):
+        return recipe
+    reason = why_unavailable(recipe, download=download)
+    if not reason:
+        return recipe
+    note = f"training starts from random weights, because ImageNet weights are unavailable: {reason}"
+    print_line("[yellow]note[/]: {}", note, console=console)
+    return _read_recipe([*words, "backbone_weights=none"], model, data)
 
 
 def _read_without_download(words: list[str], model: str, data: list[str]) -> tuple[Recipe, str]:
@@ -125,38 +166,6 @@ def _read_without_download(words: list[str], model: str, data: list[str]) -> tup
             return _read_recipe(words, model, data), ""
     except DownloadNeededError as error:  # their card is unknown too: normalization, corners
         return _read_recipe([*words, "weights="], model, data), f"weights, to be downloaded from {error.url}"
-
-
-def _default_recipe(model: str, data: list[str], overrides: list[str]) -> Recipe:
-    """Make a recipe for a network and data without a recipe: scales, crops of 513, flips; poly from 0.01; 50 epochs."""
-    from atrous.models import MODELS
-    from atrous.training.config import DataConfig
-    from atrous.training.recipe import make_recipe
-
-    align_corners = "align_corners" in MODELS.entry(model).arguments() and _initial_align_corners(overrides)
-    tree: dict[str, Any] = {
-        "name": model,
-        "model": {"id": model, "options": {"align_corners": True} if align_corners else {}},
-        "preprocessing": {"grid": 16} if align_corners else {},
-        "data": DataConfig.from_spec(data[0]).model_dump(),
-        "transforms": [
-            {"scale": {"low": 0.5, "high": 2.0}},
-            {"crop": {"height": 513, "width": 513}},
-            "flip",
-        ],
-        "optimizer": {"lr": 0.01},  # PSPNet's, for any network; the default of `OptimizerConfig` is DeepLab v3's
-    }
-    if not any(word.startswith(("steps=", "epochs=")) for word in overrides):
-        tree["epochs"] = 50
-    return make_recipe(tree, overrides, where=f"--model {model}").with_data(data[1:])
-
-
-def _initial_align_corners(overrides: list[str]) -> bool:
-    """Align corners as the initial weights do, else always, because crops have 16 k + 1 pixels."""
-    from atrous.weights import read_card
-
-    weights = [word.partition("=")[2] for word in overrides if word.startswith("weights=")]
-    return read_card(weights[-1]).align_corners if weights and weights[-1] else True
 
 
 def _check_and_plan(console: Console, recipe: Recipe, *, check: bool, initial_weights: str) -> None:

@@ -187,7 +187,10 @@ class EvaluationConfig(RecipeModel):
     """Validation on `data.val`, whole images at their own size."""
 
     every: int = Field(default=0, ge=0)
-    """Number of steps between validations; 0 validates at the end of the stage only."""
+    """Number of steps between validations; 0 for as many as `times` tells."""
+    times: int = Field(default=1, ge=1)
+    """Number of validations, evenly over the stage, where `every` is 0; 1 is the one at its end, which is always made.
+    10 with `atrous train --model`."""
     output_stride: int | None = None
     """Output stride during validation, if not that of training: 8 after training at 16 (DeepLab v3, table 10)."""
     tta: str = "none"
@@ -196,6 +199,10 @@ class EvaluationConfig(RecipeModel):
     """Validate on the first images only, at most this many; 0 for all."""
     samples: int = Field(default=6, ge=0)
     """Number of images whose predictions are drawn beside the ground truth."""
+
+    def interval(self, steps: int) -> int:
+        """Count the steps between validations in a stage of `steps` steps."""
+        return self.every or math.ceil(steps / self.times)
 
     @field_validator("tta")
     @classmethod
@@ -238,11 +245,12 @@ class StageConfig(RecipeModel):
     model: ModelConfig
     """The network: an id, or `{id: ..., options: {...}}`."""
     weights: str = ""
-    """Trained segmentation weights to initialize the first stage from, an id or a file; later stages continue. Mean,
-    std and channel order are those of these weights unless `preprocessing` sets them."""
+    """Trained segmentation weights to initialize the first stage from, an id or a file; later stages continue;
+    none for random weights. Mean, std and channel order are those of these weights unless `preprocessing` sets them."""
     backbone_weights: str = ""
-    """ImageNet weights of the first stage's backbone: "imagenet" for the registered file, or a file. With "imagenet",
-    mean and std are those of these weights unless `preprocessing` sets them."""
+    """ImageNet weights of the first stage's backbone: "imagenet" for the registered file, which is downloaded once,
+    or a file; none for random weights. With "imagenet", mean and std are those of these weights unless `preprocessing`
+    sets them. imagenet with `atrous train --model` where there are such weights."""
     data: DataConfig
     """Data sets for training and validation."""
     transforms: Annotated[tuple[TransformConfig, ...], BeforeValidator(_require_list)] = ()

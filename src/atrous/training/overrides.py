@@ -14,6 +14,8 @@ from atrous.errors import AtrousError, did_you_mean
 Tree = dict[str, Any]
 Override = tuple[list[str], Any]
 """The path of a key, and its value."""
+NO_WEIGHTS = ("", "none")
+"""Values of `weights` and `backbone_weights` for random initialization."""
 
 
 def expand_stages(

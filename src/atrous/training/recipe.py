@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from atrous.errors import AtrousError, did_you_mean
 from atrous.models import MODELS, list_models
 from atrous.training.config import RENAMED_KEYS, RecipeModel, StageConfig
-from atrous.training.overrides import expand_stages, stage_name
+from atrous.training.overrides import NO_WEIGHTS, expand_stages, stage_name
 from atrous.weights.pretrained import initial_normalization
 
 FOLDER = Path(__file__).parents[3] / "recipes"
@@ -93,7 +93,11 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
     own = set(Recipe.model_fields) - {"stages"}
     own |= {old for old, new in RENAMED_KEYS.items() if new in own}
     recipe, stages = expand_stages(tree, overrides, recipe_keys=own, where=where)
-    weights, backbone_weights = (str(stages[0].get(key) or "") for key in ("weights", "backbone_weights"))
+    for stage in stages:
+        for key in ("weights", "backbone_weights"):
+            if stage.get(key) in (*NO_WEIGHTS, None):
+                stage[key] = ""
+    weights, backbone_weights = (str(stages[0][key]) for key in ("weights", "backbone_weights"))
     stages = [_with_normalization(stage, weights, backbone_weights) for stage in stages]
     try:
         return Recipe.model_validate({**recipe, "stages": stages})

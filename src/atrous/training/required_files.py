@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 
 from atrous.data.dataset import SegmentationDataset
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, UnavailableError
 from atrous.models import create_model
+from atrous.training.config import StageConfig
 from atrous.training.loader import open_stage_data
 from atrous.training.recipe import Recipe
 from atrous.weights import find_weights
@@ -61,12 +63,33 @@ def locate_initial_weights(recipe: Recipe) -> str:
     key = "weights" if first.weights else "backbone_weights"
     try:
         with downloads_disabled():
-            if first.weights:
-                path = find_weights(first.weights)
-            else:
-                with torch.device("meta"):
-                    model = create_model(first.model.id, **first.model.options)
-                path = find_backbone_weights(model, first.backbone_weights)
+            path = find_weights(first.weights) if first.weights else _find_backbone_weights(first)
     except DownloadNeededError as error:
-        return f"{key} {getattr(first, key)}, to be downloaded from {error.url}"
+        once = f" once; {key}=none switches this off" if first.backbone_weights == "imagenet" else ""
+        return f"{key} {getattr(first, key)}, to be downloaded from {error.url}{once}"
     return f"{key} {getattr(first, key)}, {path}"
+
+
+def why_unavailable(recipe: Recipe, *, download: bool) -> str:
+    """Find the backbone weights of a recipe, with `download` by downloading them, or tell why they are unavailable.
+
+    Returns an empty string if they are on this machine, or without `download` if a server is asked for them later.
+
+    Raises: `AtrousError` for weights that do not fit the backbone, a damaged file or a full disk.
+    """
+    if not recipe.stages[0].backbone_weights:
+        return ""
+    try:
+        with nullcontext() if download else downloads_disabled():
+            _find_backbone_weights(recipe.stages[0])
+    except UnavailableError as error:
+        return str(error)
+    except DownloadNeededError:
+        pass
+    return ""
+
+
+def _find_backbone_weights(stage: StageConfig) -> Path:
+    with torch.device("meta"):
+        model = create_model(stage.model.id, **stage.model.options)
+    return find_backbone_weights(model, stage.backbone_weights)

@@ -169,7 +169,7 @@ def training_loop(
         if log is not None:
             log.add_step(run.step, mean_loss, lr, seconds=time.perf_counter() - start, data_seconds=data_seconds)
         last = run.step == run.steps
-        if last or (stage.evaluate.every and run.step % stage.evaluate.every == 0):
+        if last or run.step % stage.evaluate.interval(run.steps) == 0:
             validate_stage(run, log, on_message)
         if last:
             save_weights(run, f"{stage.name}.safetensors", "last.safetensors")

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, UnavailableError
 from atrous.files import write_text
 from atrous.progress import OnProgress
 
@@ -59,7 +59,8 @@ def download(
     existing file is kept if its checksum is right, else replaced. `headers` are sent with the request, `Authorization`
     only to the server of `url`; `advice` ends the messages of errors.
 
-    Raises: `AtrousError` without a connection, for an error of the server, a full disk or a wrong checksum.
+    Raises: `UnavailableError` without a connection or for an error of the server; `AtrousError` for a full disk or a
+    wrong checksum.
     """
     part = path.with_name(path.name + ".part")
     advice = advice or f"Without a connection, put {path.name} into a folder and list the folder in ATROUS_WEIGHTS."
@@ -74,10 +75,10 @@ def download(
                     _remember_sha256(path, compute_sha256(part))
                 os.replace(part, path)
     except urllib.error.HTTPError as error:
-        raise AtrousError(f"{url}: the server answered {error.code} {error.reason}. {advice}") from error
+        raise UnavailableError(f"{url}: the server answered {error.code} {error.reason}. {advice}") from error
     except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise AtrousError(
+        raise UnavailableError(
             f"{url}: the download was interrupted ({reason}). Try again: it resumes where it stopped. {advice}"
         ) from error
     except OSError as error:

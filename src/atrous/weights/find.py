@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from atrous.errors import AtrousError, did_you_mean
+from atrous.errors import AtrousError, UnavailableError, did_you_mean
 from atrous.progress import progress_bar
 from atrous.registry import matching
 from atrous.weights.catalog import RELEASES, Release, find_release
@@ -189,14 +189,14 @@ def fetch(
 
     `headers` makes the headers of the request, `advice` ends the messages of failed downloads.
 
-    Raises: `AtrousError` if the download fails, or if `ATROUS_OFFLINE` is set; `DownloadNeededError` where downloads
-    are disabled.
+    Raises: `UnavailableError` without a connection, or if `ATROUS_OFFLINE` is set; `AtrousError` for a full disk or a
+    wrong checksum; `DownloadNeededError` where downloads are disabled.
     """
     from atrous.weights.download import download
 
     path = cache_folder() / (file or url.rsplit("/", 1)[-1])
     if is_offline():
-        raise AtrousError(
+        raise UnavailableError(
             f"{path.name} is not on this machine, and ATROUS_OFFLINE is set. Get {url} and put it into a folder "
             f"listed in ATROUS_WEIGHTS{f' as {path.name}' if not url.endswith(path.name) else ''}."
         )

