@@ -30,9 +30,9 @@ def test_initial_weights_are_located_but_not_downloaded(tmp_path: Path, monkeypa
     with pytest.raises(AtrousError, match=r"vgg16_bn-6c64b313.pth is not on this machine, and ATROUS_OFFLINE is set"):
         locate(*vgg)
     with pytest.raises(
-        AtrousError, match=r"No 'imagenet' weights .* xception65 .* Give a file with backbone_weights=FILE"
+        AtrousError, match=r"No 'imagenet' weights .* resnet50 .* Give a file with backbone_weights=FILE"
     ):
-        locate("model.id=deeplab_v3.xception65", "backbone_weights=imagenet")
+        locate("model.id=deeplab_v3_cascade.resnet50", "backbone_weights=imagenet")
 
 
 def test_trained_weights_are_located(street: str, tmp_path: Path) -> None:
