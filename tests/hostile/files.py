@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +153,34 @@ def _correct(table: bytearray, block: tuple[int, int]) -> None:
         table[offset + size + 1 : offset + size + 5] = checksum.to_bytes(4, "little")
 
 
+def right_archive_checksums(content: bytes) -> bytes:
+    """Correct the checksums in the directory of a damaged archive of `torch.save`, as far as the archive is valid."""
+    corrected = bytearray(content)
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            position = archive.start_dir
+            for part in archive.infolist():
+                name, extra, comment = struct.unpack_from("<3H", content, position + 28)
+                checksum = zlib.crc32(content[_begin(content, part) :][: part.file_size])
+                struct.pack_into("<I", corrected, position + 16, checksum)
+                position += 46 + name + extra + comment
+    except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError, OverflowError):
+        pass
+    return bytes(corrected)
+
+
+def _begin(content: bytes, part: zipfile.ZipInfo) -> int:
+    """Find where the data of a part of an archive begin."""
+    return part.header_offset + 30 + sum(struct.unpack_from("<2H", content, part.header_offset + 26))
+
+
+def pickle_spots(content: bytes) -> list[int]:
+    """List the positions of the pickle in an archive of `torch.save`."""
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        part = next(part for part in archive.infolist() if part.filename.endswith("data.pkl"))
+    return list(range(_begin(content, part), _begin(content, part) + part.file_size))
+
+
 def message_spots(content: bytes) -> list[int]:
     """List where the fields of nested messages of protocol buffers begin."""
     return list(_spots(memoryview(content), 0, depth=0))
@@ -181,6 +213,7 @@ KINDS = {
     "safetensors": Kind(_safetensors),
     "safetensors of another library": Kind(_state_dict_safetensors),
     "pth": Kind(_pth),
+    "pth with right checksums": Kind(_pth, pickle_spots, wrap=right_archive_checksums),
     "pth before torch 1.6": Kind(_legacy_pth),
     "caffemodel": Kind(_caffemodel, message_spots),
     "caffemodel of 2014": Kind(_caffemodel_v1, message_spots),
