@@ -12,12 +12,17 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 
 from atrous.errors import AtrousError, did_you_mean
 
+COUNTS = ("num_classes", "in_channels")
+"""Arguments that are 1 or more, whatever they build."""
+
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
     """Filter names by a shell wildcard, or by a substring if the pattern has no wildcard; sorted alphabetically."""
+    if not isinstance(pattern, str):
+        raise AtrousError(f"The pattern is {pattern!r}; expected a text such as '*resnet*'.")
     if not any(sign in pattern for sign in "*?["):
         pattern = f"*{pattern}*"
     return sorted(fnmatch.filter(names, pattern))
@@ -93,6 +98,8 @@ class Entry(Generic[T]):
                 )
             if not _is_instance(value, known[key].type):
                 raise AtrousError(f"{self.name} takes {key} as {_type_text(known[key].type)}, not {value!r}.")
+            if key in COUNTS and isinstance(value, int) and value < 1:
+                raise AtrousError(f"{self.name} takes {key} as 1 or more, not {value}.")
         if missing := [key for key, argument in known.items() if argument.required and key not in arguments]:
             raise AtrousError(f"{self.name} needs the argument {' and '.join(missing)}.")
         return self.function(**{**self.preset, **arguments})
@@ -124,6 +131,8 @@ def _is_instance(value: Any, annotation: Any) -> bool:
         )
     if origin in (dict, Mapping):
         return isinstance(value, Mapping)
+    if annotation is int and isinstance(value, bool):
+        return False
     expected = {int: Integral, float: Real, bool: bool, str: str, type(None): type(None)}.get(annotation)
     return expected is None or isinstance(value, expected)
 
@@ -193,6 +202,8 @@ class Registry(Generic[T]):
 
         Raises: `AtrousError` for an unknown name, with the nearest known ones.
         """
+        if not isinstance(name, str):
+            raise AtrousError(f"The name of the {self.kind} is {name!r}; expected a text such as '{self.names()[0]}'.")
         for prefix, entry in self._prefixes.items():
             if name.startswith(prefix):
                 return replace(entry, name=name, preset={**entry.preset, "name": name.removeprefix(prefix)})

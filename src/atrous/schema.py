@@ -9,6 +9,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from atrous.errors import did_you_mean
 
+_EXPECTED = {
+    **dict.fromkeys(("tuple_type", "list_type", "set_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type", "mapping_type"), "a mapping of keys to values"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "an integer"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "a text",
+}
+"""Pydantic's types of errors whose messages name types of Python, and what a file should contain instead."""
+
 
 class StrictModel(BaseModel):
     """An immutable mapping of known keys; an unknown key is an error that names the nearest known one.
@@ -43,6 +53,9 @@ def describe_error(error: ValidationError, root: str) -> str:
 
     `root` names the whole, such as "the card", for a problem that is not in a single entry.
     """
-    first = error.errors()[0]
+    first = error.errors(include_url=False)[0]
     entry = ".".join(map(str, first["loc"])) or root
+    expected = _EXPECTED.get(first["type"])
+    if expected is not None:
+        return f"{entry}: expected {expected}, not {first['input']!r:.60}"
     return f"{entry}: {first['msg'].removeprefix('Value error, ').rstrip('.')}"

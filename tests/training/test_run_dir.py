@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from atrous import AtrousError
 from tests.training.conftest import small
@@ -42,6 +43,27 @@ def test_a_damaged_checkpoint(street: str, tmp_path: Path) -> None:
     with pytest.raises(
         AtrousError, match=r"the checkpoint is damaged .* another --out, .* weights=.*best\.safetensors\."
     ):
+        train(recipe, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: [],
+        lambda state: {key: value for key, value in state.items() if key != "step"},
+        lambda state: {**state, "step": "many"},
+        lambda state: {**state, "optimizer": {}},
+        lambda state: {**state, "model": {name: value[..., None] for name, value in state["model"].items()}},
+        lambda state: {**state, "model": None},
+        lambda state: {**state, "stage": 7},
+    ],
+)
+def test_a_checkpoint_of_other_content(street: str, tmp_path: Path, change) -> None:
+    recipe = small(street, "steps=1", "evaluate.max_images=1")
+    train(recipe, tmp_path / "run")
+    path = tmp_path / "run" / CHECKPOINT
+    torch.save(change(torch.load(path, weights_only=True)), path)
+    with pytest.raises(AtrousError, match=r"the checkpoint is damaged"):
         train(recipe, tmp_path / "run", resume=True)
 
 

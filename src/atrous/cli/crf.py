@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from atrous.cli.options import Overwrite
 from atrous.console import print_line
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, describe_unexpected
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -178,12 +178,17 @@ def _read_probabilities(path: Path) -> NDArray[np.floating]:
     if not path.is_file():
         raise AtrousError(f"{path}: no such file; save the probabilities of a network with numpy.save.")
     try:
-        maps = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise AtrousError(f"{path}: not a complete .npy file of numbers ({error}). Save it with numpy.save.") from error
-    if not isinstance(maps, np.ndarray):
-        raise AtrousError(f"{path}: an archive of several arrays, expected one array (classes, height, width).")
-    return maps
+        # Mapping the file compares the size in its header with its own before memory is allocated.
+        maps = np.load(path, allow_pickle=False, mmap_mode="r")
+        if isinstance(maps, np.ndarray):
+            return np.array(maps)
+    except MemoryError as error:
+        raise AtrousError(f"{path}: the probabilities do not fit into memory. Use a smaller image.") from error
+    except Exception as error:  # NumPy's reader of headers raises exceptions of many kinds
+        raise AtrousError(
+            f"{path}: not a complete .npy file of numbers ({describe_unexpected(error)}). Save it with numpy.save."
+        ) from error
+    raise AtrousError(f"{path}: an archive of several arrays, expected one array (classes, height, width).")
 
 
 def _names_and_colors(count: int, card: Card | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
@@ -222,7 +227,7 @@ def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> 
 
     def loader(index: int) -> Any:
         def load() -> tuple[Any, Any, Any]:
-            maps = np.load(files[index]).astype(np.float32)
+            maps = _read_probabilities(files[index]).astype(np.float32)
             sample = dataset[index]
             return sample.image, maps / maps.sum(0), sample.labels
 

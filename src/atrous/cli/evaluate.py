@@ -82,6 +82,7 @@ def evaluate(
 
       atrous evaluate -w best.safetensors --data 'voc2012:/data/voc2012?split=test' --submit voc -o results.tgz
     """
+    from atrous.crf import get_preset
     from atrous.data.catalog import open_dataset
     from atrous.evaluation.evaluate import check_classes
     from atrous.evaluation.report import MARK, add_to_card
@@ -98,6 +99,8 @@ def evaluate(
         check_replaceable([out / name for name in OUTPUTS], MARK, overwrite=overwrite)
     else:
         check_replaceable([out], None, overwrite=overwrite)
+    if crf is not None:
+        get_preset(crf)
     if copy is not None:
         check_replaceable([copy], None, overwrite=overwrite, inputs=[path])
     if write_card and submit is not None:

@@ -6,8 +6,11 @@ answers at once; each command imports what it needs when it runs.
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
+import traceback
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +35,8 @@ from atrous.cli.push import push
 from atrous.cli.quantize import quantize
 from atrous.cli.train import train
 from atrous.cli.weights import weights
-from atrous.errors import AtrousError
+from atrous.console import printable
+from atrous.errors import AtrousError, describe_unexpected
 
 EPILOG = """Examples:
 
@@ -108,19 +112,49 @@ def _add_default_preset(arguments: list[str]) -> list[str]:
     expanded = []
     for argument, following in pairwise([*arguments, ""]):
         expanded.append(argument)
-        is_word = re.fullmatch(r"\w[\w-]*", following) is not None
-        if argument == "--crf" and following not in PRESETS and (not is_word or Path(following).exists()):
+        if argument == "--crf" and following not in PRESETS and not _is_misspelled(following):
             expanded.append("v2")
     return expanded
 
 
+def _is_misspelled(word: str) -> bool:
+    """Tell whether a word after `--crf` is neither an option nor a path, and so a preset that does not exist."""
+    looks_like_path = any(sign in word for sign in "/\\*?[") or re.search(r"\.[A-Za-z]\w*$", word) is not None
+    return bool(word) and not word.startswith("-") and not looks_like_path and not Path(word).exists()
+
+
 def main() -> None:
-    """Run the command line: a user's error prints one line and exits with code 2, Ctrl-C exits with code 130."""
+    """Run the command line: errors print one line each, and Ctrl-C exits with code 130.
+
+    The exit code is 2 for what a user can mend, and 1 for an exception that nobody expected. With `ATROUS_DEBUG=1` the
+    traceback is printed, too.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         app(_add_default_preset(sys.argv[1:]))
-    except AtrousError as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        sys.exit(2)
+    except Exception as error:
+        if os.environ.get("ATROUS_DEBUG"):
+            traceback.print_exc()
+        message, code = _describe_error(error)
+        typer.secho(f"error: {message}", err=True, fg="red")
+        sys.exit(code)
+
+
+def _describe_error(error: Exception) -> tuple[str, int]:
+    """Describe what ended a command, and choose its exit code."""
+    if isinstance(error, AtrousError):
+        return str(error), 2
+    if isinstance(error, OSError) and error.filename is not None:
+        place = printable(os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename)
+        return f"{place}: {error.strerror or describe_unexpected(error)}. Check the path and its permissions.", 2
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+        return f"Memory ran out ({describe_unexpected(error)}): free memory, or choose smaller images or batches.", 2
+    return (
+        f"{describe_unexpected(error)}. This is an error of atrous: run the command again with ATROUS_DEBUG=1, which "
+        "prints the traceback, and report it with that.",
+        1,
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.imaging.io import MAX_PIXELS, ImageLike, Pixels, read_image, resize_image
 from atrous.imaging.labels import describe_classes, label_dtype
-from atrous.inference.engines.create import EXPORTED, create_engine, resolve_device
+from atrous.inference.engines.create import EXPORTED, check_available, create_engine, resolve_device
 from atrous.inference.engines.engine import Batch, Engine
 from atrous.inference.memory import allocate_labels, free_memory, is_out_of_memory
 from atrous.inference.prediction import CoarsePrediction
@@ -88,7 +88,9 @@ class Segmenter:
                 f"({describe_classes(card.classes)}): pass the card that the weights were trained with."
             )
         model.card = model.card or card  # CRF-RNN computes by the std of the preprocessing
-        self._set_up(EagerEngine(model, card, resolve_device(str(device))), card, tta, tile, overlap)
+        resolved = resolve_device(str(device))
+        check_available(resolved)
+        self._set_up(EagerEngine(model, card, resolved), card, tta, tile, overlap)
         self._model: SegmentationModel | None = model
 
     def _set_up(self, engine: Engine, card: Card, tta: str | TTAConfig, tile: int | None, overlap: float) -> None:
@@ -277,6 +279,12 @@ class Segmenter:
         """
         pixels = read_image(image)
         if self.tile is not None:
+            input_bytes = 4 * 3 * self.tile**2
+            if self.tile > FALLBACK_TILE and input_bytes > free_memory(self.engine.device):
+                raise AtrousError(
+                    f"tile {self.tile}: a window of {self.tile} x {self.tile} pixels takes {input_bytes / 1e9:.1f} GB "
+                    "alone, more than there is. Choose a smaller one, such as 1025."
+                )
             return self._predict_tiled(pixels, self.tile)
         if self.tta.crop is not None:
             return self._predict_crops(pixels)

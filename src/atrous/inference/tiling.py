@@ -24,6 +24,7 @@ from atrous.card import Preprocessing
 from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels
 from atrous.imaging.labels import label_dtype
+from atrous.inference.memory import is_out_of_memory
 from atrous.inference.preprocess import normalize
 from atrous.inference.taps import Taps
 from atrous.inference.upsampled_argmax import interpolate_rows, interpolated_argmax, row_chunks
@@ -244,7 +245,14 @@ class TiledPrediction:
                 normalize(self.image[top : top + size[0], left : left + size[1]], self.preprocessing, size)
                 for left in batch
             ]
-            scores = self.network(torch.from_numpy(np.stack(windows)).to(self.device))
+            try:
+                scores = self.network(torch.from_numpy(np.stack(windows)).to(self.device))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise AtrousError(
+                    f"Memory ran out for a window of {size[1]} x {size[0]} pixels: choose a smaller tile, such as 513."
+                ) from error
             if self.on_progress is not None:
                 self.on_progress(before + first + len(batch), len(self.rows.starts) * len(lefts))
             yield from zip(batch, scores.float(), strict=True)

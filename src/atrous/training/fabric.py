@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, did_you_mean
 from atrous.training.fsdp import shard
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 STRATEGIES = ("ddp", "fsdp")
 FSDP_PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -49,6 +50,12 @@ def make_fabric(precision: Any, accelerator: str, devices: int | str, strategy: 
     nodes = processes // local if local else 1
     if accelerator == "auto" and not torch.cuda.is_available():
         accelerator = "cpu"
+    if accelerator not in ACCELERATORS:
+        raise AtrousError(
+            f"There is no device '{accelerator}'.{did_you_mean(accelerator, ACCELERATORS)} Use auto, cpu, cuda or mps."
+        )
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise AtrousError("This machine, or its build of torch, has no CUDA device: train with --device auto or cpu.")
     if devices == "auto" and accelerator == "cpu":
         devices = 1
     chosen: Any = "auto"

@@ -29,7 +29,10 @@ def expand_stages(
     recipe = {key: value for key, value in tree.items() if key in recipe_keys}
     common = {key: value for key, value in tree.items() if key not in recipe_keys and key != "stages"}
     stages = []
-    for number, stage in enumerate(tree.get("stages") or [{}]):
+    listed = tree.get("stages") or [{}]
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        raise AtrousError(f"{where}: stages must be a list of mappings of keys to values, not {listed!r}.")
+    for number, stage in enumerate(listed):
         if not isinstance(stage, Mapping):
             raise AtrousError(f"{where}: stages.{number} must be a mapping of keys to values.")
         merged = _merge(common, stage)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,8 @@ from atrous.marks import Mark, read_mark
 from atrous.training.recipe import Recipe, read_recipe
 
 CHECKPOINT = "checkpoint.pt"
+CHECKPOINT_KEYS = frozenset({"stage", "step", "model", "optimizer", "precision", "ema", "metrics", "best_miou"})
+"""The keys of every checkpoint."""
 RECIPE = "recipe.yaml"
 MARK = Mark("train")
 """The mark in the recipe of a run."""
@@ -66,7 +67,10 @@ def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any
         starts = folder / "environment.json"
         earlier = json.loads(starts.read_text("utf-8")) if starts.is_file() else []
         write_json(starts, [*earlier, {"atrous": atrous.__version__, **describe_environment()}])
-    return read_checkpoint(folder) if resume else None
+    checkpoint = read_checkpoint(folder) if resume else None
+    if checkpoint is not None and checkpoint["stage"] not in range(len(recipe.stages)):
+        raise damaged_checkpoint_error(folder, IndexError(f"stage {checkpoint['stage']}"))
+    return checkpoint
 
 
 def _check_other_files(recipe: Recipe, folder: Path) -> None:
@@ -107,14 +111,23 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        best = folder / "best.safetensors"
-        initial = f", from the best weights so far with weights={best}" if best.is_file() else ""
-        raise AtrousError(
-            f"{path}: the checkpoint is damaged ({type(error).__name__}); the run cannot be resumed. Start again in "
-            f"another --out{initial}."
-        ) from error
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises exceptions of any kind
+        raise damaged_checkpoint_error(folder, error) from error
+    missing = CHECKPOINT_KEYS - set(checkpoint) if isinstance(checkpoint, dict) else CHECKPOINT_KEYS
+    if missing:
+        raise damaged_checkpoint_error(folder, KeyError(*sorted(missing)))
+    return checkpoint
+
+
+def damaged_checkpoint_error(folder: Path, error: Exception) -> AtrousError:
+    """Describe a checkpoint that cannot be read, and how to go on from the best weights."""
+    best = folder / "best.safetensors"
+    initial = f", from the best weights so far with weights={best}" if best.is_file() else ""
+    return AtrousError(
+        f"{folder / CHECKPOINT}: the checkpoint is damaged ({type(error).__name__}); the run cannot be resumed. Start "
+        f"again in another --out{initial}."
+    )
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from atrous.training.initialize import CardAndState, initial_images, initialize_
 from atrous.training.loader import add_trained_images, open_stage_data
 from atrous.training.losses import check_loss
 from atrous.training.recipe import Recipe
-from atrous.training.run_dir import RECIPE
+from atrous.training.run_dir import RECIPE, damaged_checkpoint_error
 from atrous.training.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def set_up_stage(
             on_message(f"{stage.name}: {message}")
     prepare_model(model, stage)
     if checkpoint is not None:
-        model.load_state_dict(checkpoint["model"])
+        with _damaged_checkpoint(folder):
+            model.load_state_dict(checkpoint["model"])
     fabric = launch(stage.precision)
     if warning := batch_norm_warning(model, stage, fabric.world_size):
         on_message(f"{stage.name}: {warning}")
@@ -128,12 +130,28 @@ def set_up_stage(
     trained = model, network, optimizer, ema, loss
     run = StageRun(recipe, number, folder, fabric, data, val, *trained, schedule, seed, steps)
     if checkpoint is not None:
-        load_optimizer_state(model, optimizer, checkpoint["optimizer"])
-        fabric.strategy.precision.load_state_dict(checkpoint["precision"])
-        if ema is not None:
-            ema.load_state_dict(checkpoint["ema"])
-        run.step, run.metrics, run.best_miou = checkpoint["step"], checkpoint["metrics"], checkpoint["best_miou"]
+        with _damaged_checkpoint(folder):
+            _restore(run, checkpoint)
     return run
+
+
+def _restore(run: StageRun, checkpoint: dict[str, Any]) -> None:
+    load_optimizer_state(run.model, run.optimizer, checkpoint["optimizer"])
+    run.fabric.strategy.precision.load_state_dict(checkpoint["precision"])
+    if run.ema is not None:
+        run.ema.load_state_dict(checkpoint["ema"])
+    run.step, run.metrics, run.best_miou = int(checkpoint["step"]), checkpoint["metrics"], checkpoint["best_miou"]
+
+
+@contextmanager
+def _damaged_checkpoint(folder: Path) -> Iterator[None]:
+    """Turn what a checkpoint with missing or other entries raises into an `AtrousError`."""
+    try:
+        yield
+    except AtrousError:
+        raise
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise damaged_checkpoint_error(folder, error) from error
 
 
 def build_model(recipe: Recipe, stage: StageConfig, data: SegmentationDataset) -> SegmentationModel:

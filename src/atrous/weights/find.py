@@ -63,6 +63,8 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
 
     Raises: `AtrousError` for an unknown id, a missing file, or a failed download.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise AtrousError(f"The weights are {source!r}; expected an id, such as those of `atrous weights`, or a path.")
     if is_hub_id(source):
         return _find_on_hub(HubId.parse(os.fspath(source)))
     path = Path(source)

@@ -19,6 +19,8 @@ from atrous.inference.engines.openvino import OpenVinoEngine
 
 log = logging.getLogger("atrous")
 
+DEVICES = ("cpu", "cuda", "mps")
+"""The kinds of devices."""
 ENGINES = ("auto", "torch", "compile", "onnxruntime", "openvino")
 PRECISIONS = ("auto", *get_args(Precision))
 
@@ -68,6 +70,7 @@ def create_engine(
     arithmetic = cast(Precision, "float32" if precision == "auto" else precision)
     name = _choose(arithmetic, device) if engine == "auto" else engine
     _check_support(name, arithmetic, device)
+    check_available(device)
     weights = WeightsFile.read(path)
     settings = EngineSettings(name, arithmetic, device, output_stride, parallel)
     if name in ("torch", "compile"):
@@ -83,8 +86,15 @@ def create_engine(
 
 
 def resolve_device(device: str) -> str:
-    """Choose the fastest device for "auto": a GPU or the CPU; torch is imported only where there may be a GPU."""
+    """Choose the fastest device for "auto": a GPU or the CPU; torch is imported only where there may be a GPU.
+
+    Raises: `AtrousError` for an unknown device.
+    """
     if device != "auto":
+        kind, _, number = device.partition(":")
+        if kind not in DEVICES or (number and not number.isdecimal()):
+            hint = " Did you mean 'cuda'?" if kind == "gpu" else did_you_mean(kind, DEVICES)
+            raise AtrousError(f"There is no device '{device}'.{hint} Use auto, {', '.join(DEVICES)} or cuda:1.")
         return device
     drivers = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, Windows' Linux, AMD
     if sys.platform == "linux" and "torch" not in sys.modules and not any(map(os.path.exists, drivers)):
@@ -92,6 +102,24 @@ def resolve_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_available(device: str) -> None:
+    """Raise `AtrousError` for a device that this machine, or this build of torch, lacks."""
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return
+    import torch
+
+    if kind == "mps":
+        available = int(torch.backends.mps.is_available())
+    else:
+        available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= available:
+        devices = f"has {available} device{'s' * (available > 1)} of this kind" if available else "has no such device"
+        raise AtrousError(
+            f"device '{device}': this machine, or its build of torch {torch.__version__}, {devices}. Use auto or cpu."
+        )
 
 
 def is_installed(name: str) -> bool:
