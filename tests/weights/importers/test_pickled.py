@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -154,3 +155,28 @@ def test_files_without_checksums_are_read(tmp_path: Path) -> None:
     finally:
         torch.serialization.set_crc32_options(True)
     assert read_state_dict(path)["a"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_archive_behind_a_file_of_early_versions_does_not_stand_for_it(tmp_path: Path) -> None:
+    """torch tells the two formats apart by the first bytes."""
+    path = write(tmp_path / "a.pth", {"a": torch.zeros(70_001)[:9]}, True)
+    replace_in_pickle(path, COUNT, HUGE)
+    harmless = write(tmp_path / "b.pth", {"a": torch.zeros(1)}, False)
+    path.write_bytes(path.read_bytes() + harmless.read_bytes())
+    with pytest.raises(SurveyError, match=r"of 2000000000 numbers|but the file has"):
+        survey(path)
+
+
+@pytest.mark.parametrize("name", ["a/data/0", "a/DATA/0"])
+def test_parts_of_the_same_name_are_refused(tmp_path: Path, name: str) -> None:
+    """torch finds parts whatever the case of their names, and the first of several."""
+    path = write(tmp_path / "a.pth", {"a": torch.zeros(100)}, False)
+    with zipfile.ZipFile(path) as archive:
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of zipfile, which sees the duplicate
+        archive.writestr(name, b"\0")
+        for part, content in parts.items():
+            archive.writestr(part, content)
+    with pytest.raises(SurveyError, match="several parts"):
+        survey(path)

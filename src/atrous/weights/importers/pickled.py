@@ -19,6 +19,9 @@ from typing import IO, Any, ClassVar, NamedTuple
 
 PIECE = 1 << 20
 
+_ARCHIVE = b"PK\x03\x04"
+"""The first bytes of an archive."""
+
 LEGACY_PICKLES = 5
 """Pickles at the beginning of a file of torch before 1.6: magic number, version, system, content, storage keys."""
 
@@ -72,7 +75,7 @@ def survey(path: Path) -> set[str]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            if zipfile.is_zipfile(file):
+            if file.read(len(_ARCHIVE)) == _ARCHIVE:  # as torch tells the formats apart
                 return _survey_archive(file, size)
             file.seek(0)
             storages, names = _survey_pickles(file, LEGACY_PICKLES, size)
@@ -89,6 +92,8 @@ def _survey_archive(file: IO[bytes], size: int) -> set[str]:
     """Survey a file of torch since 1.6: an archive of one pickle, and a part for each storage."""
     with zipfile.ZipFile(file) as archive:
         parts = {member.filename: member for member in archive.infolist()}
+        if len({name.lower() for name in parts}) != len(archive.infolist()):  # torch ignores the case
+            raise SurveyError("several parts of the archive have the same name")
         if any(part.compress_type != zipfile.ZIP_STORED or part.file_size > size for part in parts.values()):
             raise SurveyError("a part of the archive is compressed, or larger than the file")
         if sum(part.file_size for part in parts.values()) > size:
