@@ -16,7 +16,9 @@ from PIL import Image
 from atrous import AtrousError, create_model
 from atrous.card import Preprocessing
 from atrous.cli.predict_jobs import plan_videos
+from atrous.data.datasets import voc
 from atrous.files import write_error
+from atrous.imaging.probabilities import read_probabilities
 from atrous.inference import Segmentation, Segmenter
 from atrous.weights import save
 from tests.cli.conftest import Run
@@ -334,3 +336,33 @@ def test_a_folder_is_continued(run: Run, photographs: Path, weights: Path, tmp_p
 
     assert run(*arguments, "--tta", "flip").out.count("->") == 3  # other settings
     assert run(*arguments, "--overwrite").out.count("->") == 3
+
+
+def test_probabilities_are_refined_by_the_crf(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    image, out = photographs / "a.png", tmp_path / "out"
+    arguments = ("predict", photographs, "-w", weights, "-o", out, "--json")
+    (line, *_) = map(json.loads, run(*arguments, "--probabilities", "--crf").out.splitlines())
+    assert sorted(path.name for path in out.glob("*.npz")) == ["a.npz", "a_png.npz"]
+    assert line["probabilities"] == str(out / "a.npz")
+    maps, classes, _ = read_probabilities(out / "a_png.npz")
+    assert maps.shape == (21, 40, 50)
+    assert classes == voc.CLASSES
+    expected = Segmenter.load(weights, device="cpu")(image, probabilities=True).probabilities
+    np.testing.assert_allclose(maps, expected, atol=1e-3)  # those of the network, not of the CRF
+    result = run("crf", image, out / "a_png.npz", "-o", tmp_path / "refined")
+    assert result.code == 0, result.err
+    by_crf, refined = (np.asarray(Image.open(path)) for path in (out / "a_png.png", tmp_path / "refined" / "a.png"))
+    assert (by_crf == refined).mean() > 0.99  # the same preset; 16 bits may decide ties otherwise
+
+
+def test_finished_images_without_probabilities_are_segmented_again(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path
+) -> None:
+    arguments = ("predict", photographs, "-w", weights, "-o", tmp_path / "out")
+    assert run(*arguments).code == 0
+    assert run(*arguments, "--probabilities").out.count("->") == 3
+    assert "3 of 3 images were segmented before" in run(*arguments, "--probabilities").err
+    (tmp_path / "out" / "a.npz").write_bytes(b"something else")
+    result = run("predict", photographs / "a.jpg", "-w", weights, "-o", tmp_path / "out", "--probabilities")
+    assert result.code == 2
+    assert "a.npz exists and is not a file of `atrous predict`" in result.err

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,3 +94,16 @@ def test_show_displays_the_result_in_a_notebook(segmentation: Segmentation, monk
     monkeypatch.setitem(sys.modules, "IPython", notebook)
     segmentation.show()
     assert shown == [segmentation]
+
+
+def test_probabilities_are_saved_if_there_are_some(segmentation: Segmentation, tmp_path: Path) -> None:
+    with pytest.raises(AtrousError, match=r"segmenter\(image, probabilities=True\)"):
+        segmentation.save_probabilities(tmp_path / "a.npz")
+    result = replace(segmentation, probabilities=np.full((3, 60, 80), 1 / 3, np.float32))
+    with pytest.raises(AtrousError, match=r"name it \*\.npz"):
+        result.save_probabilities(tmp_path / "a.npy")
+    for _ in range(2):
+        assert result.save_probabilities(tmp_path / "a.npz") == tmp_path / "a.npz"
+    (tmp_path / "a.npz").write_bytes(b"another file")
+    with pytest.raises(AtrousError, match="exists and is not a file of"):
+        result.save_probabilities(tmp_path / "a.npz")

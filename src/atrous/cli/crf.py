@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from atrous.card import Card
     from atrous.data.dataset import SegmentationDataset
     from atrous.evaluation.crf_search import SearchImage
+    from atrous.imaging.probabilities import ClassProbabilities
 
 
 PRESETS = ("v1", "v2", "v2_resnet", "crf_rnn", "krahenbuhl")
@@ -53,7 +54,12 @@ Preset = Annotated[str, typer.Option(help=f"The parameters of a paper: {', '.joi
 @app.command()
 def refine(
     image: Annotated[Path, typer.Argument(help="The image.")],
-    probabilities: Annotated[Path, typer.Argument(help="A .npy file, (classes, height, width), summing to 1.")],
+    probabilities: Annotated[
+        Path,
+        typer.Argument(
+            help="A .npy file, (classes, height, width), summing to 1, or a .npz of `atrous predict --probabilities`."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")] = Path("out"),
     preset: Preset = "v2",
     w1: Annotated[float | None, typer.Option(help="Weight of the bilateral kernel, instead of the preset's.")] = None,
@@ -86,21 +92,20 @@ def refine(
     from atrous.imaging.io import read_image, save_image
     from atrous.inference import Segmentation
     from atrous.marks import Mark, check_replaceable
-    from atrous.weights import read_card
 
     check_writable(out)
     mark, target = Mark("crf"), out / f"{image.stem}.png"
     outputs = [target, overlay_path(target), out / f"{image.stem}_before_overlay.png"]
     outputs += [out / f"{image.stem}.npy"] if keep else []
     check_replaceable(outputs, mark, overwrite=overwrite, inputs=(image, probabilities))
-    pixels, maps = read_image(image), _read_probabilities(probabilities)
+    pixels = read_image(image)
+    maps, classes, colors = _read_classes(probabilities, weights)
     crf = get_preset(preset)
     options: dict[str, Any] = {"w": w1, "sigma_alpha": sigma_alpha, "sigma_beta": sigma_beta}
     bilateral = replace(
         crf.bilateral or Bilateral(), **{name: value for name, value in options.items() if value is not None}
     )
     refined = dense_crf(pixels, maps, replace(crf, bilateral=bilateral), iterations=iterations, prune=prune)
-    classes, colors = _names_and_colors(len(maps), read_card(weights) if weights else None)
     before, after = (
         Segmentation(pixels, each.argmax(0).astype(np.uint8 if len(maps) <= 256 else np.uint16), classes, colors)
         for each in (maps, refined)
@@ -189,6 +194,21 @@ def _read_probabilities(path: Path) -> NDArray[np.floating]:
             f"{path}: not a complete .npy file of numbers ({describe_unexpected(error)}). Save it with numpy.save."
         ) from error
     raise AtrousError(f"{path}: an archive of several arrays, expected one array (classes, height, width).")
+
+
+def _read_classes(path: Path, weights: str | None) -> ClassProbabilities:
+    """Read probabilities, with the classes of the file, or those of `weights`."""
+    from atrous.imaging.probabilities import ClassProbabilities, read_probabilities
+    from atrous.weights import read_card
+
+    if path.suffix.lower() == ".npz":
+        stored = read_probabilities(path)
+        if weights is None:
+            return stored
+        maps = stored.maps
+    else:
+        maps = _read_probabilities(path)
+    return ClassProbabilities(maps, *_names_and_colors(len(maps), read_card(weights) if weights else None))
 
 
 def _names_and_colors(count: int, card: Card | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:

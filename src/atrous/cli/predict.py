@@ -53,6 +53,14 @@ def predict(
     tta: TTA = "none",
     tile: Tile = None,
     crf: CRF = None,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="Write the network's class probabilities of images as well: 16-bit floats (.npz), which `atrous crf` "
+            "reads.",
+        ),
+    ] = False,
     smooth: Annotated[
         float, typer.Option(help="Temporal smoothing of videos, from 0 (off) to below 1; 0.7 removes flicker.")
     ] = 0.0,
@@ -93,7 +101,7 @@ def predict(
     from atrous.weights import find_weights
 
     videos = [source for source in images if _is_video(source)]
-    image_jobs = plan_images([source for source in images if source not in videos], out)
+    image_jobs = plan_images([source for source in images if source not in videos], out, probabilities=probabilities)
     video_jobs = plan_videos(videos, out)
     check_writable(out)
     check_outputs([*image_jobs, *video_jobs], overwrite=overwrite)

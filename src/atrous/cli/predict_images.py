@@ -94,8 +94,10 @@ def segment_image(segmenter: Segmenter, job: ImageJob, settings: Mapping[str, An
     mark = result_mark(job, settings)  # of the file as it is now, should it change meanwhile
     pixels = read_image(job.source)
     start = time.perf_counter()
-    segmentation = segment(segmenter, pixels, settings["crf"])
+    segmentation = segment(segmenter, pixels, settings["crf"], probabilities=job.probabilities)
     segmentation.save(job.target, overwrite=True, mark=mark)
+    if job.probabilities:
+        segmentation.save_probabilities(job.outputs[-1], overwrite=True, mark=mark)
     seconds = time.perf_counter() - start
     return _describe(job, segmentation.labels.shape, segmentation.class_fractions(), seconds)
 
@@ -113,11 +115,10 @@ def describe_finished(segmenter: Segmenter, job: ImageJob) -> dict[str, Any]:
 
 
 def _describe(job: ImageJob, size: tuple[int, ...], fractions: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    labels, overlay = job.outputs
+    outputs = zip(("labels", "overlay", "probabilities"), job.outputs, strict=False)
     return {
         "image": str(job.source),
-        "labels": str(labels),
-        "overlay": str(overlay),
+        **{name: str(output) for name, output in outputs},
         "width": size[1],
         "height": size[0],
         "seconds": round(seconds, 3),

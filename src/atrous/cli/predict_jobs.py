@@ -16,15 +16,17 @@ COMMAND = "predict"
 
 
 class ImageJob(NamedTuple):
-    """An image file and the label map that it is segmented to."""
+    """An image file and the label map that it is segmented to; with `probabilities`, these are written as well."""
 
     source: Path
     target: Path
+    probabilities: bool = False
 
     @property
-    def outputs(self) -> tuple[Path, Path]:
-        """The label map, and the overlay beside it."""
-        return self.target, overlay_path(self.target)
+    def outputs(self) -> tuple[Path, ...]:
+        """The label map, the overlay and, if wanted, the probabilities beside it."""
+        probabilities = (self.target.with_suffix(".npz"),) if self.probabilities else ()
+        return self.target, overlay_path(self.target), *probabilities
 
 
 class VideoJob(NamedTuple):
@@ -39,7 +41,7 @@ class VideoJob(NamedTuple):
         return (self.target,)
 
 
-def plan_images(paths: list[str], out: Path) -> list[ImageJob]:
+def plan_images(paths: list[str], out: Path, *, probabilities: bool = False) -> list[ImageJob]:
     """Expand files, folders and patterns to images, and choose different output files for each.
 
     Folders keep their inner structure. Images of the same name get their suffix or a number appended.
@@ -52,7 +54,10 @@ def plan_images(paths: list[str], out: Path) -> list[ImageJob]:
     for source, relative in sources.items():
         stems = [relative.stem, relative.name.replace(".", "_")]
         number = 1
-        while not taken.isdisjoint((job := ImageJob(source, out / relative.with_name(f"{stems[0]}.png"))).outputs):
+        while True:
+            job = ImageJob(source, out / relative.with_name(f"{stems[0]}.png"), probabilities)
+            if taken.isdisjoint(job.outputs):
+                break
             number += 1
             stems = [*stems[1:], f"{relative.stem}_{number}"]
         taken.update(job.outputs)

@@ -16,6 +16,7 @@ from atrous.files import overlay_path
 from atrous.imaging.draw import draw_overlay
 from atrous.imaging.io import Pixels, encode_png, resize_image, save_image
 from atrous.imaging.labels import class_fractions, save_labels
+from atrous.imaging.probabilities import ClassProbabilities, save_probabilities
 from atrous.marks import Mark, check_replaceable
 
 MAX_OVERLAY_SIDE = 4096
@@ -73,6 +74,27 @@ class Segmentation:
         save_labels(self.labels, self.colors, path, mark)
         save_image(self.shrink(MAX_OVERLAY_SIDE).overlay(), overlay, mark)
         return path, overlay
+
+    def save_probabilities(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, mark: Mark = SEGMENTATION
+    ) -> Path:
+        """Save the probabilities as 16-bit floats with the classes (*.npz), for `atrous crf` for example.
+
+        They are those of `segmenter(image, probabilities=True)`. Only files of an earlier call are replaced, others
+        with `overwrite`.
+
+        Returns: the path.
+        Raises: `AtrousError` without probabilities, or if `path` does not end in .npz, cannot be written, or is another
+        file.
+        """
+        path = Path(path)
+        if self.probabilities is None:
+            raise AtrousError("This result has no probabilities: ask for them by segmenter(image, probabilities=True).")
+        if path.suffix.lower() != ".npz":
+            raise AtrousError(f"{path}: probabilities are saved as an archive of NumPy arrays; name it *.npz.")
+        check_replaceable((path,), mark, overwrite=overwrite)
+        save_probabilities(ClassProbabilities(self.probabilities, self.classes, self.colors), path, mark)
+        return path
 
     def show(self) -> None:
         """Show the overlay: in the notebook that runs this, or else in the system's image viewer.

@@ -1,0 +1,66 @@
+"""Save class probabilities as an archive of NumPy arrays, and read them."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.errors import AtrousError, describe_unexpected
+from atrous.files import writing
+from atrous.marks import Mark
+
+
+class ClassProbabilities(NamedTuple):
+    """Class probabilities with the names and colors of the classes.
+
+    Shape: `maps` (K, H, W) float32, summing to 1 over axis 0.
+    """
+
+    maps: NDArray[np.floating]
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+
+
+def save_probabilities(probabilities: ClassProbabilities, path: Path, mark: Mark) -> None:
+    """Save probabilities as 16-bit floats in a compressed .npz, with the arrays `probabilities, classes, colors`.
+
+    Raises: `AtrousError` if the file cannot be written.
+    """
+    maps, classes = probabilities.maps.astype(np.float16), np.array(probabilities.classes)
+    colors = np.array(probabilities.colors, np.uint8)
+    with writing(path) as temporary:
+        np.savez_compressed(temporary, probabilities=maps, classes=classes, colors=colors)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.comment = str(mark).encode()
+
+
+def read_probabilities(path: str | os.PathLike[str]) -> ClassProbabilities:
+    """Read probabilities that `save_probabilities` wrote, and correct their sums, which 16 bits have rounded.
+
+    Raises: `AtrousError` for a file that is missing, damaged, or holds other arrays.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            maps = arrays["probabilities"].astype(np.float32)
+            classes, colors = arrays["classes"].tolist(), arrays["colors"].tolist()
+        if maps.ndim != 3 or len(classes) != len(maps) or np.shape(colors) != (len(maps), 3):
+            raise ValueError(f"probabilities of shape {maps.shape}, {len(classes)} classes")
+    except FileNotFoundError as error:
+        raise AtrousError(f"{path}: no such file. Write it with atrous predict --probabilities.") from error
+    except MemoryError as error:
+        raise AtrousError(f"{path}: the probabilities do not fit into memory. Use a smaller image.") from error
+    except Exception as error:  # NumPy and zipfile raise exceptions of many kinds for damaged files
+        raise AtrousError(
+            f"{path}: not a complete .npz of probabilities, classes and colors ({describe_unexpected(error)}). "
+            "Write it with atrous predict --probabilities."
+        ) from error
+    sums = maps.sum(0)
+    if np.abs(sums - 1).max(initial=0) < 0.01:  # only rounding; what is wrong stays wrong, for others to see
+        maps /= sums
+    return ClassProbabilities(maps, tuple(map(str, classes)), tuple((r, g, b) for r, g, b in colors))
