@@ -40,23 +40,28 @@ class NormAct(BatchNorm2d):
 class SampledGate(nn.Module):
     """Squeeze-and-excite over every `step`-th pixel: scale each channel by a factor computed from their averages.
 
-    `layers` are those of a gate of timm, by name and in order of execution.
+    `layers` are those of a gate of timm, by name and in order of execution; with `along_channels` they are convolutions
+    of one dimension, that of the channels.
 
     Shape: (N, channels, H, W) -> the same.
-    Source: Squeeze-and-Excitation Networks (Hu, Shen, Sun; CVPR 2018), equations 2 to 4.
+    Source: Squeeze-and-Excitation Networks (Hu, Shen, Sun; CVPR 2018), equations 2 to 4; ECA-Net (Wang et al.; CVPR
+    2020), equation 8.
     """
 
-    def __init__(self, layers: dict[str, nn.Module]) -> None:
+    def __init__(self, layers: dict[str, nn.Module], *, along_channels: bool = False) -> None:
         super().__init__()
+        self.along_channels = along_channels
         for name, layer in layers.items():
             self.add_module(name, layer)
         self.step = 1
 
     def forward(self, x: Tensor) -> Tensor:
         factor = _sample(x, self.step, 2).mean((2, 3), keepdim=True)
+        if self.along_channels:
+            factor = factor.flatten(2).transpose(1, 2)
         for layer in self.children():
             factor = layer(factor)
-        return x * factor
+        return x * (factor.transpose(1, 2).unsqueeze(3) if self.along_channels else factor)
 
 
 class SampledResponseNorm(nn.Module):
@@ -94,6 +99,7 @@ GATES = {
     "SEModule": ("fc1", "bn", "act", "fc2", "gate"),
     "SqueezeExcite": ("conv_reduce", "act1", "conv_expand", "gate"),
     "EffectiveSEModule": ("fc", "gate"),
+    "EcaModule": ("conv", "gate"),
 }
 """Classes of timm's gates, and their layers in order of execution."""
 
@@ -115,8 +121,9 @@ def _replacement(layer: Any) -> nn.Module | None:
         return _replace_norm(layer)
     if isinstance(layer, (nn.AvgPool2d, nn.MaxPool2d)):
         return _replace_pool(layer)
-    if kind in GATES and not getattr(layer, "add_maxpool", False):
-        return SampledGate({name: layer.get_submodule(name) for name in GATES[kind]})
+    if kind in GATES and not getattr(layer, "add_maxpool", False) and getattr(layer, "conv2", None) is None:
+        gate = {name: layer.get_submodule(name) for name in GATES[kind]}
+        return SampledGate(gate, along_channels=kind == "EcaModule")
     if kind == "GlobalResponseNorm":
         channels_last = layer.channel_dim == -1
         return SampledResponseNorm(layer.weight, layer.bias, layer.eps, channels_last=channels_last)
