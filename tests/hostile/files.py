@@ -161,7 +161,8 @@ def right_archive_checksums(content: bytes) -> bytes:
             position = archive.start_dir
             for part in archive.infolist():
                 name, extra, comment = struct.unpack_from("<3H", content, position + 28)
-                checksum = zlib.crc32(content[_begin(content, part) :][: part.file_size])
+                begin = _begin(content, part)
+                checksum = zlib.crc32(content[begin : begin + part.file_size])
                 struct.pack_into("<I", corrected, position + 16, checksum)
                 position += 46 + name + extra + comment
     except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError, OverflowError):
