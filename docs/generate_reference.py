@@ -69,7 +69,9 @@ def command_line() -> str:
         "# Command line",
         NOTE,
         "Every command prints the same with `--help`. Invalid input ends with exit code 2 and a message that says what "
-        "to change.",
+        "to change, Ctrl-C with 130, SIGTERM in a training with 143. An error of atrous itself ends with 1; with "
+        "`ATROUS_DEBUG=1` the traceback is printed, too. No command replaces a file that it did not write itself, "
+        "unless `--overwrite` is given.",
     ]
     for path, callback in _commands(app, "atrous"):
         parts += [f"## {path}", _help(inspect.getdoc(callback) or "")]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import atrous
 from atrous import __version__
 from atrous.cli.main import _add_default_preset
 from atrous.cli.options import TTA_PRESETS
@@ -26,6 +30,13 @@ def test_help_has_examples(run: Run, command: str) -> None:
     result = run(command, "--help")
     assert result.code == 0
     assert f"atrous {command}" in result.out
+
+
+def test_the_package_runs_as_a_module() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(atrous.__file__).parents[1])}
+    command = [sys.executable, "-m", "atrous", "--version"]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == f"atrous {__version__}"
 
 
 def test_version(run: Run) -> None:

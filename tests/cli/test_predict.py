@@ -368,3 +368,13 @@ def test_finished_images_without_probabilities_are_segmented_again(
     result = run("predict", photographs / "a.jpg", "-w", weights, "-o", tmp_path / "out", "--probabilities")
     assert result.code == 2
     assert "a.npz exists and is not a file of `atrous predict`" in result.err
+
+
+def test_the_default_weights_say_what_they_know(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    result = run("predict", photographs / "a.jpg", "-o", tmp_path / "out", "--json")
+    assert result.code == 0, result.err
+    assert "The default weights know street scenes only: sky, building" in result.err
+    assert "-w deeplab_v3.mobilenet_v2.voc, which downloads 2 MB" in result.err
+    json.loads(result.out)  # nothing else
+    result = run("predict", photographs / "a.jpg", "-o", tmp_path / "other", "-w", weights)
+    assert "default weights" not in result.err

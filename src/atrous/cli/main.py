@@ -40,7 +40,9 @@ from atrous.errors import AtrousError, describe_unexpected
 
 EPILOG = """Examples:
 
-  atrous predict cat.jpg
+  atrous predict street.jpg
+
+  atrous predict cat.jpg -w deeplab_v3.mobilenet_v2.voc
 
   atrous predict photos/ -w model.safetensors -o segmented
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DEFAULT_WEIGHTS = "deeplab_v3_plus.efficientnet_lite0.camvid"
 """Weights that come with the package, trained on street scenes."""
+EVERYDAY_WEIGHTS = "deeplab_v3.mobilenet_v2.voc"
+"""Weights for people, animals, vehicles and furniture."""
 
 
 def predict(
@@ -41,11 +43,13 @@ def predict(
         ),
     ],
     weights: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--weights", "-w", help="An id (see `atrous weights`) or a file; the default is for street scenes."
+            "--weights",
+            "-w",
+            help=f"An id (see `atrous weights`) or a file; by default {DEFAULT_WEIGHTS}, for street scenes.",
         ),
-    ] = DEFAULT_WEIGHTS,
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; created if necessary.")] = Path(
         "out"
     ),
@@ -108,7 +112,7 @@ def predict(
     if crf is not None:
         _check_crf(crf, videos)
     TemporalSmoother(smooth)  # checks the option before anything is loaded
-    path = find_weights(weights)
+    path = find_weights(weights or DEFAULT_WEIGHTS)
     settings = {
         "weights": [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns],
         "tta": tta,
@@ -124,7 +128,7 @@ def predict(
     if not image_jobs and not video_jobs and not as_json:
         return
     segmenter = load_segmenter(
-        weights,
+        weights or DEFAULT_WEIGHTS,
         device=device,
         tta=tta,
         tile=tile,
@@ -133,6 +137,8 @@ def predict(
         precision=precision,
         throughput=len(image_jobs) > 1 or bool(videos),
     )
+    if weights is None:
+        _describe_default(segmenter.card.classes)
     for video_job in video_jobs:
         _segment_video(segmenter, video_job, smooth, as_json=as_json)
     if as_json:
@@ -140,6 +146,19 @@ def predict(
             print_result(describe_finished(segmenter, job), as_json=True)
     if image_jobs:
         segment_images(segmenter, image_jobs, out, settings, as_json=as_json)
+
+
+def _describe_default(classes: tuple[str, ...]) -> None:
+    """Tell which classes the default weights know, and which weights know everyday things."""
+    from atrous.weights.find import describe_weights
+
+    info = describe_weights(EVERYDAY_WEIGHTS)
+    size = f", which downloads {info.release.megabytes:.0f} MB" if info.path is None and info.release else ""
+    print_line(
+        "[dim]The default weights know street scenes only: {}. For people, animals and furniture: -w {}{}.[/]",
+        *(", ".join(classes), EVERYDAY_WEIGHTS, size),
+        stderr=True,
+    )
 
 
 def _select_finished(jobs: list[ImageJob], settings: Mapping[str, Any]) -> list[ImageJob]:
