@@ -117,6 +117,11 @@ def test_submission_to_a_test_server(run: Run, tmp_path: Path, server: str, clas
     result = run("evaluate", "-w", weights, "--data", data, "--submit", server, "-o", out)
     assert result.code == 0, result.err
     assert "2 images ->" in result.out
+    before = out.read_bytes()
+    again = run("evaluate", "-w", weights, "--data", data, "--submit", server, "-o", out)
+    assert again.code == 2
+    assert f"{out} exists" in again.err
+    assert out.read_bytes() == before
     assert "note: the server expects the" in result.out
     assert run("predict", images, "-w", weights, "-o", tmp_path / "predicted").code == 0
     shutil.unpack_archive(out, tmp_path / "unpacked", filter="data" if archive.endswith("tgz") else None)

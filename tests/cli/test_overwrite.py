@@ -75,7 +75,6 @@ def test_the_crf_replaces_no_input(run: Run, photographs: Path, tmp_path: Path) 
         ("export", "-w", "{weights}", "-o", "{out}"),
         ("quantize", "-w", "{weights}", "--data", "{data}", "-o", "{out}"),
         ("explain", "deeplab_v1.vgg16", "--valid-weights", "-o", "{out}"),
-        ("evaluate", "-w", "{weights}", "--data", "{data}", "--submit", "voc", "-o", "{out}"),
     ],
 )
 def test_a_named_file_is_not_replaced(

@@ -97,8 +97,6 @@ def evaluate(
     check_writable(out if submit is None else out.parent)
     if submit is None:
         check_replaceable([out / name for name in OUTPUTS], MARK, overwrite=overwrite)
-    else:
-        check_replaceable([out], None, overwrite=overwrite)
     if crf is not None:
         get_preset(crf)
     if copy is not None:
@@ -109,6 +107,8 @@ def evaluate(
         raise AtrousError(f"{path}: only .safetensors files have a card; make one with `atrous import-weights`.")
     dataset = open_dataset(data)
     server = None if submit is None else get_server(submit, dataset, out)
+    if server is not None:
+        check_replaceable([out], None, overwrite=overwrite)
     segmenter = load_segmenter(
         path,
         device=device,
