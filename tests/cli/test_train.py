@@ -227,6 +227,23 @@ def test_resuming_needs_no_initial_weights(train: Train, tmp_path: Path) -> None
     assert "the checkpoint of the run" in printed
 
 
+def test_a_run_is_resumed_by_its_folder(train: Train, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "own")
+    arguments = ("--model", "deeplab_v3.mobilenet_v2", "--data", data, "epochs=1", "--out", "runs/street", *TINY)
+    code, printed = train(*arguments)
+    assert code == 0, printed
+    code, printed = train("runs/street", "epochs=2")
+    assert code == 2
+    assert "runs/street is a run: continue it with --resume" in printed.replace("\n", "")
+    code, printed = train("--resume", "runs/street", "epochs=2")
+    assert code == 0, printed
+    rows = read_csv(tmp_path / "runs" / "street" / "log.csv")
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    code, printed = train("--resume", "runs/street", "batch=4")
+    assert code == 2
+    assert "stages.0.batch: 2 in the run, 4 now" in printed.replace("\n", " ")
+
+
 def test_resuming_without_a_run(train: Train, tmp_path: Path) -> None:
     data = write_cells(tmp_path / "own")
     code, printed = train("unet_folder", "--data", f"folder:{data}", "--resume")

@@ -21,7 +21,7 @@ from tests.training.conftest import command, draw_pair, losses, press_ctrl_c, sm
 pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
 
 from atrous.files import read_csv
-from atrous.training import train
+from atrous.training import Recipe, train
 from atrous.training.run_dir import CHECKPOINT, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -92,6 +92,58 @@ def test_a_killed_run_resumes_exactly(street: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
     assert ours.card == theirs.card.model_copy(update={"measured": ours.card.measured})
     assert read_csv(folder / "evaluations.csv") == read_csv(whole / "evaluations.csv")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step: {milestones: [3, 6]}", "poly"])
+def test_a_run_goes_on_past_its_end(street: str, tmp_path: Path, schedule: str) -> None:
+    """It equals the longer training, unless the schedule depends on the number of steps, as poly does."""
+
+    def recipe(steps: int) -> Recipe:
+        return small(street, f"steps={steps}", f"schedule={{{schedule}}}", "evaluate.max_images=1")
+
+    train(recipe(4), tmp_path / "run")
+    train(recipe(7), tmp_path / "run", resume=True)
+    train(recipe(7), tmp_path / "whole")
+    ours, theirs = (load(tmp_path / each / "last.safetensors").state_dict() for each in ("run", "whole"))
+    rates, expected = ([row["lr"] for row in read_csv(tmp_path / each / "log.csv")] for each in ("run", "whole"))
+    assert rates[4:] == expected[4:]
+    assert len(rates) == 7
+    if schedule == "poly":
+        assert rates[:4] != expected[:4]
+    else:
+        assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    with pytest.raises(AtrousError, match=r"stage 'train' has made 7 steps already, and is to end after 5"):
+        train(recipe(5), tmp_path / "run", resume=True)
+    assert train(recipe(7), tmp_path / "run", resume=True).stages["train"]["miou"] >= 0
+
+
+def test_a_finished_stage_keeps_its_length(street: str, tmp_path: Path) -> None:
+    stages = [{"name": "one"}, {"name": "two"}]
+    common = (street, "steps=1", "evaluate.max_images=1")
+    train(small(*common, stages=stages), tmp_path / "run")
+    with pytest.raises(AtrousError, match=r"stages\.0\.steps: 1 in the run, 2 now\).*that are not finished, steps"):
+        train(small(*common, "steps=2", stages=stages), tmp_path / "run", resume=True)
+    train(small(*common, "stages.two.steps=2", stages=stages), tmp_path / "run", resume=True)
+    assert [row[:2] for row in losses(tmp_path / "run")] == [("one", "1"), ("two", "1"), ("two", "2")]
+
+
+def test_patience_stops_early(street: str, tmp_path: Path) -> None:
+    """A network that does not change is the best in its first validation; two more do not improve it."""
+    common = (street, "steps=9", "evaluate.every=2", "evaluate.max_images=1", "optimizer.lr=1e-30")
+    recipe = small(*common, "patience=2", "batch_norm=frozen", "checkpoint_every=100")
+    messages: list[str] = []
+    result = train(recipe, tmp_path / "run", on_message=messages.append)
+    assert len(losses(tmp_path / "run")) == 6
+    assert any("stopped early after step 6 of 9, because in the last 2 validations" in message for message in messages)
+    assert result.last.is_file()
+    assert (tmp_path / "run" / "train.safetensors").is_file()
+    train(recipe, tmp_path / "run", resume=True)
+    assert len(losses(tmp_path / "run")) == 6
+    train(small(*common, "patience=0", "batch_norm=frozen"), tmp_path / "run", resume=True)
+    assert len(losses(tmp_path / "run")) == 9
+    with pytest.raises(AtrousError, match=r"patience counts validations: give data\.val"):
+        small(street, "patience=2", "data.val=")
 
 
 def test_images_that_were_trained_on_do_not_validate(street: str, tmp_path: Path) -> None:

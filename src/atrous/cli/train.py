@@ -50,7 +50,9 @@ def train(
         typer.Option(help="A data set and its folder (voc2012:/path), or a folder of your own; may be repeated."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder; runs/RECIPE by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the folder; see the last example.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps; auto is the fastest one available.")] = "auto",
     devices: Annotated[int, typer.Option(min=0, help="Number of devices; 0 for all available.")] = 0,
     strategy: Annotated[
@@ -75,13 +77,19 @@ def train(
       atrous train camvid_deeplab_v3_plus_mobilenet_v2 --data camvid:/data/CamVid --out runs/street --resume
 
       torchrun --nproc-per-node 4 -m atrous.cli.main train pspnet_resnet101_voc --data voc2012:/data/VOC2012
+
+      atrous train --resume runs/street epochs=80
     """
     from atrous.training.fabric import check_requirements
+    from atrous.training.run_dir import RECIPE
 
     first_process = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
     console = make_console()
     console.quiet = not first_process
     words, specs = list(arguments or []), list(data or [])
+    if (run := _find_run(words, resume)) is not None:
+        words = [str(run / RECIPE) if Path(word) == run else word for word in words]
+        out = out or run
     if model and resume:
         words += _initial_weights_of_run(words, out or Path("runs") / model)
     recipe, download = (
@@ -127,6 +135,23 @@ def _read_recipe(words: list[str], model: str, data: list[str]) -> Recipe:
             f"Give a recipe ({', '.join(list_recipes())}), or a network with --model and its data with --data."
         )
     return default_recipe(model, data, overrides)
+
+
+def _find_run(words: list[str], resume: bool) -> Path | None:
+    """Find the run folder among the words, which `--resume` may name instead of a recipe.
+
+    Raises: `AtrousError` for a run folder without `--resume`.
+    """
+    from atrous.training.run_dir import RECIPE
+
+    for word in words:
+        if "=" not in word and (Path(word) / RECIPE).is_file():
+            if not resume:
+                raise AtrousError(
+                    f"{word} is a run: continue it with --resume, or train by its recipe with {Path(word) / RECIPE}."
+                )
+            return Path(word)
+    return None
 
 
 def _initial_weights_of_run(words: list[str], folder: Path) -> list[str]:

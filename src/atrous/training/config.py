@@ -297,6 +297,8 @@ class StageConfig(RecipeModel):
     """Compile the network with `torch.compile`."""
     evaluate: EvaluationConfig = EvaluationConfig()
     """Validation during and after the stage."""
+    patience: int = Field(default=0, ge=0)
+    """Stop the stage early after this number of validations in a row without a better mIoU; 0 never stops early."""
     checkpoint_every: int = Field(default=500, ge=1)
     """Number of steps between checkpoints, and so the most steps a killed run loses."""
 
@@ -304,6 +306,8 @@ class StageConfig(RecipeModel):
     def _check(self) -> StageConfig:
         if bool(self.steps) == bool(self.epochs):
             raise ValueError("give either steps or epochs, more than 0")
+        if self.patience and not self.data.val:
+            raise ValueError("patience counts validations: give data.val, or set it to 0")
         if self.evaluate.tta != "none" and self.precision == "64-true":
             raise ValueError("evaluate.tta runs in 32 bits: remove it, or choose another precision than 64-true")
         if self.data.border_weight and "cross_entropy" not in self.loss:

@@ -27,12 +27,15 @@ from atrous.environment import describe_environment
 from atrous.errors import AtrousError
 from atrous.files import check_writable, write_json, write_text, writing
 from atrous.marks import Mark, read_mark
+from atrous.training.loader import open_stage_data
 from atrous.training.recipe import Recipe, read_recipe
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_KEYS = frozenset({"stage", "step", "model", "optimizer", "precision", "ema", "metrics", "best_miou"})
 """The keys of every checkpoint."""
 RECIPE = "recipe.yaml"
+ADJUSTABLE = ("steps", "epochs", "patience", "evaluate.every", "evaluate.times", "checkpoint_every", "workers")
+"""Keys of a stage that may change when a run is resumed before the end of the stage, or after that of the last."""
 MARK = Mark("train")
 """The mark in the recipe of a run."""
 FILES = (RECIPE, "environment.json", "log.csv", "evaluations.csv", "curves.png", "best.safetensors", "last.safetensors")
@@ -42,8 +45,8 @@ FILES = (RECIPE, "environment.json", "log.csv", "evaluations.csv", "curves.png",
 def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any] | None:
     """Create the run folder, or read the checkpoint in it.
 
-    Raises: `AtrousError` if there is a run but `resume` is false, or the reverse, or the run has another recipe; for
-    other files that a run would replace.
+    Raises: `AtrousError` if there is a run but `resume` is false, or the reverse, or the run has another recipe (but
+    for `ADJUSTABLE` keys); for other files that a run would replace.
     """
     path = folder / RECIPE
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
@@ -52,11 +55,8 @@ def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any
             raise AtrousError(
                 f"{folder}: no run to resume: {RECIPE} is missing; leave out --resume, or name the run with --out."
             )
-        if difference := _difference(read_recipe(path), recipe):
-            raise AtrousError(
-                f"{path} differs from the given recipe ({difference}): resume with the same settings, or choose "
-                "another --out."
-            )
+        checkpoint = read_checkpoint(folder)
+        _check_resumable(folder, read_recipe(path), recipe, checkpoint)
     elif first and (folder / CHECKPOINT).exists():  # a run that failed at the start leaves at most a recipe
         raise AtrousError(f"{folder} already contains a run: continue it with --resume, or choose another --out.")
     elif first:
@@ -67,10 +67,31 @@ def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any
         starts = folder / "environment.json"
         earlier = json.loads(starts.read_text("utf-8")) if starts.is_file() else []
         write_json(starts, [*earlier, {"atrous": atrous.__version__, **describe_environment()}])
-    checkpoint = read_checkpoint(folder) if resume else None
-    if checkpoint is not None and checkpoint["stage"] not in range(len(recipe.stages)):
-        raise damaged_checkpoint_error(folder, IndexError(f"stage {checkpoint['stage']}"))
-    return checkpoint
+    return checkpoint if resume else None
+
+
+def _check_resumable(folder: Path, run: Recipe, requested: Recipe, checkpoint: Mapping[str, Any] | None) -> None:
+    """Check that a recipe continues a run: only the `ADJUSTABLE` keys differ, and only in stages that go on.
+
+    Raises: `AtrousError` for another recipe, or fewer steps than the run has made.
+    """
+    number = checkpoint["stage"] if checkpoint is not None else 0
+    if number not in range(len(run.stages)):
+        raise damaged_checkpoint_error(folder, IndexError(f"stage {number}"))
+    if difference := _difference(run, requested, number):
+        raise AtrousError(
+            f"{folder / RECIPE} differs from the given recipe ({difference}): resume with the same settings, or choose "
+            f"another --out. In stages that are not finished, {', '.join(ADJUSTABLE)} may change."
+        )
+    stage = requested.stages[number]
+    before = run.stages[number]
+    if checkpoint is not None and (stage.steps, stage.epochs) != (before.steps, before.epochs):
+        steps = stage.count_steps(len(open_stage_data(stage.data)[0]))
+        if steps < checkpoint["step"]:
+            raise AtrousError(
+                f"{folder}: stage '{stage.name}' has made {checkpoint['step']} steps already, and is to end after "
+                f"{steps}: give more steps or epochs."
+            )
 
 
 def _check_other_files(recipe: Recipe, folder: Path) -> None:
@@ -83,10 +104,12 @@ def _check_other_files(recipe: Recipe, folder: Path) -> None:
             raise AtrousError(f"{folder / name} exists and would be replaced: choose another folder with --out.")
 
 
-def _difference(run: Recipe, requested: Recipe) -> str:
-    """Describe the first key in which two recipes differ; empty if they are equal."""
+def _difference(run: Recipe, requested: Recipe, number: int) -> str:
+    """Describe the first key in which two recipes differ, except adjustable ones of the stages from `number` on."""
+    stages = range(number, len(run.stages))
+    adjustable = {f"stages.{index}.{key}" for index in stages for key in ADJUSTABLE}
     before, now = _leaves(run.model_dump(mode="json")), _leaves(requested.model_dump(mode="json"))
-    for key in sorted(before.keys() | now.keys()):
+    for key in sorted((before.keys() | now.keys()) - adjustable):
         if before.get(key) != now.get(key):
             return f"{key}: {before.get(key)} in the run, {now.get(key)} now"
     return ""

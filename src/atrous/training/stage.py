@@ -59,6 +59,13 @@ class StageRun:
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     best_miou: float = -1.0
+    stale: int = 0
+    """Number of validations since the best one."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage is at its last step, or was stopped early."""
+        return self.step == self.steps or 0 < self.config.patience <= self.stale
 
     @property
     def config(self) -> StageConfig:
@@ -141,6 +148,7 @@ def _restore(run: StageRun, checkpoint: dict[str, Any]) -> None:
     if run.ema is not None:
         run.ema.load_state_dict(checkpoint["ema"])
     run.step, run.metrics, run.best_miou = int(checkpoint["step"]), checkpoint["metrics"], checkpoint["best_miou"]
+    run.stale = int(checkpoint.get("stale", 0))  # checkpoints of earlier versions have no count
 
 
 @contextmanager

@@ -114,8 +114,8 @@ def train(
 
 
 def train_stage(run: StageRun, interrupted: StopRequest, on_progress: OnTrainProgress, on_message: OnMessage) -> None:
-    """Train a stage from its current step to its last one, unless it is already there."""
-    if run.step == run.steps:
+    """Train a stage from its current step to its last one, unless it is finished."""
+    if run.finished:
         return
     fabric, stages = run.fabric, [stage.name for stage in run.recipe.stages]
     loader = make_loader(run.data, run.config, run.steps, run.step, fabric.global_rank, fabric.world_size, run.seed)
@@ -138,7 +138,7 @@ def training_loop(
     fabric, network, optimizer, stage = run.fabric, run.network, run.optimizer, run.config
     set_learning_rate(optimizer, factor := run.schedule(run.step, run.steps))
     start = time.perf_counter()
-    while run.step < run.steps:
+    while not run.finished:
         losses, data_seconds = [], 0.0
         for micro_step in range(stage.accumulate):
             waiting = time.perf_counter()
@@ -168,9 +168,9 @@ def training_loop(
         mean_loss = reduce(fabric, torch.stack(losses).mean(), "mean")
         if log is not None:
             log.add_step(run.step, mean_loss, lr, seconds=time.perf_counter() - start, data_seconds=data_seconds)
-        last = run.step == run.steps
-        if last or run.step % stage.evaluate.interval(run.steps) == 0:
+        if run.step == run.steps or run.step % stage.evaluate.interval(run.steps) == 0:
             validate_stage(run, log, on_message)
+        last = run.finished
         if last:
             save_weights(run, f"{stage.name}.safetensors", "last.safetensors")
         stop = any_process(fabric, interrupted)
@@ -216,8 +216,15 @@ def validate_stage(run: StageRun, log: StageLog | None, on_message: OnMessage) -
                     "persists: use class weights, ohem or lovasz as loss, or crops with class_aware."
                 )
         if run.metrics["miou"] > run.best_miou:
-            run.best_miou = run.metrics["miou"]
+            run.best_miou, run.stale = run.metrics["miou"], 0
             save_weights(run, "best.safetensors")
+        else:
+            run.stale += 1
+        if run.finished and run.step < run.steps:
+            on_message(
+                f"{stage.name}: stopped early after step {run.step} of {run.steps}, because in the last {run.stale} "
+                f"validations mIoU was not better than {100 * run.best_miou:.2f} (patience={stage.patience})."
+            )
     if log is not None:
         draw_curves(run.folder)
 
@@ -244,6 +251,7 @@ def save_checkpoint(run: StageRun) -> None:
         "ema": run.ema.state_dict() if run.ema is not None else {},
         "metrics": run.metrics,
         "best_miou": run.best_miou,
+        "stale": run.stale,
         "trained_images": run.card.trained_images,
     }
     if not run.fabric.is_global_zero:
