@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import re
 import shutil
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,7 +21,7 @@ from PIL import Image
 
 from atrous import AtrousError, create_model
 from atrous.card import Preprocessing
-from atrous.cli.predict_jobs import plan_videos
+from atrous.cli.predict_jobs import plan_images, plan_videos
 from atrous.crf import dense_crf
 from atrous.data.datasets import voc
 from atrous.files import write_error
@@ -378,3 +384,65 @@ def test_the_default_weights_say_what_they_know(run: Run, photographs: Path, wei
     json.loads(result.out)  # nothing else
     result = run("predict", photographs / "a.jpg", "-o", tmp_path / "other", "-w", weights)
     assert "default weights" not in result.err
+
+
+@pytest.fixture
+def site(photographs: Path) -> Iterator[str]:
+    """The address of a server of the photographs."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Print nothing."""
+
+    handler = partial(Quiet, directory=str(photographs))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_images_of_the_web(run: Run, site: str, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("predict", f"{site}/a.png?size=large", f"{site}/b.png", "-w", weights, "-o", out)
+    result = run(*arguments)
+    assert result.code == 2
+    assert "an address of a private network" in result.err
+    result = run(*arguments, "--allow-private")
+    assert result.code == 2
+    assert f"1 of 2 images could not be segmented, the others are in {out}" in result.err
+    assert f"{site}/b.png: the server answered 404" in result.err
+    assert run("predict", photographs / "a.png", "-w", weights, "-o", tmp_path / "local").code == 0
+    for name in ("a.png", "a_overlay.png"):
+        one, other = (np.asarray(Image.open(folder / name)) for folder in (out, tmp_path / "local"))
+        np.testing.assert_array_equal(one, other)
+    result = run("predict", f"{site}/notes.txt", "-w", weights, "-o", out, "--allow-private")
+    assert f"{site}/notes.txt: not an image in any known format" in result.err
+    result = run("predict", f"{site}/clip.mp4", "-w", weights, "-o", out, "--allow-private")
+    assert "clip.mp4: videos are not fetched from the web" in result.err
+
+
+def test_results_of_an_address_are_named_by_its_last_part(tmp_path: Path) -> None:
+    names = {
+        "http://a/b/street.jpg?x=../../y": "street.png",
+        "http://a/b/..%2F..%2Fetc": "etc.png",
+        "http://a/..": "image.png",
+        "http://a": "image.png",
+        "http://a/a%00b%20c.jpg": "a_b_c.png",
+        "http://a/" + "x" * 500: "x" * 100 + ".png",
+    }
+    for url, name in names.items():
+        assert plan_images([url], tmp_path)[0].target == tmp_path / name
+
+
+def test_standard_input(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for content, code in (((photographs / "a.png").read_bytes(), 0), (b"", 2), (b"text", 2)):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        result = run("predict", "-", "-w", weights, "-o", tmp_path / "out", "--json")
+        assert result.code == code
+        if code:
+            assert "standard input: " in result.err
+        else:
+            assert json.loads(result.out)["image"] == "-"
+            assert Image.open(tmp_path / "out" / "stdin.png").size == (50, 40)

@@ -57,7 +57,7 @@ def export(
     model = load(weights)
     if output_stride is not None:
         model.set_output_stride(output_stride)
-    report = export_model(model, out, labels=labels, size=fixed, images=[read_image(job.source) for job in jobs])
+    report = export_model(model, out, labels=labels, size=fixed, images=[read_image(job.open()) for job in jobs])
     sizes = ", ".join(f"{width} x {height}" for height, width in sorted({each.size for each in report.differences}))
     print_line(
         "-> {}, {:.1f} MB; differs from the network by at most {:.1g} of the largest score (at {} pixels)",

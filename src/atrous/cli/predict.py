@@ -39,7 +39,8 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, folders, quoted patterns such as 'a/*.jpg', video files, or the number of a camera.",
+            help="Image files, folders, quoted patterns such as 'a/*.jpg', web addresses, - for standard input, video "
+            "files, or the number of a camera.",
         ),
     ],
     weights: Annotated[
@@ -64,6 +65,9 @@ def predict(
             help="Write the network's class probabilities of images as well: 16-bit floats (.npz), which `atrous crf` "
             "reads.",
         ),
+    ] = False,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Fetch images from addresses of private networks as well.")
     ] = False,
     smooth: Annotated[
         float, typer.Option(help="Temporal smoothing of videos, from 0 (off) to below 1; 0.7 removes flicker.")
@@ -95,6 +99,8 @@ def predict(
 
       atrous predict street.jpg --crf
 
+      atrous predict https://example.org/street.jpg
+
       atrous predict satellite.tif --tile 513
 
       atrous predict clip.mp4 --smooth 0.7
@@ -105,7 +111,8 @@ def predict(
     from atrous.weights import find_weights
 
     videos = [source for source in images if _is_video(source)]
-    image_jobs = plan_images([source for source in images if source not in videos], out, probabilities=probabilities)
+    others = [source for source in images if source not in videos]
+    image_jobs = plan_images(others, out, probabilities=probabilities, allow_private=allow_private)
     video_jobs = plan_videos(videos, out)
     check_writable(out)
     check_outputs([*image_jobs, *video_jobs], overwrite=overwrite)

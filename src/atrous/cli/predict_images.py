@@ -92,7 +92,7 @@ def segment_image(segmenter: Segmenter, job: ImageJob, settings: Mapping[str, An
     from atrous.inference.refine import segment
 
     mark = result_mark(job, settings)  # of the file as it is now, should it change meanwhile
-    pixels = read_image(job.source)
+    pixels = read_image(job.open())
     start = time.perf_counter()
     segmentation = segment(segmenter, pixels, settings["crf"], probabilities=job.probabilities)
     segmentation.save(job.target, overwrite=True, mark=mark)

@@ -6,21 +6,30 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from atrous.cli.predict_sources import ImageSource, expand_source
 from atrous.errors import AtrousError
 from atrous.files import overlay_path
+from atrous.imaging.fetch import is_url
 from atrous.marks import Mark, check_replaceable, read_mark
 
 COMMAND = "predict"
 
 
 class ImageJob(NamedTuple):
-    """An image file and the label map that it is segmented to; with `probabilities`, these are written as well."""
+    """An image and the label map that it is segmented to; with `probabilities`, these are written as well."""
 
-    source: Path
+    source: ImageSource
     target: Path
     probabilities: bool = False
+
+    def open(self) -> Path | BinaryIO:
+        """Fetch an image of the web, or read standard input; files stay as they are.
+
+        Raises: `AtrousError` for an image that cannot be fetched.
+        """
+        return self.source if isinstance(self.source, Path) else self.source.open()
 
     @property
     def outputs(self) -> tuple[Path, ...]:
@@ -41,14 +50,16 @@ class VideoJob(NamedTuple):
         return (self.target,)
 
 
-def plan_images(paths: list[str], out: Path, *, probabilities: bool = False) -> list[ImageJob]:
+def plan_images(
+    paths: list[str], out: Path, *, probabilities: bool = False, allow_private: bool = False
+) -> list[ImageJob]:
     """Expand files, folders and patterns to images, and choose different output files for each.
 
     Folders keep their inner structure. Images of the same name get their suffix or a number appended.
 
     Raises: `AtrousError` for a folder or pattern without images, or a result that would overwrite an image.
     """
-    sources = dict(pair for text in paths for pair in _expand(text))
+    sources = dict(pair for text in paths for pair in expand_source(text, allow_private=allow_private))
     taken: set[Path] = set()
     jobs = []
     for source, relative in sources.items():
@@ -72,6 +83,8 @@ def plan_videos(videos: list[str], out: Path) -> list[VideoJob]:
     Raises: `AtrousError` for a result that would overwrite a video.
     """
     unique = list(dict.fromkeys(videos))
+    if addresses := [video for video in unique if is_url(video)]:
+        raise AtrousError(f"{addresses[0]}: videos are not fetched from the web; download the file first.")
     taken: set[Path] = set()
     jobs = []
     for video in unique:
@@ -101,28 +114,6 @@ def _check_sources(jobs: Iterable[ImageJob | VideoJob], sources: Iterable[ImageJ
                 )
 
 
-def _expand(text: str) -> list[tuple[Path, Path]]:
-    """Image files, each with its path relative to the folder or pattern."""
-    import glob
-
-    from atrous.imaging.io import IMAGE_SUFFIXES
-
-    path = Path(text)
-    if path.is_dir():
-        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        if not images:
-            raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}): choose another one.")
-        return [(image, image.relative_to(path)) for image in images]
-    if not path.exists() and glob.has_magic(text):
-        folder = next(parent for parent in path.parents if parent.is_dir())  # its brackets are no pattern
-        pattern = str(path.relative_to(folder))
-        matches = sorted(folder / match for match in glob.glob(pattern, root_dir=folder, recursive=True))
-        if not matches:
-            raise AtrousError(f"'{text}' matches no file: check the folder and the suffix, such as 'photos/*.jpg'.")
-        return [(match, Path(match.name)) for match in matches if match.is_file()]
-    return [(path, Path(path.name))]
-
-
 def result_mark(job: ImageJob | VideoJob, settings: Any) -> Mark:
     """Make the mark of a result: digests of the path of its source, and of the settings and the state of the source."""
     source = job.source.resolve() if isinstance(job.source, Path) else job.source
@@ -137,7 +128,9 @@ def _digest(text: str) -> str:
 
 
 def is_finished(job: ImageJob, settings: Any) -> bool:
-    """Tell whether an earlier run with the same settings wrote the results of an image that has not changed since."""
+    """Tell whether an earlier run with the same settings wrote the results of a file that has not changed since."""
+    if not isinstance(job.source, Path):
+        return False
     mark = result_mark(job, settings)
     return all(read_mark(output) == mark for output in job.outputs)
 

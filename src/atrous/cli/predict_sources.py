@@ -1,0 +1,96 @@
+"""Expand the arguments of `atrous predict` to images: files, folders, patterns, web addresses, standard input."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from atrous.errors import AtrousError
+from atrous.imaging.fetch import MAX_BYTES, fetch, is_url
+
+
+@dataclass(frozen=True)
+class WebImage:
+    """An image on the web."""
+
+    url: str
+    allow_private: bool
+
+    def __str__(self) -> str:
+        """The address."""
+        return self.url
+
+    def open(self) -> BinaryIO:
+        """Fetch the image.
+
+        Raises: `AtrousError` as `fetch`.
+        """
+        return _named(fetch(self.url, allow_private=self.allow_private), self.url)
+
+
+@dataclass(frozen=True)
+class StandardInput:
+    """An image that is piped into the command."""
+
+    def __str__(self) -> str:
+        """The argument that means it."""
+        return "-"
+
+    def open(self) -> BinaryIO:
+        """Read all of the input.
+
+        Raises: `AtrousError` if it is too large.
+        """
+        content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise AtrousError(f"standard input: more than {MAX_BYTES / 2**20:.0f} MiB. Give the image as a file.")
+        return _named(content, "standard input")
+
+
+ImageSource: TypeAlias = Path | WebImage | StandardInput
+
+
+def _named(content: bytes, name: str) -> BinaryIO:
+    file = io.BytesIO(content)
+    file.name = name  # for the messages of errors
+    return file
+
+
+def expand_source(text: str, *, allow_private: bool = False) -> list[tuple[ImageSource, Path]]:
+    """Expand an argument to images, each with its path relative to the folder or pattern.
+
+    Raises: `AtrousError` for a folder or pattern without images.
+    """
+    import glob
+
+    from atrous.imaging.io import IMAGE_SUFFIXES
+
+    if text == "-":
+        return [(StandardInput(), Path("stdin"))]
+    if is_url(text):
+        return [(WebImage(text, allow_private), _file_name(text))]
+    path = Path(text)
+    if path.is_dir():
+        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        if not images:
+            raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}): choose another one.")
+        return [(image, image.relative_to(path)) for image in images]
+    if not path.exists() and glob.has_magic(text):
+        folder = next(parent for parent in path.parents if parent.is_dir())  # its brackets are no pattern
+        pattern = str(path.relative_to(folder))
+        matches = sorted(folder / match for match in glob.glob(pattern, root_dir=folder, recursive=True))
+        if not matches:
+            raise AtrousError(f"'{text}' matches no file: check the folder and the suffix, such as 'photos/*.jpg'.")
+        return [(match, Path(match.name)) for match in matches if match.is_file()]
+    return [(path, Path(path.name))]
+
+
+def _file_name(url: str) -> Path:
+    """Name the results of an address: by the last part of its path, of characters that every file system takes."""
+    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    return Path(re.sub(r"[^\w.-]+", "_", name).strip("._")[:100] or "image")
