@@ -119,9 +119,10 @@ def test_an_eager_engine_follows_the_network() -> None:
 def test_one_compilation_serves_every_size() -> None:
     model = SmallNetwork(False)
     engine = CompiledEngine(copy.deepcopy(model), letter_card(False))
-    engine(images(2, 50, 70))
+    engine(images(1, 161, 200))
+    engine(images(2, 161, 200))
     torch._dynamo.utils.counters.clear()
-    for size in SIZES[1:]:
+    for size in ((1, 120, 91), (2, 120, 91), (3, 97, 170), (1, 230, 161)):
         assert relative_difference(engine(images(*size)).clone(), eager_scores(model, images(*size))) < 1e-3
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
 

@@ -92,9 +92,10 @@ class TorchEngine(Engine):
 
 
 class CompiledEngine(TorchEngine):
-    """Run a network by `torch.compile`: once compiled, which takes a minute, it serves batches and images of any size.
+    """Run a network by `torch.compile`: once compiled, which takes a minute, it serves images of any size.
 
-    A network whose pooling the compiler cannot handle at unknown sizes (DeepLab v1) is compiled size by size.
+    One image and a batch are compiled separately, and so may be small and large images. A network whose pooling the
+    compiler cannot handle at unknown sizes (DeepLab v1) is compiled for each size.
 
     Raises: `AtrousError` where the compiler of torch does not work, such as without a C++ compiler.
     """
