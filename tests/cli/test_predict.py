@@ -204,8 +204,9 @@ def test_ctrl_c_ends_a_video_with_130(run: Run, weights: Path, tmp_path: Path, m
 
 
 def test_videos_of_one_name_get_different_overlays(tmp_path: Path) -> None:
-    plan = dict(plan_videos(["a.mp4", "b.mp4", "a.avi", "0", "b.mp4", "x/a.mp4"], tmp_path))
-    assert {str(source): target.name for source, target in plan.items()} == {
+    jobs = plan_videos(["a.mp4", "b.mp4", "a.avi", "0", "b.mp4", "x/a.mp4"], tmp_path, labels=True)
+    assert [job.labels.name for job in jobs if job.source in (0, Path("b.mp4"))] == ["b_labels", "camera_0_labels"]
+    assert {str(job.source): job.target.name for job in jobs} == {
         "a.mp4": "a_mp4_overlay.mp4",
         "a.avi": "a_avi_overlay.mp4",
         "b.mp4": "b_overlay.mp4",
@@ -446,3 +447,33 @@ def test_standard_input(
         else:
             assert json.loads(result.out)["image"] == "-"
             assert Image.open(tmp_path / "out" / "stdin.png").size == (50, 40)
+
+
+def test_the_labels_of_a_video(run: Run, weights: Path, tmp_path: Path) -> None:
+    def film(values: tuple[int, ...]) -> None:
+        video = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+        for value in values:
+            video.write(np.full((48, 64, 3), value, np.uint8))
+        video.release()
+
+    film((0, 60, 128, 255))
+    folder = tmp_path / "out" / "a_labels"
+    arguments = ("predict", tmp_path / "a.mp4", "-w", weights, "-o", tmp_path / "out", "--format", "png")
+    result = run(*arguments, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["labels"] == str(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [f"00000{number}.png" for number in (1, 2, 3, 4)]
+    segmenter, video = Segmenter.load(weights), cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    for path in sorted(folder.iterdir()):
+        labels, frame = np.asarray(Image.open(path)), video.read()[1][..., ::-1]
+        np.testing.assert_array_equal(labels, segmenter(np.ascontiguousarray(frame)).labels)
+    film((0, 60))  # the same file, shorter
+    (folder / "notes.png").write_text("not a frame")
+    assert run(*arguments).code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["000001.png", "000002.png", "notes.png"]
+    (folder / "000007.png").write_text("a photograph of somebody")
+    result = run(*arguments)
+    assert result.code == 2
+    assert "000007.png exists and is not a file of `atrous predict`" in result.err
+    result = run(*arguments[:-1], "pgn")
+    assert "--format pgn: expected overlay or png. Did you mean 'png'?" in result.err

@@ -21,7 +21,7 @@ from atrous.cli.predict_jobs import (
     result_mark,
 )
 from atrous.console import print_line
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, did_you_mean
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ DEFAULT_WEIGHTS = "deeplab_v3_plus.efficientnet_lite0.camvid"
 """Weights that come with the package, trained on street scenes."""
 EVERYDAY_WEIGHTS = "deeplab_v3.mobilenet_v2.voc"
 """Weights for people, animals, vehicles and furniture."""
+
+VIDEO_FORMATS = ("overlay", "png")
 
 
 def predict(
@@ -69,6 +71,12 @@ def predict(
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Fetch images from addresses of private networks as well.")
     ] = False,
+    video_format: Annotated[
+        str,
+        typer.Option(
+            "--format", help="The results of videos: overlay, or png for the labels as well, a PNG per frame."
+        ),
+    ] = "overlay",
     smooth: Annotated[
         float, typer.Option(help="Temporal smoothing of videos, from 0 (off) to below 1; 0.7 removes flicker.")
     ] = 0.0,
@@ -103,7 +111,7 @@ def predict(
 
       atrous predict satellite.tif --tile 513
 
-      atrous predict clip.mp4 --smooth 0.7
+      atrous predict clip.mp4 --smooth 0.7 --format png
     """
     from atrous import __version__
     from atrous.files import check_writable
@@ -113,7 +121,7 @@ def predict(
     videos = [source for source in images if _is_video(source)]
     others = [source for source in images if source not in videos]
     image_jobs = plan_images(others, out, probabilities=probabilities, allow_private=allow_private)
-    video_jobs = plan_videos(videos, out)
+    video_jobs = plan_videos(videos, out, labels=_writes_labels(video_format))
     check_writable(out)
     check_outputs([*image_jobs, *video_jobs], overwrite=overwrite)
     if crf is not None:
@@ -186,6 +194,13 @@ def _is_video(text: str) -> bool:
     return text.isdigit() or Path(text).suffix.lower() in VIDEO_SUFFIXES
 
 
+def _writes_labels(video_format: str) -> bool:
+    if video_format not in VIDEO_FORMATS:
+        near = did_you_mean(video_format, VIDEO_FORMATS)
+        raise AtrousError(f"--format {video_format}: expected {' or '.join(VIDEO_FORMATS)}.{near}")
+    return video_format == "png"
+
+
 def _check_crf(preset: str, videos: list[str]) -> None:
     from atrous.crf import get_preset
 
@@ -198,19 +213,27 @@ def _segment_video(segmenter: Segmenter, job: VideoJob, smooth: float, *, as_jso
     """Segment a video file, or a camera until Ctrl-C, and print the time of each stage."""
     from atrous.inference.video import segment_video
 
-    source, target = job
+    source, target, labels = job
     description = "recording, Ctrl-C stops" if isinstance(source, int) else "segmenting"
     with progress_bar(description) as on_progress:
         timing = segment_video(
-            segmenter, source, target, smooth=smooth, on_progress=on_progress, mark=result_mark(job, None)
+            segmenter,
+            source,
+            target,
+            smooth=smooth,
+            on_progress=on_progress,
+            mark=result_mark(job, None),
+            labels=labels,
         )
     if as_json:
         stages = {name: round(seconds, 3) for name, seconds in timing.stages.items()}
         result = {"video": str(source), "overlay": str(target), "frames": timing.frames}
+        result |= {} if labels is None else {"labels": str(labels)}
         typer.echo(json.dumps({**result, "seconds": round(timing.wall, 3), "stages": stages}))
     else:
         print_line("{}: {}", source, timing)
-        print_line("  [dim]->[/] {}", target)
+        for output in (target,) if labels is None else (target, labels):
+            print_line("  [dim]->[/] {}", output)
     if timing.interrupted and not isinstance(source, int):  # Ctrl-C is how a recording ends
         print_line("[yellow]stopped after {} frames, which are in {}[/]", timing.frames, target, stderr=True)
         raise typer.Exit(130)

@@ -39,15 +39,20 @@ class ImageJob(NamedTuple):
 
 
 class VideoJob(NamedTuple):
-    """A video file, or the number of a camera, and the video that it is segmented to."""
+    """A video file, or the number of a camera, the video that it is segmented to, and a folder for labels if wanted."""
 
     source: Path | int
     target: Path
+    labels: Path | None = None
 
     @property
-    def outputs(self) -> tuple[Path]:
-        """The overlay."""
-        return (self.target,)
+    def outputs(self) -> tuple[Path, ...]:
+        """The overlay, the labels of the first frame, and those of other frames that exist already."""
+        from atrous.inference.video import frame_paths
+
+        if self.labels is None:
+            return (self.target,)
+        return self.target, self.labels / "000001.png", *frame_paths(self.labels)
 
 
 def plan_images(
@@ -77,8 +82,8 @@ def plan_images(
     return jobs
 
 
-def plan_videos(videos: list[str], out: Path) -> list[VideoJob]:
-    """Choose a different output file for each video file or camera number.
+def plan_videos(videos: list[str], out: Path, *, labels: bool = False) -> list[VideoJob]:
+    """Choose a different output file for each video file or camera number, and with `labels` a folder beside it.
 
     Raises: `AtrousError` for a result that would overwrite a video.
     """
@@ -100,6 +105,11 @@ def plan_videos(videos: list[str], out: Path) -> list[VideoJob]:
             target = out / f"{name}_{number}_overlay.mp4"
         taken.add(target)
         jobs.append(VideoJob(path, target))
+    if labels:
+        jobs = [
+            job._replace(labels=job.target.with_name(f"{job.target.stem.removesuffix('_overlay')}_labels"))
+            for job in jobs
+        ]
     _check_sources(jobs, jobs)
     return jobs
 

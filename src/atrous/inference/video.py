@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,11 @@ import numpy as np
 from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.imaging.io import Pixels
+from atrous.imaging.labels import save_labels
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.prefetch import BackgroundWorker, parallel_map, prefetch
 from atrous.inference.segmentation import SEGMENTATION, Segmentation
-from atrous.marks import Mark
+from atrous.marks import Mark, read_mark
 from atrous.progress import OnProgress
 
 if TYPE_CHECKING:
@@ -167,18 +169,21 @@ def segment_video(
     opacity: float = 0.55,
     on_progress: OnProgress | None = None,
     mark: Mark = SEGMENTATION,
+    labels: Path | None = None,
 ) -> Timing:
     """Segment a video file or camera and write the overlay, without sound, to `target`, an MP4.
 
     Ctrl-C ends the video early and keeps the frames so far. `smooth` is the momentum of the temporal smoothing, see
     `TemporalSmoother`. `on_progress` is called with the numbers of finished and of all frames (None if unknown). `mark`
-    is appended to the file, in a box that players ignore.
+    is appended to the file, in a box that players ignore. `labels` is a folder to which the labels of each frame are
+    written as well, as palette PNGs `000001.png` and so on; those of an earlier, longer video are removed.
 
     Raises: `AtrousError` for a video that cannot be read or written.
     """
     video, smoother, timing = VideoReader(source), TemporalSmoother(smooth), Timing()
     start = time.perf_counter()
     network_before = segmenter.network_seconds
+    numbers = itertools.count(1)
 
     def predict(frame: Pixels) -> tuple[Pixels, CoarsePrediction | TiledPrediction]:
         return frame, segmenter.predict_coarse(frame)
@@ -186,6 +191,8 @@ def segment_video(
     def draw(segmentation: Segmentation) -> None:
         drawing_start = time.perf_counter()
         writer.add(segmentation.overlay(opacity=opacity, legend=False))
+        if labels is not None:
+            save_labels(segmentation.labels, segmentation.colors, labels / f"{next(numbers):06d}.png", mark)
         timing.stages["draw"] += time.perf_counter() - drawing_start
 
     with writing(target) as temporary:
@@ -204,6 +211,8 @@ def segment_video(
         finally:
             writer.close()
         mark.append_to(temporary)
+    if labels is not None:
+        _remove_frames_from(next(numbers), labels, mark)
     timing.wall = time.perf_counter() - start
     timing.stages["decode"] = video.seconds
     timing.stages["network"] = segmenter.network_seconds - network_before
@@ -223,3 +232,16 @@ def _label(
     labels = prediction.labels()
     timing.stages["labels"] += time.perf_counter() - start
     return Segmentation(frame, labels, segmenter.card.classes, segmenter.card.colors)
+
+
+def frame_paths(labels: Path) -> list[Path]:
+    """List the labels of frames in a folder, in order."""
+    return sorted(path for path in labels.glob("*.png") if path.stem.isdigit())
+
+
+def _remove_frames_from(number: int, labels: Path, mark: Mark) -> None:
+    """Remove the labels of later frames, which are from an earlier run of the same command."""
+    for path in frame_paths(labels):
+        existing = read_mark(path)
+        if int(path.stem) >= number and existing is not None and existing.command == mark.command:
+            path.unlink()
