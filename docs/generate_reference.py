@@ -9,7 +9,6 @@ The pages are committed, so that they can be read on a code host; a test compare
 from __future__ import annotations
 
 import ast
-import collections.abc
 import dataclasses
 import enum
 import inspect
@@ -17,17 +16,17 @@ import itertools
 import re
 import sys
 import textwrap
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 import yaml
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, ParameterInfo
+
+from atrous.training.keys import default_text, nested_models, type_name, type_text, value_text
 
 FOLDER = Path(__file__).parent / "reference"
 ROOT = FOLDER.parents[1]
@@ -86,6 +85,7 @@ def recipe_keys() -> str:
     from atrous.data.transforms import __name__ as transforms_module
     from atrous.training.config import StageConfig
     from atrous.training.losses import LOSSES
+    from atrous.training.plain_keys import PlainKeys
     from atrous.training.recipe import Recipe
     from atrous.training.schedules import SCHEDULES
 
@@ -97,9 +97,10 @@ def recipe_keys() -> str:
         "`stages.NAME.key=value` one stage: `atrous train segnet_camvid steps=100 optimizer.lr=0.01`. "
         "See [Train](../training.md) for examples and [Recipes](recipes.md) for the recipes that come with atrous.",
         _model_section("Recipe", Recipe, level=2, skip={"stages"}),
+        _model_section("Plain keys", PlainKeys, level=2),
         _model_section("Stage", StageConfig, level=2),
     ]
-    for key, model in _nested(StageConfig):
+    for key, model in nested_models(StageConfig):
         parts.append(_model_section(f"`{key}`", model, level=3))
     parts.append(
         "## Losses\n\n`loss: NAME`, or several with their arguments: "
@@ -149,7 +150,7 @@ def card() -> str:
         "prints it. For weights of other libraries, `atrous import-weights` writes the card.",
         _model_section("Card", Card, level=2),
     ]
-    parts += [_model_section(f"`{key}`", model, level=3) for key, model in _nested(Card)]
+    parts += [_model_section(f"`{key}`", model, level=3) for key, model in nested_models(Card)]
     return _join(parts)
 
 
@@ -173,7 +174,7 @@ def networks() -> str:
         rows = []
         for name in names:
             options = ", ".join(
-                f"`{key}={_default(parameter.default)}`"
+                f"`{key}={value_text(parameter.default)}`"
                 for key, parameter in MODELS.entry(name).arguments().items()
                 if key not in ("num_classes", "in_channels")
             )
@@ -225,8 +226,8 @@ def _parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, str, str, s
         if inspect.isclass(kind) and issubclass(kind, enum.Enum):
             shown = ", ".join(f"`{member.value}`" for member in kind)
         else:
-            shown = "flag" if flag else _type_name(kind).removeprefix("list of ")
-            shown += ", repeatable" if _type_name(kind).startswith("list of ") else ""
+            shown = "flag" if flag else type_name(kind).removeprefix("list of ")
+            shown += ", repeatable" if type_name(kind).startswith("list of ") else ""
         shown += "".join(
             f", {sign} {limit:g}" for sign, limit in (("≥", info.min), ("≤", info.max)) if limit is not None
         )
@@ -235,7 +236,7 @@ def _parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, str, str, s
         elif flag:
             default = "on" if default else "off"
         else:
-            default = "" if default in (None, "") else f"`{_default(default)}`"
+            default = "" if default in (None, "") else f"`{value_text(default)}`"
         yield names, shown, default, info.help or ""
 
 
@@ -244,8 +245,8 @@ def _model_section(title: str, model: type[BaseModel], *, level: int, skip: set[
     rows = [
         (
             f"`{name}`",
-            _type(field.annotation, field),
-            "required" if field.is_required() else _field_default(field),
+            type_text(field.annotation, field),
+            "required" if field.is_required() else default_text(field),
             field.description or documented.get(name, ""),
         )
         for name, field in model.model_fields.items()
@@ -261,96 +262,16 @@ def _factory_section(name: str, factory: Any) -> str:
     rows = []
     for field in dataclasses.fields(factory):
         if field.default is not dataclasses.MISSING:
-            default = "" if field.default in (None, ()) else f"`{_default(field.default)}`"
+            default = "" if field.default in (None, ()) else f"`{value_text(field.default)}`"
         elif field.default_factory is not dataclasses.MISSING:
-            default = f"`{_default(field.default_factory())}`"
+            default = f"`{value_text(field.default_factory())}`"
         else:
             default = "required"
         default = FROM_DATA_SET.get(field.name, default)
-        rows.append((f"`{field.name}`", _type(hints[field.name]), default, documented.get(field.name, "")))
+        rows.append((f"`{field.name}`", type_text(hints[field.name]), default, documented.get(field.name, "")))
     text = inspect.getdoc(factory) or ""
     table = _table(("argument", "type", "default", "meaning"), rows, drop_empty="meaning") if rows else ""
     return f"### {name}\n\n{text}\n\n{table}".rstrip()
-
-
-def _nested(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
-    """List the models nested in a model, each by the first key that contains it."""
-    nested: dict[type[BaseModel], str] = {}
-    pending = [(model, "")]
-    while pending:
-        current, prefix = pending.pop(0)
-        for name, field in current.model_fields.items():
-            for kind in _leaves(field.annotation):
-                if inspect.isclass(kind) and issubclass(kind, BaseModel) and kind not in nested:
-                    nested[kind] = prefix + name
-                    pending.append((kind, f"{prefix}{name}."))
-    return [(key, kind) for kind, key in nested.items()]
-
-
-def _leaves(annotation: Any) -> Iterator[Any]:
-    arguments = typing.get_args(annotation)
-    if not arguments:
-        yield annotation
-    for argument in arguments:
-        yield from _leaves(argument)
-
-
-def _type(annotation: Any, field: FieldInfo | None = None) -> str:
-    limits = []
-    for constraint in field.metadata if field is not None else ():
-        for attribute, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
-            if (value := getattr(constraint, attribute, None)) is not None:
-                limits.append(f"{sign} {value:g}")
-    return ", ".join([_type_name(annotation), *limits])
-
-
-def _type_name(annotation: Any) -> str:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _type_name(arguments[0])
-    if origin is typing.Literal:
-        return ", ".join(f"`{value}`" for value in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type_name(argument) for argument in arguments if argument is not type(None))
-    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
-        if origin is tuple and arguments and arguments[-1] is not Ellipsis:
-            return f"{len(arguments)} × {_type_name(arguments[0])}"
-        return f"list of {_type_name(arguments[0])}" if arguments else "list"
-    if origin in (dict, collections.abc.Mapping):
-        return "mapping"
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        return "mapping, below"
-    names = {
-        str: "text",
-        int: "integer",
-        float: "number",
-        bool: "true or false",
-        Any: "any",
-        dict: "mapping",
-        Path: "path",
-    }
-    return names.get(annotation) or getattr(annotation, "__name__", str(annotation))
-
-
-def _field_default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
-        return ""
-    return "" if value in (None, "", (), {}) else f"`{_default(value)}`"
-
-
-def _default(value: Any) -> str:
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if callable(value):
-        return getattr(value, "__name__", type(value).__name__)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_default(entry)}" if entry != {} else str(key) for key, entry in value.items())
-    if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(map(_default, value)) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _attribute_docstrings(kind: Any) -> dict[str, str]:

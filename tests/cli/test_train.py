@@ -184,6 +184,13 @@ def test_initial_weights_are_switched_off(train: Train, tmp_path: Path, override
     assert re.search(r"initial weights +random", printed)
 
 
+def test_all_keys_are_listed(train: Train) -> None:
+    code, printed = train("--keys")
+    assert code == 0
+    assert "optimizer.lr  number, > 0, default 0.007\n    Base learning rate" in printed
+    assert re.search(r"^crop  false or integer or 2 × integer$", printed, flags=re.MULTILINE)
+
+
 def test_ten_validations(train: Train, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "own")
     code, printed = train("--model", "unet.padded", "--data", data, "steps=25", "model.options.width=0.0625", *TINY[1:])

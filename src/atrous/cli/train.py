@@ -61,6 +61,9 @@ def train(
     check: Annotated[
         bool, typer.Option(help="Check every image and mask before training, and stop if there are errors.")
     ] = True,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="List all keys with type, default and meaning, and stop.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the data, print the plan, and stop.")] = False,
 ) -> None:
     """Train a network by a paper's recipe, or any network on a folder of your own.
@@ -83,6 +86,9 @@ def train(
     from atrous.training.fabric import check_requirements
     from atrous.training.run_dir import RECIPE
 
+    if keys:
+        _print_keys()
+        return
     first_process = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
     console = make_console()
     console.quiet = not first_process
@@ -135,6 +141,15 @@ def _read_recipe(words: list[str], model: str, data: list[str]) -> Recipe:
             f"Give a recipe ({', '.join(list_recipes())}), or a network with --model and its data with --data."
         )
     return default_recipe(model, data, overrides)
+
+
+def _print_keys() -> None:
+    """Print all keys of a recipe, each with its meaning below."""
+    from atrous.training.keys import list_keys
+
+    for key, kind, default, meaning in list_keys():
+        print_line("[bold]{}[/]  {}{}", key, kind, f", default {default}" if default not in ("", "required") else "")
+        print_line("    {}", meaning)
 
 
 def _find_run(words: list[str], resume: bool) -> Path | None:

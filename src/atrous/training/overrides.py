@@ -1,4 +1,4 @@
-"""Expand a recipe file stage by stage and apply `key=value` overrides, on plain mappings; nothing is validated here."""
+"""Expand a recipe file stage by stage and apply `key=value` overrides, on plain mappings that are validated later."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from atrous.errors import AtrousError, did_you_mean
+from atrous.training.plain_keys import expand_plain_keys
 
 Tree = dict[str, Any]
 Override = tuple[list[str], Any]
@@ -35,14 +36,16 @@ def expand_stages(
     for number, stage in enumerate(listed):
         if not isinstance(stage, Mapping):
             raise AtrousError(f"{where}: stages.{number} must be a mapping of keys to values.")
-        merged = _merge(common, stage)
+        merged = expand_plain_keys(_merge(expand_plain_keys(copy.deepcopy(common)), stage))
         name = stage_name(merged)
         for path, value in parsed:
             if path[0] == "stages" and len(path) > 2:
                 if path[1] in (name, str(number)):
                     _set(merged, path[2:], value)
+                    expand_plain_keys(merged)
             elif path[0] not in recipe_keys:
                 _set(merged, path, value)
+                expand_plain_keys(merged)
         stages.append(merged)
     _check_stage_names(parsed, [stage_name(stage) for stage in stages])
     for path, value in parsed:
