@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,28 +12,23 @@ from atrous.cli.options import TTA, Device, Engine, OutputStride, Precision, Til
 from atrous.cli.predict_images import describe_finished, print_result, segment_images
 from atrous.cli.predict_jobs import (
     ImageJob,
-    VideoJob,
     check_outputs,
     is_finished,
     plan_images,
     plan_videos,
-    result_mark,
 )
+from atrous.cli.predict_videos import is_video, segment_video_job, writes_labels
 from atrous.console import print_line
-from atrous.errors import AtrousError, did_you_mean
-from atrous.progress import progress_bar
+from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from atrous.inference import Segmenter
 
 DEFAULT_WEIGHTS = "deeplab_v3_plus.efficientnet_lite0.camvid"
 """Weights that come with the package, trained on street scenes."""
 EVERYDAY_WEIGHTS = "deeplab_v3.mobilenet_v2.voc"
 """Weights for people, animals, vehicles and furniture."""
-
-VIDEO_FORMATS = ("overlay", "png")
 
 
 def predict(
@@ -118,10 +112,10 @@ def predict(
     from atrous.inference.video import TemporalSmoother
     from atrous.weights import find_weights
 
-    videos = [source for source in images if _is_video(source)]
+    videos = [source for source in images if is_video(source)]
     others = [source for source in images if source not in videos]
     image_jobs = plan_images(others, out, probabilities=probabilities, allow_private=allow_private)
-    video_jobs = plan_videos(videos, out, labels=_writes_labels(video_format))
+    video_jobs = plan_videos(videos, out, labels=writes_labels(video_format))
     check_writable(out)
     check_outputs([*image_jobs, *video_jobs], overwrite=overwrite)
     if crf is not None:
@@ -155,7 +149,7 @@ def predict(
     if weights is None:
         _describe_default(segmenter.card.classes)
     for video_job in video_jobs:
-        _segment_video(segmenter, video_job, smooth, as_json=as_json)
+        segment_video_job(segmenter, video_job, smooth, as_json=as_json)
     if as_json:
         for job in finished:
             print_result(describe_finished(segmenter, job), as_json=True)
@@ -188,52 +182,9 @@ def _select_finished(jobs: list[ImageJob], settings: Mapping[str, Any]) -> list[
     return finished
 
 
-def _is_video(text: str) -> bool:
-    from atrous.inference.video import VIDEO_SUFFIXES
-
-    return text.isdigit() or Path(text).suffix.lower() in VIDEO_SUFFIXES
-
-
-def _writes_labels(video_format: str) -> bool:
-    if video_format not in VIDEO_FORMATS:
-        near = did_you_mean(video_format, VIDEO_FORMATS)
-        raise AtrousError(f"--format {video_format}: expected {' or '.join(VIDEO_FORMATS)}.{near}")
-    return video_format == "png"
-
-
 def _check_crf(preset: str, videos: list[str]) -> None:
     from atrous.crf import get_preset
 
     get_preset(preset)
     if videos:
         raise AtrousError(f"{videos[0]}: the CRF refines images, not videos; leave out --crf.")
-
-
-def _segment_video(segmenter: Segmenter, job: VideoJob, smooth: float, *, as_json: bool) -> None:
-    """Segment a video file, or a camera until Ctrl-C, and print the time of each stage."""
-    from atrous.inference.video import segment_video
-
-    source, target, labels = job
-    description = "recording, Ctrl-C stops" if isinstance(source, int) else "segmenting"
-    with progress_bar(description) as on_progress:
-        timing = segment_video(
-            segmenter,
-            source,
-            target,
-            smooth=smooth,
-            on_progress=on_progress,
-            mark=result_mark(job, None),
-            labels=labels,
-        )
-    if as_json:
-        stages = {name: round(seconds, 3) for name, seconds in timing.stages.items()}
-        result = {"video": str(source), "overlay": str(target), "frames": timing.frames}
-        result |= {} if labels is None else {"labels": str(labels)}
-        typer.echo(json.dumps({**result, "seconds": round(timing.wall, 3), "stages": stages}))
-    else:
-        print_line("{}: {}", source, timing)
-        for output in (target,) if labels is None else (target, labels):
-            print_line("  [dim]->[/] {}", output)
-    if timing.interrupted and not isinstance(source, int):  # Ctrl-C is how a recording ends
-        print_line("[yellow]stopped after {} frames, which are in {}[/]", timing.frames, target, stderr=True)
-        raise typer.Exit(130)
