@@ -87,5 +87,5 @@ def test_an_interruption_keeps_the_frames_so_far(tmp_path: Path) -> None:
 
     segmenter = Segmenter(ChannelNetwork(), rgb_card(), device="cpu")
     timing = segment_video(segmenter, clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", on_progress=stop)
-    assert timing.frames == 3
-    assert 1 <= len(list(VideoReader(tmp_path / "b.mp4"))) <= 3
+    assert 1 <= timing.frames <= 3
+    assert len(list(VideoReader(tmp_path / "b.mp4"))) == timing.frames  # also if frames were canceled

@@ -137,6 +137,8 @@ class VideoWriter:
         self._fps = fps
         self._video: Any = None
         self._size = (0, 0)
+        self.frames = 0
+        """The number of frames so far."""
 
     def add(self, frame: Pixels) -> None:
         """Append a frame.
@@ -153,6 +155,7 @@ class VideoWriter:
         if self._size != (frame.shape[1], frame.shape[0]):
             frame = np.asarray(cv2.resize(frame, self._size), np.uint8)  # the size changed within the stream
         self._video.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self.frames += 1
 
     def close(self) -> None:
         """Finish the file."""
@@ -205,9 +208,10 @@ def segment_video(
                     if on_progress is not None:
                         on_progress(timing.frames, video.length)
         except KeyboardInterrupt:
-            if not timing.frames:
+            if not writer.frames:
                 raise
             timing.interrupted = True
+            timing.frames = writer.frames  # the last ones may have been canceled, or not been counted
         finally:
             writer.close()
         mark.append_to(temporary)
