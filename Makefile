@@ -54,7 +54,7 @@ benchmark-env:
 
 .venv-parity/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-parity
-	.venv-parity/bin/python -m pip install --quiet -c constraints.txt -e . pytest hypothesis huggingface_hub tqdm transformers
+	.venv-parity/bin/python -m pip install --quiet -c constraints.txt -e ".[executorch]" pytest hypothesis huggingface_hub tqdm transformers
 	.venv-parity/bin/python -m pip install --quiet --no-deps torchvision timm segmentation-models-pytorch
 	@touch $@
 

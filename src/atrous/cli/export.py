@@ -14,7 +14,10 @@ from atrous.console import print_line
 def export(
     weights: Annotated[str, typer.Option("--weights", "-w", help="An id (see `atrous weights`) or a file of weights.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The file to write: .onnx, .xml (OpenVINO) or .pt2 (torch.export).")
+        Path,
+        typer.Option(
+            "--out", "-o", help="The file to write: .onnx, .xml (OpenVINO), .pt2 (torch.export) or .pte (ExecuTorch)."
+        ),
     ],
     labels: Annotated[
         bool, typer.Option("--labels", help="Include preprocessing, resizing and arg-max: 8-bit images in, labels out.")
@@ -29,7 +32,7 @@ def export(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Export a network with its card to ONNX, OpenVINO or torch.export.
+    """Export a network with its card to ONNX, OpenVINO, torch.export or ExecuTorch.
 
     The file takes batches and images of any size: input `image`, normalized, output `scores`, low-resolution logits.
     With `--labels`, it takes 8-bit RGB images (N, H, W, 3) and gives labels (N, H, W). Before it gets its name, the
@@ -42,6 +45,8 @@ def export(
       atrous export -w runs/best.safetensors -o best.xml --output-stride 8 --images photos/
 
       atrous export -w deeplab_v3.mobilenet_v2.voc -o voc.onnx --labels --size 375x500
+
+      atrous export -w deeplab_v3_plus.efficientnet_lite0.camvid -o street.pte --size 353x481
     """
     from atrous.cli.predict_jobs import plan_images
     from atrous.export import export_model

@@ -104,7 +104,7 @@ def _print_rows(rows: Mapping[str, str], figures: Sequence[Measurement]) -> None
 
 def _read_card(path: Path) -> Card:
     """Read the card of weights, or of an exported file, whose suffix says so."""
-    if path.suffix in (".onnx", ".xml", ".pt2"):
+    if path.suffix in (".onnx", ".xml", ".pt2", ".pte"):
         from atrous.export.exporter import read_metadata
 
         return read_metadata(path).card

@@ -20,7 +20,7 @@ from atrous.inference.engines.onnxruntime import OnnxRuntimeEngine
 from atrous.inference.engines.openvino import OpenVinoEngine
 from atrous.models import SegmentationModel
 
-FORMATS = {".onnx": ".onnx", ".pt2": ".pt2", ".xml": ".openvino"}
+FORMATS = {".onnx": ".onnx", ".pt2": ".pt2", ".pte": ".executorch", ".xml": ".openvino"}
 """The suffix of each format, and the module that writes and runs its files."""
 
 
@@ -46,12 +46,12 @@ def export_model(
     size: tuple[int, int] | None = None,
     images: Sequence[Pixels] = (),
 ) -> ExportReport:
-    """Export a network with its card to ONNX (`.onnx`), OpenVINO (`.xml`) or `torch.export` (`.pt2`).
+    """Export a network with its card: `.onnx`, `.xml` (OpenVINO), `.pt2` (`torch.export`) or `.pte` (ExecuTorch).
 
     The file has the input `image`, preprocessed, (N, 3, H, W) float32, and the output `scores`, the low-resolution
     logits (N, K, h, w); networks that post-process their logits give them at the size of the image. With `labels`, it
     contains preprocessing, resizing and arg-max too: `image` (N, H, W, 3) uint8 RGB, `labels` (N, H, W) uint8.
-    `size` (height, width) fixes the size of `image`.
+    `size` (height, width) fixes the size of `image`; ExecuTorch needs it, and takes one image at a time.
 
     The file is compared with the network on `images`, or on random ones, of three sizes, before it gets its name.
 
@@ -96,9 +96,8 @@ def read_metadata(path: Path) -> NetworkMetadata:
         return OnnxRuntimeEngine(path).metadata
     if path.suffix == ".xml":
         return OpenVinoEngine(path).metadata
-    from atrous.export import pt2
-
-    return pt2.read_metadata(path)
+    metadata: NetworkMetadata = _format(path).read_metadata(path)
+    return metadata
 
 
 def _format(path: Path) -> Any:

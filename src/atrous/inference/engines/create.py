@@ -63,6 +63,8 @@ def create_engine(
             f"{path}: a .pt2 file can contain code, which loading would run: load it with torch.export.load if you "
             "trust it, or use the weights that it was exported from."
         )
+    if path.suffix == ".pte":
+        raise AtrousError(f"{path}: ExecuTorch's files are for other programs: use the weights it was exported from.")
     parallel = parallel_calls() if throughput else 1
     if path.suffix in EXPORTED:
         return _open_exported(path, engine, precision, device, output_stride, parallel)
