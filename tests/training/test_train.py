@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(str
 @pytest.mark.parametrize(
     ("overrides", "options", "message"),
     [
-        ((), {"accelerator": "gpuu"}, "Cannot train on"),
+        ((), {"accelerator": "gpuu"}, "There is no device 'gpuu'"),
         ((), {"strategy": "fsdp", "devices": 1}, "at least 2"),
         (("model.options.width=wide",), {}, "takes width as float, not 'wide'"),
         (("loss={cross_entropy: {class_weights: [1, 2]}}",), {}, "2"),
