@@ -73,7 +73,8 @@ def replace_classes(
         if classes < 1:
             raise AtrousError(f"num_classes={classes}: a network has at least one class.")
         names, colors = tuple(f"class {index}" for index in range(classes)), voc_color_map(classes)
-        tensors = {key: value for key, value in tensors.items() if key not in class_axes(old)}
+        replaced = class_axes(old)
+        tensors = {key: value for key, value in tensors.items() if key not in replaced}
     else:
         names, colors = _names_and_colors(classes, old)
     card = old.model_copy(
