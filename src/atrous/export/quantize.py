@@ -110,7 +110,7 @@ def quantize_model(
     if path.suffix not in (".onnx", ".xml"):
         raise AtrousError(f"{path}: quantized networks are stored as OpenVINO or ONNX files: name it *.xml or *.onnx.")
     nncf = import_without_telemetry("nncf", "quantize")
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level would change handlers, which others may use
     if model.card is None:
         raise AtrousError("This model has no card, which travels inside the file: set model.card.")
     if not model.is_convertible:
