@@ -128,7 +128,7 @@ def _tflite(folder: Path) -> Path:
 
 
 def _gzip(content: bytes) -> bytes:
-    return gzip.compress(content, 1)
+    return gzip.compress(content, 1, mtime=0)
 
 
 def right_checksums(table: bytes) -> bytes:
