@@ -38,7 +38,7 @@ class StandardInput:
     """An image that is piped into the command."""
 
     def __str__(self) -> str:
-        """The argument that means it."""
+        """The argument that stands for standard input."""
         return "-"
 
     def open(self) -> BinaryIO:
