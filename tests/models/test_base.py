@@ -71,7 +71,11 @@ def test_unknown_parts_get_the_nearest_names(part: str, suggestion: str) -> None
 
 
 @pytest.mark.parametrize(
-    "architecture", ["deeplab_v3", "deeplab_v3_plus", "pspnet", "fcn", "gcn", "refinenet", "lraspp"]
+    "architecture",
+    [
+        *("fcn", "fcn_32s", "fcn_16s", "fcn_8s", "fcn_8s_at_once", "deeplab_v1", "deeplab_v2", "deeplab_v2_msc"),
+        *("deeplab_v3", "deeplab_v3_plus", "pspnet", "gcn", "refinenet", "unet", "lraspp"),
+    ],
 )
 def test_an_architecture_on_any_backbone(architecture: str) -> None:
     model = create_model(architecture, backbone="convnext_tiny", num_classes=5, width=0.125).eval()

@@ -126,6 +126,20 @@ def test_branches_load_the_fully_connected_layers_of_vgg16() -> None:
     assert torch.equal(v1.backbone.features[0].weight, source["features.0.weight"])
 
 
+def test_on_another_backbone() -> None:
+    aspp = create_model("deeplab_v2", backbone="mobilenet_v2", num_classes=4, width=0.25)
+    large_fov = create_model("deeplab_v1", backbone="mobilenet_v2", num_classes=4, width=0.25)
+    assert [conv.dilation[0] for conv in aspp.field_of_view_convs()] == [6, 12, 18, 24]
+    assert large_fov.fields_of_view() == {"aspp.branches.0.0": 224}  # as on VGG-16
+    assert [tuple(conv.shape) for name, conv in large_fov.aspp.named_parameters() if "weight" in name] == [
+        (256, 80, 3, 3),
+        (256, 256, 1, 1),
+        (4, 256, 1, 1),
+    ]
+    large_fov.set_output_stride(16)
+    assert large_fov.fields_of_view() == {"aspp.branches.0.0": 224}
+
+
 def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match=r"atrous_rates \(\): give at least one rate"):
         create_model("deeplab_v2.vgg16", width=0.125, atrous_rates=())

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from atrous import AtrousError, create_model
+from atrous.layers.resize import resize
 
 RELEASED = ["fcn_32s.vgg16", "fcn_16s.vgg16", "fcn_8s.vgg16", "fcn_8s_at_once.vgg16"]
 
@@ -89,6 +90,20 @@ def test_resize_upsampling_has_no_padding_and_can_be_dilated() -> None:
 def test_released_fcn_runs_at_stride_32_only() -> None:
     with pytest.raises(AtrousError, match=r"output_stride 16: this network runs at 32\.$"):
         create_model("fcn_8s.vgg16", width=0.125).set_output_stride(16)
+
+
+def test_skips_on_another_backbone_are_its_stages_at_strides_16_and_8() -> None:
+    model = create_model("fcn_8s", backbone="mobilenet_v2", num_classes=4, width=0.25).eval()
+    image = torch.randn(1, 3, 65, 97)
+    maps = model.backbone(image)
+    for conv in (model.score, *(skip[-1] for skip in model.score_skips)):
+        nn.init.normal_(conv.weight)
+    with torch.no_grad():
+        at_16 = resize(model.score(maps[-1]), (5, 7), align_corners=False) + model.score_skips[0](maps[-2])
+        expected = resize(at_16, (9, 13), align_corners=False) + model.score_skips[1](maps[-3])
+        torch.testing.assert_close(model.scores(image), expected)
+    with pytest.raises(AtrousError, match=r"upsampling 'fixed': on backbones other than VGG-16 choose 'resize'\."):
+        create_model("fcn_8s", backbone="mobilenet_v2", upsampling="fixed")
 
 
 def test_invalid_arguments() -> None:

@@ -4,7 +4,9 @@
 Atrous spatial pyramid pooling (ASPP) replaces the classifier of v1: parallel branches, each with its own fc6 at its own
 atrous rate and its own fc7 and fc8, classify the same features, and their scores are added. The rates are an argument:
 `ASPP_S`, `ASPP_L` and, with a single branch, `LARGE_FOV`. On ResNet-101 a branch is one 3x3 convolution.
-`deeplab_v2_msc` runs on three scales of the image and takes the maximum of their scores.
+`deeplab_v2_msc` runs on three scales of the image and takes the maximum of their scores. On other backbones
+(`create_model("deeplab_v2", backbone=NAME)`) the branches are those of ResNet-101; `deeplab_v1` has the single branch
+there, with fc6, fc7 and fc8.
 
 As released, and by default: on VGG-16 the pooling of v1, without its average pooling; on ResNet-101 the stride of a
 stage is on its first 1x1 convolution, so that every 3x3 convolution of a dilated stage is dilated, the first included.
@@ -31,7 +33,14 @@ from atrous.layers.conv import init_convs
 from atrous.layers.dilate import set_dilation
 from atrous.layers.pad import pad_to_grid
 from atrous.layers.resize import resize
-from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
+from atrous.models.base import (
+    SegmentationModel,
+    build_backbone,
+    register_model,
+    register_on_any_backbone,
+    scaled,
+)
+from atrous.models.deeplab_v1 import PAPER as DEEPLAB_V1
 from atrous.models.deeplab_v1 import CaffeDeepLab, init_gaussian
 from atrous.registry import Paper
 
@@ -213,3 +222,32 @@ def deeplab_v2_resnet101(
         "resnet101_caffe", width=width, in_channels=in_channels, backbone_options=backbone_options
     )
     return (DeepLabV2MSC if msc else DeepLabV2)(backbone, **options)
+
+
+@register_on_any_backbone("deeplab_v2", PAPER, options_of=DeepLabV2)
+@register_on_any_backbone("deeplab_v2_msc", PAPER, options_of=DeepLabV2, msc=True)
+def deeplab_v2_on_backbone(
+    backbone: str,
+    *,
+    msc: bool = False,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DeepLabV2:
+    """Build DeepLab v2 on a backbone that is not in the paper, with the classifiers of ResNet-101.
+
+    `width` multiplies the backbone's numbers of channels.
+    """
+    built = build_backbone(backbone, width=width, in_channels=in_channels, backbone_options=backbone_options)
+    return (DeepLabV2MSC if msc else DeepLabV2)(built, **options)
+
+
+@register_on_any_backbone("deeplab_v1", DEEPLAB_V1, options_of=DeepLabV2)
+def deeplab_v1_on_backbone(backbone: str, *, width: float = 1.0, **options: Any) -> DeepLabV2:
+    """Build DeepLab v1 on a backbone other than VGG-16: fc6, fc7 and fc8 of LargeFOV, an ASPP of one branch.
+
+    `width` multiplies all numbers of channels.
+    """
+    defaults = {"atrous_rates": LARGE_FOV, "hidden": scaled(1024, width)}
+    return deeplab_v2_on_backbone(backbone, width=width, **{**defaults, **options})

@@ -13,6 +13,9 @@ Differences: `upsampling="resize"` is a modern form of the network, with neither
 convolutions: fc6 keeps the size of its input, and scores are resized to the size of those they are added to. It can run
 at other output strides; the released network cannot, because its upsampling factors are fixed.
 
+On other backbones (`create_model("fcn_8s", backbone=NAME)`) the score maps are those of the last three stages, and
+`upsampling` is "resize".
+
 `fcn.resnet50` is the network that other libraries call FCN: a small head on a dilated ResNet, identical to
 torchvision's.
 """
@@ -38,6 +41,7 @@ from atrous.models.base import (
     build_backbone,
     register_family,
     register_model,
+    register_on_any_backbone,
 )
 from atrous.registry import Paper
 
@@ -214,6 +218,30 @@ def fcn_vgg16(
     fc = {"padding": 3 if upsampling == "resize" else 0}
     backbone = build_backbone("vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, fc=fc)
     return FCN(backbone, upsampling=upsampling, **options)
+
+
+@register_on_any_backbone("fcn_32s", PAPER, options_of=FCN, finest=32)
+@register_on_any_backbone("fcn_16s", PAPER, options_of=FCN, finest=16)
+@register_on_any_backbone("fcn_8s", PAPER, options_of=FCN, finest=8)
+@register_on_any_backbone("fcn_8s_at_once", PAPER, options_of=FCN, finest=8, at_once=True)
+def fcn_on_backbone(
+    backbone: str,
+    *,
+    width: float = 1.0,
+    in_channels: int = 3,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> FCN:
+    """Build FCN on a backbone other than VGG-16, with `upsampling="resize"`: the score maps of its last three stages.
+
+    `width` multiplies the backbone's numbers of channels.
+
+    Raises: `AtrousError` for another `upsampling`: the offsets of transposed convolutions hold for VGG-16 alone.
+    """
+    if options.setdefault("upsampling", "resize") != "resize":
+        raise AtrousError(f"upsampling '{options['upsampling']}': on backbones other than VGG-16 choose 'resize'.")
+    built = build_backbone(backbone, width=width, in_channels=in_channels, backbone_options=backbone_options)
+    return FCN(built, **options)
 
 
 @register_family("fcn", {"resnet50": {}, "resnet101": {}}, PAPER, options_of=DilatedFCN)
