@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from atrous import AtrousError
-from atrous.imaging.probabilities import ClassProbabilities, read_probabilities, save_probabilities
+from atrous.imaging.probabilities import ClassProbabilities, encode_probabilities, read_probabilities
 from atrous.marks import Mark, read_mark
 
 
@@ -19,8 +19,8 @@ def probabilities() -> ClassProbabilities:
 
 
 def test_they_are_read_as_they_were_saved(probabilities: ClassProbabilities, tmp_path: Path) -> None:
-    path, mark = tmp_path / "new" / "a.npz", Mark("predict", {"state": "1f"})
-    save_probabilities(probabilities, path, mark)
+    path, mark = tmp_path / "a.npz", Mark("predict", {"state": "1f"})
+    path.write_bytes(encode_probabilities(probabilities, mark))
     assert read_mark(path) == mark
     with np.load(path) as arrays:
         assert arrays["probabilities"].dtype == np.float16
@@ -32,7 +32,7 @@ def test_they_are_read_as_they_were_saved(probabilities: ClassProbabilities, tmp
 
 def test_damaged_files_are_refused(probabilities: ClassProbabilities, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    save_probabilities(probabilities, path, Mark("predict"))
+    path.write_bytes(encode_probabilities(probabilities, Mark("predict")))
     content = path.read_bytes()
     for end in range(0, len(content) - 100, 97):
         path.write_bytes(content[:end] + bytes(len(content) - end))
@@ -51,5 +51,5 @@ def test_damaged_files_are_refused(probabilities: ClassProbabilities, tmp_path: 
 
 def test_wrong_sums_are_not_hidden(probabilities: ClassProbabilities, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    save_probabilities(probabilities._replace(maps=probabilities.maps * 0.5), path, Mark("predict"))
+    path.write_bytes(encode_probabilities(probabilities._replace(maps=probabilities.maps * 0.5), Mark("predict")))
     np.testing.assert_allclose(read_probabilities(path).maps.sum(0), 0.5, atol=1e-3)

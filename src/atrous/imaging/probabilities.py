@@ -1,7 +1,8 @@
-"""Save class probabilities as an archive of NumPy arrays, and read them."""
+"""Encode class probabilities as an archive of NumPy arrays, and read them."""
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.errors import AtrousError, describe_unexpected
-from atrous.files import writing
 from atrous.marks import Mark
 
 
@@ -26,21 +26,19 @@ class ClassProbabilities(NamedTuple):
     colors: tuple[tuple[int, int, int], ...]
 
 
-def save_probabilities(probabilities: ClassProbabilities, path: Path, mark: Mark) -> None:
-    """Save probabilities as 16-bit floats in a compressed .npz, with the arrays `probabilities, classes, colors`.
-
-    Raises: `AtrousError` if the file cannot be written.
-    """
+def encode_probabilities(probabilities: ClassProbabilities, mark: Mark) -> bytes:
+    """Encode probabilities as 16-bit floats in a compressed .npz, with the arrays `probabilities, classes, colors`."""
     maps, classes = probabilities.maps.astype(np.float16), np.array(probabilities.classes)
     colors = np.array(probabilities.colors, np.uint8)
-    with writing(path) as temporary:
-        np.savez_compressed(temporary, probabilities=maps, classes=classes, colors=colors)
-        with zipfile.ZipFile(temporary, "a") as archive:
-            archive.comment = str(mark).encode()
+    content = io.BytesIO()
+    np.savez_compressed(content, probabilities=maps, classes=classes, colors=colors)
+    with zipfile.ZipFile(content, "a") as archive:
+        archive.comment = str(mark).encode()
+    return content.getvalue()
 
 
 def read_probabilities(path: str | os.PathLike[str]) -> ClassProbabilities:
-    """Read probabilities that `save_probabilities` wrote, and correct their sums, which 16 bits have rounded.
+    """Read probabilities that `encode_probabilities` wrote, and correct their sums, which 16 bits have rounded.
 
     Raises: `AtrousError` for a file that is missing, damaged, or holds other arrays.
     """

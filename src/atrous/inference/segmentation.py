@@ -6,27 +6,24 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from atrous.errors import AtrousError
-from atrous.files import overlay_path
+from atrous.files import overlay_path, writing
 from atrous.imaging.draw import draw_overlay
-from atrous.imaging.io import Pixels, encode_png, resize_image, save_image
-from atrous.imaging.labels import class_fractions, save_labels
-from atrous.imaging.probabilities import ClassProbabilities, save_probabilities
+from atrous.imaging.io import Pixels, encode_png, resize_image
+from atrous.imaging.labels import class_fractions
+from atrous.inference.formats import FORMATS, get_format
+from atrous.inference.formats.format import PREDICTED
+from atrous.inference.formats.raster import MAX_OVERLAY_SIDE
 from atrous.marks import Mark, check_replaceable
-
-MAX_OVERLAY_SIDE = 4096
-"""The longer side of a saved overlay, at most."""
 
 MAX_SHOWN_SIDE = 1024
 """The longer side of an image in a notebook, at most."""
-
-SEGMENTATION = Mark("predict")
-"""The mark in saved labels and overlays."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +52,52 @@ class Segmentation:
         """
         return draw_overlay(self.image, self.labels, self.classes, self.colors, opacity=opacity, legend=legend)
 
+    def encode(self, format: str, *, file_name: str = "image", mark: Mark = PREDICTED, **options: Any) -> bytes:
+        """Encode the segmentation as the content of a file, in a format of `atrous.inference.formats.FORMATS`.
+
+        `file_name` is the name of the image, which some formats refer to; `options` are those of `FormatOptions`.
+
+        Raises: `AtrousError` for an unknown format, or one that needs probabilities where there are none.
+        """
+        return get_format(format).encode(self, file_name=file_name, mark=mark, **options)
+
     def save(
-        self, path: str | os.PathLike[str], *, overwrite: bool = False, mark: Mark = SEGMENTATION
-    ) -> tuple[Path, Path]:
-        """Save the labels as a palette PNG at `path` (*.png) and the overlay next to it (`NAME_overlay.png`).
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        *,
+        overwrite: bool = False,
+        mark: Mark = PREDICTED,
+        file_name: str | None = None,
+        **options: Any,
+    ) -> tuple[Path, ...]:
+        """Save the labels as a palette PNG at `path` (*.png) and the overlay next to it, or one file in a `format`.
 
-        The longer side of the saved overlay has at most 4,096 pixels; the labels keep the size of the image. Files of
-        an earlier `save` are replaced, others only with `overwrite`; both are recognized by the `mark` in them.
+        Without `format`, the overlay is named `NAME_overlay.png`; its longer side has at most 4,096 pixels, and the
+        labels keep the size of the image. With it, `path` is the only file; `options` are those of `FormatOptions`, and
+        `file_name` is the name of the image, by default the stem of `path`. Files of an earlier `save` are replaced,
+        others only with `overwrite`; both are recognized by the `mark` in them.
 
-        Returns: both paths.
-        Raises: `AtrousError` if `path` does not end in .png, cannot be written, or is another file.
+        Returns: the paths of the files.
+        Raises: `AtrousError` if `path` has another suffix than the format, cannot be written, or is another file.
         """
         path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise AtrousError(f"{path}: labels are saved as PNG, because JPEG would alter them; name it *.png.")
-        overlay = overlay_path(path)
-        check_replaceable((path, overlay), mark, overwrite=overwrite)
-        save_labels(self.labels, self.colors, path, mark)
-        save_image(self.shrink(MAX_OVERLAY_SIDE).overlay(), overlay, mark)
-        return path, overlay
+        formats = ("png", "overlay") if format is None else (get_format(format).name,)
+        suffix = Path(f"name{FORMATS[formats[0]].suffix}").suffix
+        if path.suffix.lower() != suffix:
+            lossy = "labels are saved as PNG, because JPEG would alter them"
+            reason = lossy if suffix == ".png" else f"files of the format {format} end in {suffix}"
+            raise AtrousError(f"{path}: {reason}; name it *{suffix}.")
+        paths = (path, overlay_path(path)) if format is None else (path,)
+        check_replaceable(paths, mark, overwrite=overwrite)
+        for name, target in zip(formats, paths, strict=True):
+            content = self.encode(name, file_name=file_name or path.stem, mark=mark, **options)
+            with writing(target) as temporary:
+                temporary.write_bytes(content)
+        return paths
 
     def save_probabilities(
-        self, path: str | os.PathLike[str], *, overwrite: bool = False, mark: Mark = SEGMENTATION
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, mark: Mark = PREDICTED
     ) -> Path:
         """Save the probabilities as 16-bit floats with the classes (*.npz), for `atrous crf` for example.
 
@@ -87,14 +108,7 @@ class Segmentation:
         Raises: `AtrousError` without probabilities, or if `path` does not end in .npz, cannot be written, or is another
         file.
         """
-        path = Path(path)
-        if self.probabilities is None:
-            raise AtrousError("This result has no probabilities: ask for them by segmenter(image, probabilities=True).")
-        if path.suffix.lower() != ".npz":
-            raise AtrousError(f"{path}: probabilities are saved as an archive of NumPy arrays; name it *.npz.")
-        check_replaceable((path,), mark, overwrite=overwrite)
-        save_probabilities(ClassProbabilities(self.probabilities, self.classes, self.colors), path, mark)
-        return path
+        return self.save(path, "npz", overwrite=overwrite, mark=mark)[0]
 
     def show(self) -> None:
         """Show the overlay: in the notebook that runs this, or else in the system's image viewer.

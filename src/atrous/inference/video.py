@@ -16,9 +16,10 @@ from atrous.errors import AtrousError
 from atrous.files import writing
 from atrous.imaging.io import Pixels
 from atrous.imaging.labels import save_labels
+from atrous.inference.formats.format import PREDICTED
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.prefetch import BackgroundWorker, parallel_map, prefetch
-from atrous.inference.segmentation import SEGMENTATION, Segmentation
+from atrous.inference.segmentation import Segmentation
 from atrous.marks import Mark, read_mark
 from atrous.progress import OnProgress
 
@@ -171,7 +172,7 @@ def segment_video(
     smooth: float = 0.0,
     opacity: float = 0.55,
     on_progress: OnProgress | None = None,
-    mark: Mark = SEGMENTATION,
+    mark: Mark = PREDICTED,
     labels: Path | None = None,
 ) -> Timing:
     """Segment a video file or camera and write the overlay, without sound, to `target`, an MP4.
