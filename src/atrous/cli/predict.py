@@ -10,16 +10,11 @@ import typer
 from atrous.cli.crf import CRF
 from atrous.cli.options import TTA, Device, Engine, OutputStride, Precision, Tile, load_segmenter
 from atrous.cli.predict_images import describe_finished, print_result, segment_images
-from atrous.cli.predict_jobs import (
-    ImageJob,
-    check_outputs,
-    is_finished,
-    plan_images,
-    plan_videos,
-)
+from atrous.cli.predict_jobs import check_outputs, plan_images, plan_videos
 from atrous.cli.predict_videos import is_video, segment_video_job, writes_labels
 from atrous.console import print_line
 from atrous.errors import AtrousError
+from atrous.inference.jobs import ImageJob, is_finished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from atrous.cli.predict_jobs import ImageJob, result_mark
 from atrous.console import print_line
 from atrous.errors import AtrousError, describe_unexpected
 from atrous.files import DiskFullError
+from atrous.inference.jobs import ImageJob, describe_result, segment_image
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -83,25 +82,6 @@ def _failures_error(failures: list[AtrousError], count: int, out: Path | None) -
     return AtrousError(f"{len(failures)} of {count} images could not be segmented{others}:\n{listed}")
 
 
-def segment_image(segmenter: Segmenter, job: ImageJob, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Segment an image, write label map and overlay, and describe the result.
-
-    Raises: `AtrousError` for an image that cannot be read, and files that cannot be written.
-    """
-    from atrous.imaging.io import read_image
-    from atrous.inference.refine import segment
-
-    mark = result_mark(job, settings)  # of the file as it is now, should it change meanwhile
-    pixels = read_image(job.open())
-    start = time.perf_counter()
-    segmentation = segment(segmenter, pixels, settings["crf"], probabilities=job.probabilities)
-    segmentation.save(job.target, overwrite=True, mark=mark)
-    if job.probabilities:
-        segmentation.save_probabilities(job.outputs[-1], overwrite=True, mark=mark)
-    seconds = time.perf_counter() - start
-    return _describe(job, segmentation.labels.shape, segmentation.class_fractions(), seconds)
-
-
 def describe_finished(segmenter: Segmenter, job: ImageJob) -> dict[str, Any]:
     """Describe the result of an earlier run from its label map.
 
@@ -111,19 +91,7 @@ def describe_finished(segmenter: Segmenter, job: ImageJob) -> dict[str, Any]:
 
     labels = read_raw_mask(job.target)
     fractions = class_fractions(labels, segmenter.card.classes)
-    return {**_describe(job, labels.shape, fractions, 0.0), "skipped": True}
-
-
-def _describe(job: ImageJob, size: tuple[int, ...], fractions: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    outputs = zip(("labels", "overlay", "probabilities"), job.outputs, strict=False)
-    return {
-        "image": str(job.source),
-        **{name: str(output) for name, output in outputs},
-        "width": size[1],
-        "height": size[0],
-        "seconds": round(seconds, 3),
-        "classes": {name: round(fraction, 4) for name, fraction in fractions.items()},
-    }
+    return {**describe_result(job, labels.shape, fractions, 0.0), "skipped": True}
 
 
 def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:

@@ -1,41 +1,16 @@
-"""Plan the output files of `atrous predict`: expand folders and patterns, and recognize the results of earlier runs."""
+"""Plan the output files of `atrous predict`: expand folders and patterns, and refuse to replace other files."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from atrous.cli.predict_sources import ImageSource, expand_source
 from atrous.errors import AtrousError
-from atrous.files import overlay_path
 from atrous.imaging.fetch import is_url
-from atrous.marks import Mark, check_replaceable, read_mark
-
-COMMAND = "predict"
-
-
-class ImageJob(NamedTuple):
-    """An image and the label map that it is segmented to; with `probabilities`, these are written as well."""
-
-    source: ImageSource
-    target: Path
-    probabilities: bool = False
-
-    def open(self) -> Path | BinaryIO:
-        """Fetch an image of the web, or read standard input; files stay as they are.
-
-        Raises: `AtrousError` for an image that cannot be fetched.
-        """
-        return self.source if isinstance(self.source, Path) else self.source.open()
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """The label map, the overlay and, if wanted, the probabilities beside it."""
-        probabilities = (self.target.with_suffix(".npz"),) if self.probabilities else ()
-        return self.target, overlay_path(self.target), *probabilities
+from atrous.inference.jobs import ImageJob, plan_targets, result_mark
+from atrous.inference.sources import expand_source
+from atrous.marks import check_replaceable, read_mark
 
 
 class VideoJob(NamedTuple):
@@ -65,19 +40,7 @@ def plan_images(
     Raises: `AtrousError` for a folder or pattern without images, or a result that would overwrite an image.
     """
     sources = dict(pair for text in paths for pair in expand_source(text, allow_private=allow_private))
-    taken: set[Path] = set()
-    jobs = []
-    for source, relative in sources.items():
-        stems = [relative.stem, relative.name.replace(".", "_")]
-        number = 1
-        while True:
-            job = ImageJob(source, out / relative.with_name(f"{stems[0]}.png"), probabilities)
-            if taken.isdisjoint(job.outputs):
-                break
-            number += 1
-            stems = [*stems[1:], f"{relative.stem}_{number}"]
-        taken.update(job.outputs)
-        jobs.append(job)
+    jobs = plan_targets(sources, out, probabilities=probabilities)
     _check_sources(jobs, jobs)
     return jobs
 
@@ -124,27 +87,6 @@ def _check_sources(jobs: Iterable[ImageJob | VideoJob], sources: Iterable[ImageJ
                 )
 
 
-def result_mark(job: ImageJob | VideoJob, settings: Any) -> Mark:
-    """Make the mark of a result: digests of the path of its source, and of the settings and the state of the source."""
-    source = job.source.resolve() if isinstance(job.source, Path) else job.source
-    state: list[Any] = [settings]
-    if isinstance(source, Path) and source.is_file():
-        state += [source.stat().st_size, source.stat().st_mtime_ns]
-    return Mark(COMMAND, {"source": _digest(str(source)), "state": _digest(json.dumps(state))})
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def is_finished(job: ImageJob, settings: Any) -> bool:
-    """Tell whether an earlier run with the same settings wrote the results of a file that has not changed since."""
-    if not isinstance(job.source, Path):
-        return False
-    mark = result_mark(job, settings)
-    return all(read_mark(output) == mark for output in job.outputs)
-
-
 def check_outputs(jobs: Iterable[ImageJob | VideoJob], *, overwrite: bool) -> None:
     """Check that no file would be replaced but earlier results of the same images and videos.
 
@@ -153,7 +95,7 @@ def check_outputs(jobs: Iterable[ImageJob | VideoJob], *, overwrite: bool) -> No
     if overwrite:
         return
     for job in jobs:
-        mark = result_mark(job, None)
+        mark = result_mark(job.source, None)
         check_replaceable(job.outputs, mark, overwrite=False)
         for output in job.outputs:
             existing = read_mark(output)

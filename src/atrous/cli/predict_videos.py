@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from atrous.cli.predict_jobs import VideoJob, result_mark
+from atrous.cli.predict_jobs import VideoJob
 from atrous.console import print_line
 from atrous.errors import AtrousError, did_you_mean
+from atrous.inference.jobs import result_mark
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def segment_video_job(segmenter: Segmenter, job: VideoJob, smooth: float, *, as_
             target,
             smooth=smooth,
             on_progress=on_progress,
-            mark=result_mark(job, None),
+            mark=result_mark(job.source, None),
             labels=labels,
         )
     if as_json:

@@ -7,11 +7,12 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from atrous.errors import AtrousError
 from atrous.imaging.fetch import MAX_BYTES, fetch, is_url
+from atrous.inference.jobs import ImageSource
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,11 @@ class WebImage:
 
         Raises: `AtrousError` as `fetch`.
         """
-        return _named(fetch(self.url, allow_private=self.allow_private), self.url)
+        return named_stream(fetch(self.url, allow_private=self.allow_private), self.url)
+
+    def state(self) -> list[Any]:
+        """Nothing is known before the image is fetched."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,17 @@ class StandardInput:
         content = sys.stdin.buffer.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise AtrousError(f"standard input: more than {MAX_BYTES / 2**20:.0f} MiB. Give the image as a file.")
-        return _named(content, "standard input")
+        return named_stream(content, "standard input")
+
+    def state(self) -> list[Any]:
+        """Nothing is known before it is read."""
+        return []
 
 
-ImageSource: TypeAlias = Path | WebImage | StandardInput
-
-
-def _named(content: bytes, name: str) -> BinaryIO:
+def named_stream(content: bytes, name: str) -> BinaryIO:
+    """Make an open file of bytes that has a name for the messages of errors."""
     file = io.BytesIO(content)
-    file.name = name  # for the messages of errors
+    file.name = name
     return file
 
 
