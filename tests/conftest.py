@@ -55,6 +55,7 @@ def _no_surprises(
 ) -> None:
     """Tests read no weights of the person who runs them, and write nothing to their cache."""
     monkeypatch.delenv("ATROUS_WEIGHTS", raising=False)
+    monkeypatch.setenv("ATROUS_MAX_PIXELS", "")  # restores it if the test changes it
     cache = tmp_path_factory.mktemp("cache")
     (cache / "engines").symlink_to(converted_networks, target_is_directory=True)
     monkeypatch.setenv("ATROUS_CACHE", str(cache))

@@ -477,3 +477,42 @@ def test_the_labels_of_a_video(run: Run, weights: Path, tmp_path: Path) -> None:
     assert "000007.png exists and is not a file of `atrous predict`" in result.err
     result = run(*arguments[:-1], "pgn")
     assert "--format pgn: expected overlay or png. Did you mean 'png'?" in result.err
+
+
+def test_videos_in_a_folder_are_mentioned(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    (photographs / "deep" / "clip.mp4").write_bytes(b"")
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    assert f"note: 1 video such as {photographs}/deep/clip.mp4 left out; name videos themselves" in result.err
+    result = run("predict", photographs / "deep" / "..", "-w", weights, "-o", tmp_path / "out")
+    for name in ("a.jpg", "a.png", "deep/b.jpeg"):
+        (photographs / name).unlink()
+    result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert "no images, but 1 video such as" in result.err
+
+
+def test_folders_take_all_formats_of_images(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "formats"
+    folder.mkdir()
+    for suffix in (".gif", ".jp2", ".tga", ".PGM", ".jfif", ".ico"):
+        Image.open(photographs / "a.png").convert("L" if suffix == ".PGM" else "RGB").save(folder / f"a{suffix}")
+    result = run("predict", folder, "-w", weights, "-o", tmp_path / "out", "--json")
+    assert result.code == 0, result.err
+    assert {Path(json.loads(line)["image"]) for line in result.out.splitlines()} == set(folder.iterdir())
+
+
+def test_a_large_image_is_segmented_in_windows_if_asked(
+    run: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atrous.imaging.pixel_limit.MAX_PIXELS", 100 * 80 - 1)
+    Image.new("RGB", (100, 80), "green").save(tmp_path / "satellite.tif")
+    arguments = ("predict", tmp_path / "satellite.tif", "-w", weights, "-o", tmp_path / "out", "--tile", 33)
+    result = run(*arguments)
+    assert result.code == 2
+    assert "too large" in result.err
+    assert "--max-pixels 8000" in result.err
+    result = run(*arguments, "--max-pixels", 8000)
+    assert result.code == 0, result.err
+    assert Image.open(tmp_path / "out" / "satellite.png").size == (100, 80)
+    assert run(*arguments, "--max-pixels", 0).code == 2

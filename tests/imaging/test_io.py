@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image, features
 
 from atrous import AtrousError
 from atrous.data import read_image
+from atrous.imaging.io import DOCUMENTS, IMAGE_SUFFIXES
+from atrous.imaging.pixel_limit import set_max_pixels
 from tests.pictures import bomb
 
 
@@ -194,3 +197,104 @@ def test_damaged_bytes_and_files_opened_wrongly_are_refused(gradient: np.ndarray
         read_image(file)
     with pytest.raises(AtrousError, match="Cannot read an image from int"):
         read_image(3)
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".png", {}), (".tif", {}), (".tif", {"compression": "tiff_deflate"})])
+def test_the_limit_of_pixels_is_raised_and_lowered(
+    gradient: np.ndarray, tmp_path: Path, suffix: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    monkeypatch.setattr("atrous.imaging.pixel_limit.MAX_PIXELS", 600)
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(gradient).save(path, **options)
+    with pytest.raises(AtrousError, match=r"--max-pixels 768 \(in Python .*set_max_pixels\(768\)\)"):
+        read_image(path)
+    with pytest.raises(AtrousError, match=r"too large, over 0\.000767 megapixels"):
+        read_image(path, max_pixels=767)
+    np.testing.assert_array_equal(read_image(path, max_pixels=768), gradient)
+    set_max_pixels(768)
+    for source in (path, path.read_bytes(), Image.fromarray(gradient)):
+        np.testing.assert_array_equal(read_image(source), gradient)
+    set_max_pixels(None)
+    with pytest.raises(AtrousError, match="too large"):
+        read_image(Image.fromarray(gradient))
+    assert Image.MAX_IMAGE_PIXELS == 300
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_limit_of_pixels_is_positive(count: int) -> None:
+    with pytest.raises(AtrousError, match="expected a positive number"):
+        set_max_pixels(count)
+
+
+def test_a_limit_in_the_environment_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    monkeypatch.setenv("ATROUS_MAX_PIXELS", "many")
+    with pytest.raises(AtrousError, match="ATROUS_MAX_PIXELS=many: expected a number of pixels"):
+        read_image(tmp_path / "a.png")
+
+
+def _write_tiff(path: Path, values: np.ndarray, sample_format: int) -> None:
+    """Write a TIFF of an array (H, W, C), uncompressed, as satellites' images are stored."""
+    height, width, channels = values.shape
+    bits = values.dtype.itemsize * 8
+    entries = {
+        256: (4, [width]), 257: (4, [height]), 258: (3, [bits] * channels), 259: (3, [1]), 262: (3, [1]), 273: (4, [0]),
+        277: (3, [channels]), 278: (4, [height]), 279: (4, [values.nbytes]), 284: (3, [1]),
+        339: (3, [sample_format] * channels),
+    }  # fmt: skip
+    start = 8 + 2 + 12 * len(entries) + 4
+    extra = b""
+    table = struct.pack("<H", len(entries))
+    entries[273] = (4, [start + 2 * 2 * channels])
+    for tag, (kind, numbers) in entries.items():
+        packed = struct.pack(f"<{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)
+        if len(packed) > 4:
+            extra += packed
+            packed = struct.pack("<I", start + len(extra) - len(packed))
+        table += struct.pack("<HHI", tag, kind, len(numbers)) + packed.ljust(4, b"\0")
+    assert len(extra) in (0, 2 * 2 * channels)
+    path.write_bytes(
+        struct.pack("<2sHI", b"II", 42, 8) + table + bytes(4) + extra.ljust(4 * channels) + values.tobytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "sample_format", "named"),
+    [
+        ("float32", 3, 3, "a TIFF of 3 channels of 32-bit floats, which is not read"),
+        ("float64", 1, 3, "a TIFF of 1 channel of 64-bit floats, which is not read"),
+        ("float32", 1, 3, "an image of floats, whose range is unknown, is not read"),
+        ("uint16", 6, 1, "a TIFF of 6 channels of 16-bit integers, which is not read"),
+    ],
+)
+def test_tiffs_of_other_pixels_are_named(
+    tmp_path: Path, dtype: str, channels: int, sample_format: int, named: str
+) -> None:
+    _write_tiff(tmp_path / "a.tif", np.ones((4, 5, channels), dtype), sample_format)
+    with pytest.raises(AtrousError, match=rf"a\.tif: {named}\. Convert three channels to 8 bits, .* gdal_translate"):
+        read_image(tmp_path / "a.tif")
+    with pytest.raises(AtrousError, match=named):
+        read_image((tmp_path / "a.tif").read_bytes())
+
+
+def test_a_damaged_tiff_is_no_image(tmp_path: Path) -> None:
+    _write_tiff(tmp_path / "a.tif", np.ones((4, 5, 3), np.float32), 3)
+    content = (tmp_path / "a.tif").read_bytes()
+    for end in range(1, 150, 5):
+        with pytest.raises(AtrousError, match="the image: "):
+            read_image(content[:end])
+
+
+def test_programs_and_data_are_not_images(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    with pytest.raises(AtrousError, match="EPS is not a format of images"):
+        read_image(tmp_path / "a.eps")
+
+
+def test_folders_take_every_suffix_of_a_format_that_is_read() -> None:
+    Image.init()
+    readable = {
+        suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN and name not in DOCUMENTS
+    }
+    assert readable <= set(IMAGE_SUFFIXES)

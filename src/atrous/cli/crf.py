@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from atrous.cli.options import Overwrite
+from atrous.cli.options import MaxPixels, Overwrite
 from atrous.console import print_line
 from atrous.errors import AtrousError, describe_unexpected
 from atrous.progress import progress_bar
@@ -73,6 +73,7 @@ def refine(
         str | None, typer.Option("--weights", "-w", help="Weights with class names and colors for the output.")
     ] = None,
     keep: Annotated[bool, typer.Option("--probabilities", help="Write the refined probabilities as well.")] = False,
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Refine class probabilities by the colors of the image: writes labels, and overlays before and after.
@@ -135,6 +136,7 @@ def tune(
     iterations: Annotated[int, typer.Option(help="Mean-field updates.")] = 10,
     prune: Annotated[float, typer.Option(help="Leave out classes whose probability is nowhere above this.")] = 0.01,
     workers: Annotated[int | None, typer.Option(help="Images at a time; by default one per core.")] = None,
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Search w1, sigma_alpha and sigma_beta, coarse to fine, as DeepLab v1 and v2 did.

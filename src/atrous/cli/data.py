@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from atrous.cli.options import MaxPixels
 from atrous.console import make_console, print_line
 from atrous.progress import progress_bar
 
@@ -46,7 +47,7 @@ def list_(
 
 
 @app.command()
-def check(data: Data) -> None:
+def check(data: Data, max_pixels: MaxPixels = None) -> None:
     """Check quickly, by file headers alone, that images and masks exist and have the same size.
 
     The exit code is 1 if there are errors. `atrous inspect` checks the pixels too.
@@ -73,6 +74,7 @@ def check(data: Data) -> None:
 def convert(
     data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; created if it does not exist.")],
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Convert a data set to a folder of images, index PNGs and classes.yaml, which is faster to read and portable.
 
@@ -105,6 +107,7 @@ def voc_aug(
         Path | None, typer.Option("--out", "-o", help="The folder to write to; by default the folder of VOC.")
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Accept incomplete lists.")] = False,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Build trainaug: the 10,582 training images of VOC and SBD, without VOC's val.
 
@@ -136,7 +139,9 @@ def voc_aug(
 
 
 @app.command()
-def init(folder: Annotated[Path, typer.Argument(help="A folder with images and masks.")]) -> None:
+def init(
+    folder: Annotated[Path, typer.Argument(help="A folder with images and masks.")], max_pixels: MaxPixels = None
+) -> None:
     """Write a classes.yaml for your own folder of images and masks, from the values in the masks.
 
     Replace the placeholders in it by the names of your classes.

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atrous.cli.crf import CRF
-from atrous.cli.options import TTA, Device, Engine, OutputStride, Overwrite, Precision, Tile, load_segmenter
+from atrous.cli.options import (
+    TTA,
+    Device,
+    Engine,
+    MaxPixels,
+    OutputStride,
+    Overwrite,
+    Precision,
+    Tile,
+    load_segmenter,
+)
 from atrous.console import make_console, print_line
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
@@ -66,6 +76,7 @@ def evaluate(
             help="Write the predictions as an archive for a test server instead: voc (comp6), voc_comp5 or cityscapes."
         ),
     ] = None,
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Evaluate a network on a data set: mIoU, accuracies and boundary metrics.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atrous.cli.options import OutputStride, Overwrite, parse_size
+from atrous.cli.options import MaxPixels, OutputStride, Overwrite, parse_size
 from atrous.console import print_line
 
 
@@ -30,6 +30,7 @@ def export(
         Path | None,
         typer.Option(help="An image, or a folder of images, to compare file and network on; otherwise random ones."),
     ] = None,
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Export a network with its card to ONNX, OpenVINO, torch.export or ExecuTorch.

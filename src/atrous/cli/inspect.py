@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atrous.cli.options import Overwrite
+from atrous.cli.options import MaxPixels, Overwrite
 from atrous.console import make_console, print_line, printable
 from atrous.progress import progress_bar
 
@@ -26,6 +26,7 @@ def inspect(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 for warnings too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Check every image and mask of a data set: sizes, values, class frequencies and weights, errors and warnings.

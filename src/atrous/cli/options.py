@@ -46,6 +46,25 @@ Overwrite = Annotated[
 ]
 
 
+def _raise_max_pixels(count: int | None) -> int | None:
+    if count is not None:
+        from atrous.imaging.pixel_limit import set_max_pixels
+
+        set_max_pixels(count)
+    return count
+
+
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        callback=_raise_max_pixels,
+        help="Read images of up to this many pixels, instead of 179 million, above which a small file may unpack to "
+        "more than the memory.",
+    ),
+]
+
+
 def load_segmenter(
     weights: str | Path,
     *,

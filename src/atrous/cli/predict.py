@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atrous.cli.crf import CRF
-from atrous.cli.options import TTA, Device, Engine, OutputStride, Precision, Tile, load_segmenter
+from atrous.cli.options import (
+    TTA,
+    Device,
+    Engine,
+    MaxPixels,
+    OutputStride,
+    Precision,
+    Tile,
+    load_segmenter,
+)
 from atrous.cli.predict_images import describe_finished, print_result, segment_images
 from atrous.cli.predict_jobs import check_outputs, plan_images, plan_videos
 from atrous.cli.predict_videos import is_video, segment_video_job, writes_labels
@@ -72,6 +81,7 @@ def predict(
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Precision = "auto",
+    max_pixels: MaxPixels = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image instead of text.")] = False,
     overwrite: Annotated[
         bool,
@@ -98,7 +108,7 @@ def predict(
 
       atrous predict https://example.org/street.jpg
 
-      atrous predict satellite.tif --tile 513
+      atrous predict satellite.tif --tile 513 --max-pixels 1000000000
 
       atrous predict clip.mp4 --smooth 0.7 --format png
     """

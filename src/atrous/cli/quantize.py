@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from atrous.cli.options import OutputStride, Overwrite, parse_size
+from atrous.cli.options import MaxPixels, OutputStride, Overwrite, parse_size
 from atrous.console import print_line
 
 
@@ -31,6 +31,7 @@ def quantize(
         str | None, typer.Option(metavar="HxW", help="Fix the size of the input, such as 513x513; any size otherwise.")
     ] = None,
     output_stride: OutputStride = None,
+    max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Quantize a network to 8 bits after training: smaller and faster on the CPU, at a small cost in mIoU.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atrous.cli.options import MaxPixels
 from atrous.console import make_console, print_line, styled
 from atrous.errors import AtrousError
 from atrous.progress import make_progress, progress_bar
@@ -61,6 +62,7 @@ def train(
     check: Annotated[
         bool, typer.Option(help="Check every image and mask before training, and stop if there are errors.")
     ] = True,
+    max_pixels: MaxPixels = None,
     keys: Annotated[
         bool, typer.Option("--keys", help="List all keys with type, default and meaning, and stop.")
     ] = False,

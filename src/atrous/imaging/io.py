@@ -9,7 +9,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
 
@@ -20,6 +20,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from atrous.errors import AtrousError, did_you_mean
 from atrous.files import writing
+from atrous.imaging.pixel_limit import limited, pillow_without_limit
+from atrous.imaging.tiff import REMEDY, describe_tiff
 from atrous.marks import Mark
 
 if TYPE_CHECKING:
@@ -29,14 +31,22 @@ Pixels: TypeAlias = NDArray[np.uint8]
 """An RGB image: (H, W, 3) uint8."""
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor"
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""The suffixes of the files that count as images in a folder."""
+IMAGE_SUFFIXES = (
+    ".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc", ".fli",
+    ".ftc", ".ftu", ".gbr", ".gif", ".icb", ".icns", ".ico", ".iim", ".im", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc",
+    ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".msp", ".pbm", ".pcd", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm",
+    ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst", ".webp", ".xbm",
+    ".xpm",
+)  # fmt: skip
+"""The suffixes of the files that count as images in a folder: those of all formats that are read."""
 
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""The largest image that is decoded, about 179 million pixels: above it Pillow suspects a decompression bomb."""
+DOCUMENTS = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
+"""Formats that Pillow recognizes, but that are programs (for Ghostscript), data or videos; they are not read."""
 
 STRIP_ROWS = 512
 """The number of rows copied at a time from a large image."""
+OPENCV_PIXELS = 2**30
+"""OpenCV decodes no images with more pixels."""
 
 DECODING_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
@@ -48,28 +58,31 @@ END_OF_JPEG = b"\xff\xd9"
 """The marker at the end of a complete JPEG file."""
 
 
-def read_image(source: ImageLike) -> Pixels:
+def read_image(source: ImageLike, *, max_pixels: int | None = None) -> Pixels:
     """Read an image as upright, opaque 8-bit RGB.
 
     The EXIF orientation of a file or PIL image is applied; gray, palettes and CMYK are converted to RGB, 16 bits are
     scaled to 8, transparent pixels are blended with white. Arrays and tensors are converted in shape and type alone.
+    Files and PIL images of more than `max_pixels` are not decoded, by default those above 179 million or the limit of
+    `set_max_pixels`.
 
     Shape: a file, by its path, its content as bytes, or an object with `read()`; a PIL image, an array (H, W, 3) or
     (H, W) of uint8, or a tensor (3, H, W) of uint8 or of floats in 0..1 -> (H, W, 3) uint8.
     Raises: `AtrousError` for a missing, unreadable, truncated, empty or too large image, or an array of another kind.
     """
     if isinstance(source, Image.Image):
-        return _from_pil(source, "the image")
+        with limited(*source.size, "the image", max_pixels):
+            return _from_pil(source, "the image")
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if _is_tensor(source):
         return _from_tensor(source)
     if isinstance(source, (str, os.PathLike)):
-        return _from_file(Path(source))
+        return _from_file(Path(source), max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_bytes(bytes(source), "the image")
+        return _from_bytes(bytes(source), "the image", max_pixels)
     if hasattr(source, "read"):
-        return _from_file_object(source)
+        return _from_file_object(source, max_pixels)
     raise AtrousError(
         f"Cannot read an image from {type(source).__name__}: give a path, bytes, an open file, a PIL image, a NumPy "
         "array or a tensor."
@@ -83,8 +96,10 @@ def _is_tensor(value: object) -> TypeGuard[Tensor]:
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path, *, max_pixels: int | None = None) -> Iterator[Image.Image]:
     """Open a file as a PIL image without decoding it; errors of decoding it within the block become an `AtrousError`.
+
+    `max_pixels` as in `read_image`.
 
     Raises: `AtrousError` for a file that is missing, empty, truncated, damaged, too large or not an image.
     """
@@ -93,26 +108,25 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise AtrousError(f"{path}: no such file.{near or ' Check the path.'}")
     if path.is_dir():
         raise AtrousError(f"{path} is a folder; expected an image file: name one of the files in it.")
-    with _open(path, str(path)) as image:
+    with _open(path, str(path), max_pixels) as image:
         yield image
 
 
 @contextmanager
-def _open(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+def _open(source: Path | BinaryIO, name: str, limit: int | None) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # below our limit is a large photograph
+        with pillow_without_limit(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of damaged metadata, in the words of Pillow
             image = Image.open(source)
         with image:
-            _check_size(image, name)
-            yield image
+            if image.format in DOCUMENTS:
+                raise AtrousError(f"{name}: {image.format} is not a format of images. Save it as PNG.")
+            with limited(image.width, image.height, name, limit):
+                yield image
     except UnidentifiedImageError as error:
-        empty = (source.stat().st_size if isinstance(source, Path) else source.seek(0, os.SEEK_END)) == 0
-        despite = ", despite its name" if isinstance(source, Path) else ""
-        problem = "the file is empty" if empty else f"not an image in any known format{despite}"
-        raise AtrousError(f"{name}: {problem}. Save or download the image again.") from error
-    except Image.DecompressionBombError as error:
-        raise AtrousError(f"{name}: {_too_large()}") from error
+        raise _unknown_format_error(source, name) from error
+    except Image.DecompressionBombError as error:  # of an image within the file, such as those of icons
+        raise AtrousError(f"{name}: an image in this file is too large ({error}). Save it as PNG.") from error
     except AtrousError:
         raise
     except PermissionError as error:
@@ -121,19 +135,29 @@ def _open(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
         raise _damaged_image_error(name, error) from error
 
 
-def _from_file(path: Path) -> Pixels:
-    with open_image(path) as image:
+def _unknown_format_error(source: Path | BinaryIO, name: str) -> AtrousError:
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        kind, size = describe_tiff(file), file.seek(0, os.SEEK_END)
+    if kind:
+        return AtrousError(f"{name}: {kind}, which is not read. {REMEDY}")
+    despite = ", despite its name" if isinstance(source, Path) else ""
+    problem = "not an image in any known format" + despite if size else "the file is empty"
+    return AtrousError(f"{name}: {problem}. Save or download the image again.")
+
+
+def _from_file(path: Path, limit: int | None) -> Pixels:
+    with open_image(path, max_pixels=limit) as image:
         pixels = _decode_plain_jpeg(image, path)
         return _from_pil(image, str(path)) if pixels is None else pixels
 
 
-def _from_bytes(content: bytes, name: str) -> Pixels:
-    with _open(io.BytesIO(content), name) as image:
+def _from_bytes(content: bytes, name: str, limit: int | None) -> Pixels:
+    with _open(io.BytesIO(content), name, limit) as image:
         pixels = _decode_plain_jpeg(image, content)
         return _from_pil(image, name) if pixels is None else pixels
 
 
-def _from_file_object(file: Any) -> Pixels:
+def _from_file_object(file: Any, limit: int | None) -> Pixels:
     name = str(getattr(file, "name", "the image"))
     try:
         content = file.read()
@@ -141,12 +165,14 @@ def _from_file_object(file: Any) -> Pixels:
         raise AtrousError(f"{name}: cannot be read ({error}). Open the file with open(path, 'rb').") from error
     if not isinstance(content, bytes):
         raise AtrousError(f"{name}: read() returns {type(content).__name__}; open the file with open(path, 'rb').")
-    return _from_bytes(content, name)
+    return _from_bytes(content, name, limit)
 
 
 def _decode_plain_jpeg(image: Image.Image, source: Path | bytes) -> Pixels | None:
     """Decode an upright, complete RGB JPEG by OpenCV: the same pixels in half the time. None for all other images."""
-    if image.format != "JPEG" or image.mode != "RGB" or image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    if image.format != "JPEG" or image.mode != "RGB" or image.width * image.height > OPENCV_PIXELS:
+        return None
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         return None
     data = np.fromfile(source, np.uint8) if isinstance(source, Path) else np.frombuffer(source, np.uint8)
     if data[-2:].tobytes() != END_OF_JPEG:  # OpenCV would fill the missing end with gray, without an error
@@ -159,18 +185,7 @@ def _damaged_image_error(name: str, error: Exception) -> AtrousError:
     return AtrousError(f"{name}: the image is truncated or damaged ({error}). Save or download it again.")
 
 
-def _too_large(size: str = "") -> str:
-    limit = f"{MAX_PIXELS / 1e6:.0f} megapixels"
-    return f"the image{size} is too large, over {limit}, and is not decoded. Scale it down or cut it into pieces."
-
-
-def _check_size(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise AtrousError(f"{name}: {_too_large(f' of {image.width} x {image.height}')}")
-
-
 def _from_pil(image: Image.Image, name: str) -> Pixels:
-    _check_size(image, name)
     try:
         if (
             image.mode == "RGB"
@@ -205,7 +220,7 @@ def _copy_in_strips(image: Image.Image) -> Pixels:
 def _from_high_bit_depth(values: NDArray[np.generic], name: str) -> Pixels:
     """Scale a channel of more than 8 bits from the range of 16 bits; values that all fit into 8 bits are kept."""
     if values.dtype.kind == "f":
-        raise AtrousError(f"{name}: an image of floats, whose range is unknown. Save it with 8 or 16 bits per channel.")
+        raise AtrousError(f"{name}: an image of floats, whose range is unknown, is not read. {REMEDY}")
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or high > 65535:
         raise AtrousError(

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from atrous.allocator import keep_freed_memory, release_freed_memory
 from atrous.card import Card
 from atrous.errors import AtrousError
-from atrous.imaging.io import MAX_PIXELS, ImageLike, Pixels, read_image, resize_image
+from atrous.imaging.io import ImageLike, Pixels, read_image, resize_image
 from atrous.imaging.labels import describe_classes, label_dtype
+from atrous.imaging.pixel_limit import MAX_PIXELS
 from atrous.inference.engines.create import EXPORTED, check_available, create_engine, resolve_device
 from atrous.inference.engines.engine import Batch, Engine
 from atrous.inference.memory import allocate_labels, free_memory, is_out_of_memory

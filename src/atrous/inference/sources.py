@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from atrous.console import print_line
 from atrous.errors import AtrousError
 from atrous.imaging.fetch import MAX_BYTES, fetch, is_url
 from atrous.inference.jobs import ImageSource
@@ -76,6 +77,7 @@ def expand_source(text: str, *, allow_private: bool = False) -> list[tuple[Image
     import glob
 
     from atrous.imaging.io import IMAGE_SUFFIXES
+    from atrous.inference.video import VIDEO_SUFFIXES
 
     if text == "-":
         return [(StandardInput(), Path("stdin"))]
@@ -83,9 +85,17 @@ def expand_source(text: str, *, allow_private: bool = False) -> list[tuple[Image
         return [(WebImage(text, allow_private), _file_name(text))]
     path = Path(text)
     if path.is_dir():
-        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        files = sorted(
+            p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and p.is_file()
+        )
+        videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+        images = [file for file in files if file not in set(videos)]
+        left_out = f"{len(videos)} video{'s' * (len(videos) > 1)} such as {videos[0]}" if videos else ""
         if not images:
-            raise AtrousError(f"{path}: the folder holds no images ({', '.join(IMAGE_SUFFIXES)}): choose another one.")
+            advice = f", but {left_out}: name each video itself." if videos else ": choose another one."
+            raise AtrousError(f"{path}: the folder holds no images{advice}")
+        if videos:
+            print_line("[yellow]note[/]: {} left out; name videos themselves to segment them", left_out, stderr=True)
         return [(image, image.relative_to(path)) for image in images]
     if not path.exists() and glob.has_magic(text):
         folder = next(parent for parent in path.parents if parent.is_dir())  # its brackets are no pattern
