@@ -33,6 +33,7 @@ from atrous.cli.models import models
 from atrous.cli.predict import predict
 from atrous.cli.push import push
 from atrous.cli.quantize import quantize
+from atrous.cli.serve import serve
 from atrous.cli.train import train
 from atrous.cli.weights import weights
 from atrous.console import printable
@@ -76,6 +77,7 @@ app = typer.Typer(
 app.command()(predict)
 app.command()(evaluate)
 app.command()(train)
+app.command()(serve)
 app.command()(models)
 app.command()(explain)
 app.command()(weights)

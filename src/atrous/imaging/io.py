@@ -43,6 +43,9 @@ IMAGE_SUFFIXES = (
 DOCUMENTS = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 """Formats that Pillow recognizes, but that are programs (for Ghostscript), data or videos; they are not read."""
 
+UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+"""The formats that are decoded from untrusted bytes: those of cameras and browsers, and no rare decoders."""
+
 STRIP_ROWS = 512
 """The number of rows copied at a time from a large image."""
 OPENCV_PIXELS = 2**30
@@ -89,6 +92,15 @@ def read_image(source: ImageLike, *, max_pixels: int | None = None) -> Pixels:
     )
 
 
+def decode_image(content: bytes, *, max_pixels: int) -> Pixels:
+    """Decode untrusted bytes, of one of `UPLOAD_FORMATS`, as `read_image` does; the size is checked before decoding.
+
+    Shape: -> (H, W, 3) uint8.
+    Raises: `ImageTooLargeError` for more than `max_pixels`; `AtrousError` for bytes that are no image, or damaged.
+    """
+    return _from_bytes(content, "the image", max_pixels, UPLOAD_FORMATS)
+
+
 def _is_tensor(value: object) -> TypeGuard[Tensor]:
     """Tell whether a value is a torch tensor, without importing torch: where there is a tensor, torch is imported."""
     torch = sys.modules.get("torch")
@@ -113,11 +125,13 @@ def open_image(path: Path, *, max_pixels: int | None = None) -> Iterator[Image.I
 
 
 @contextmanager
-def _open(source: Path | BinaryIO, name: str, limit: int | None) -> Iterator[Image.Image]:
+def _open(
+    source: Path | BinaryIO, name: str, limit: int | None, formats: tuple[str, ...] | None = None
+) -> Iterator[Image.Image]:
     try:
         with pillow_without_limit(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of damaged metadata, in the words of Pillow
-            image = Image.open(source)
+            image = Image.open(source, formats=formats)
         with image:
             if image.format in DOCUMENTS:
                 raise AtrousError(f"{name}: {image.format} is not a format of images. Save it as PNG.")
@@ -151,8 +165,8 @@ def _from_file(path: Path, limit: int | None) -> Pixels:
         return _from_pil(image, str(path)) if pixels is None else pixels
 
 
-def _from_bytes(content: bytes, name: str, limit: int | None) -> Pixels:
-    with _open(io.BytesIO(content), name, limit) as image:
+def _from_bytes(content: bytes, name: str, limit: int | None, formats: tuple[str, ...] | None = None) -> Pixels:
+    with _open(io.BytesIO(content), name, limit, formats) as image:
         pixels = _decode_plain_jpeg(image, content)
         return _from_pil(image, name) if pixels is None else pixels
 

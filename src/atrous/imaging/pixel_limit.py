@@ -19,6 +19,10 @@ VARIABLE = "ATROUS_MAX_PIXELS"
 _OPENING = threading.RLock()
 
 
+class ImageTooLargeError(AtrousError):
+    """An image of more pixels than are decoded."""
+
+
 def max_pixels() -> int:
     """The number of pixels of the largest image that is decoded.
 
@@ -51,11 +55,11 @@ def limited(width: int, height: int, name: str, limit: int | None = None) -> Ite
 
     `limit` replaces that of the process.
 
-    Raises: `AtrousError` for an image above the limit.
+    Raises: `ImageTooLargeError` for an image above the limit.
     """
     limit = max_pixels() if limit is None else limit
     if width * height > limit:
-        raise AtrousError(
+        raise ImageTooLargeError(
             f"{name}: the image of {width} x {height} is too large, over {limit / 1e6:.4g} megapixels, and is not "
             f"decoded. If you trust it, raise the limit: --max-pixels {width * height} (in Python "
             f"atrous.inference.set_max_pixels({width * height})), with --tile if memory is short."

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atrous.card import Preprocessing
 from atrous.imaging.io import Pixels, resize_image
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """The network's input for one image, its upper left `content_size` holding the image, the rest padding.
+
+    Shape: `planes` (3, h, w) float32; sizes are height and width.
+    """
+
+    planes: NDArray[np.float32]
+    content_size: tuple[int, int]
+    image_size: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input."""
+        return self.planes.shape[-2], self.planes.shape[-1]
 
 
 def preprocess(image: Pixels, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], tuple[int, int]]:

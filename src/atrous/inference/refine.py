@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from atrous.imaging.io import ImageLike, read_image
+from atrous.imaging.io import ImageLike
 from atrous.inference.segmentation import Segmentation
 from atrous.inference.segmenter import Segmenter
 
@@ -25,11 +25,16 @@ def segment(
     """
     if crf is None:
         return segmenter(image, probabilities=True) if probabilities else segmenter(image)
+    refined = refine_labels(segmenter(image, probabilities=True), crf)
+    return refined if probabilities else replace(refined, probabilities=None)
+
+
+def refine_labels(segmentation: Segmentation, crf: str | CRFPreset) -> Segmentation:
+    """Refine the labels of a segmentation with probabilities by a CRF; the probabilities stay those of the network.
+
+    Raises: `AtrousError` for an unknown preset, or a segmentation without probabilities.
+    """
     from atrous.crf import dense_crf
 
-    pixels = read_image(image)
-    segmentation = segmenter(pixels, probabilities=True)
-    assert segmentation.probabilities is not None
-    labels = dense_crf(pixels, segmentation.probabilities, crf, output="labels")
-    kept = segmentation.probabilities if probabilities else None
-    return replace(segmentation, labels=labels.astype(segmentation.labels.dtype), probabilities=kept)
+    labels = dense_crf(segmentation.image, segmentation.probabilities, crf, output="labels")
+    return replace(segmentation, labels=labels.astype(segmentation.labels.dtype))

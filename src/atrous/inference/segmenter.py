@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from atrous.inference.engines.engine import Batch, Engine
 from atrous.inference.memory import allocate_labels, free_memory, is_out_of_memory
 from atrous.inference.prediction import CoarsePrediction
 from atrous.inference.prefetch import BusyTimer, Slots, parallel_map, prefetch
-from atrous.inference.preprocess import preprocess, preprocessed_size, resized_size
+from atrous.inference.preprocess import NetworkInput, preprocess, preprocessed_size, resized_size
 from atrous.inference.segmentation import Segmentation
 from atrous.inference.tta import TTAConfig, tta_preset
 from atrous.inference.upsampled_argmax import Scores
@@ -217,7 +217,7 @@ class Segmenter:
         Raises: `AtrousError` for an image that cannot be read.
         """
         pixels = read_image(image)
-        return self._to_segmentation(pixels, self.predict_coarse(pixels), probabilities)
+        return self.to_segmentation(pixels, self.predict_coarse(pixels), probabilities=probabilities)
 
     @property
     def network_seconds(self) -> float:
@@ -248,7 +248,7 @@ class Segmenter:
         if len(group) == 1:
             return [self(group[0])]
         predictions = self._predict_batch(group)
-        return [self._to_segmentation(*pair, False) for pair in zip(group, predictions, strict=True)]
+        return [self.to_segmentation(*pair) for pair in zip(group, predictions, strict=True)]
 
     def probabilities(self, image: ImageLike) -> Tensor:
         """Compute the softmax over classes at the size of the image: a path, PIL image, array or tensor.
@@ -298,9 +298,46 @@ class Segmenter:
                 raise
         return self._fall_back_to_tiles(pixels, "Memory ran out for")
 
-    def _to_segmentation(
-        self, pixels: Pixels, prediction: CoarsePrediction | TiledPrediction, probabilities: bool
+    def preprocess(self, pixels: Pixels) -> NetworkInput | None:
+        """Make the network's input for an image; None if it has to be segmented in windows, by `predict_coarse`.
+
+        Shape: (H, W, 3) uint8 -> `planes` (3, h, w) float32.
+        """
+        if self.tile is not None or self.tta.crop is not None or not self._fits_in_memory(pixels):
+            return None
+        planes, content_size = preprocess(pixels, self.card.preprocessing)
+        return NetworkInput(planes, content_size, (pixels.shape[0], pixels.shape[1]))
+
+    def fits_in_memory(self, inputs: Sequence[NetworkInput]) -> bool:
+        """Tell whether the activations of a batch of inputs fit into the free memory."""
+        height, width = inputs[0].size
+        return self._has_memory_for(len(inputs) * height * width * max(self.tta.scales) ** 2)
+
+    def predict_batch(self, inputs: Sequence[NetworkInput]) -> list[CoarsePrediction]:
+        """Run the network on inputs of one size in a single batch, and keep the coarse scores of each."""
+        batch = np.stack([each.planes for each in inputs])
+        with _inference_mode():
+            views = self._run_views(batch)
+            softmax_first = len(views) > 1 and self.tta.merge == "mean_softmax"
+            return [
+                CoarsePrediction(
+                    tuple(view[index] for view in views),
+                    input_size=each.size,
+                    content_size=each.content_size,
+                    image_size=each.image_size,
+                    align_corners=self.engine.align_corners,
+                    merge="mean_softmax" if softmax_first else "mean_logits",  # "max_logits" is a single view by now
+                )
+                for index, each in enumerate(inputs)
+            ]
+
+    def to_segmentation(
+        self, pixels: Pixels, prediction: CoarsePrediction | TiledPrediction, *, probabilities: bool = False
     ) -> Segmentation:
+        """Compute labels, and probabilities if requested, from the coarse scores of an image.
+
+        Shape: (H, W, 3) uint8.
+        """
         if probabilities:
             with _inference_mode():
                 softmax = prediction.probabilities()
@@ -333,22 +370,11 @@ class Segmenter:
 
     def _predict_batch(self, images: list[Pixels]) -> list[CoarsePrediction]:
         """Run the network on whole images whose inputs have the same size, in one batch."""
+        sizes = [(pixels.shape[0], pixels.shape[1]) for pixels in images]
         inputs = [preprocess(pixels, self.card.preprocessing) for pixels in images]
-        batch = np.stack([planes for planes, _ in inputs])
-        with _inference_mode():
-            views = self._run_views(batch)
-            softmax_first = len(views) > 1 and self.tta.merge == "mean_softmax"
-            return [
-                CoarsePrediction(
-                    tuple(view[index] for view in views),
-                    input_size=(batch.shape[-2], batch.shape[-1]),
-                    content_size=content_size,
-                    image_size=(pixels.shape[0], pixels.shape[1]),
-                    align_corners=self.engine.align_corners,
-                    merge="mean_softmax" if softmax_first else "mean_logits",  # "max_logits" is a single view by now
-                )
-                for index, (pixels, (_, content_size)) in enumerate(zip(images, inputs, strict=True))
-            ]
+        return self.predict_batch(
+            [NetworkInput(*planes_and_content, size) for planes_and_content, size in zip(inputs, sizes, strict=True)]
+        )
 
     def _run_views(self, batch: NDArray[np.float32]) -> list[Scores]:
         if self.tta.scales == (1.0,) and not self.tta.flip:
