@@ -74,7 +74,7 @@ class Job:
     def _too_large(self) -> ServiceError:
         return ServiceError(
             "image_too_large",
-            f"The image is larger than {self.limits.pixels / 1e6:.4g} megapixels: scale it down, or cut it into pieces.",
+            f"The image is larger than {self.limits.pixels / 1e6:.4g} megapixels: scale it down or cut it.",
         )
 
     def preprocess(self) -> None:
