@@ -18,7 +18,10 @@ from atrous.imaging.draw import draw_overlay
 from atrous.imaging.io import Pixels, encode_png, resize_image
 from atrous.imaging.labels import class_fractions
 from atrous.inference.formats import FORMATS, get_format
-from atrous.inference.formats.format import PREDICTED
+from atrous.inference.formats.coco import coco_dataset
+from atrous.inference.formats.format import PREDICTED, FormatOptions
+from atrous.inference.formats.geojson import geojson_collection
+from atrous.inference.formats.labelme import labelme_annotations
 from atrous.inference.formats.raster import MAX_OVERLAY_SIDE
 from atrous.marks import Mark, check_replaceable
 
@@ -60,6 +63,24 @@ class Segmentation:
         Raises: `AtrousError` for an unknown format, or one that needs probabilities where there are none.
         """
         return get_format(format).encode(self, file_name=file_name, mark=mark, **options)
+
+    def to_coco(self, *, file_name: str = "image", **options: Any) -> dict[str, Any]:
+        """Describe the segmentation as a COCO data set of one image, with run lengths or, by `polygons=True`, polygons.
+
+        `options` are those of `FormatOptions`. See `atrous.inference.formats.coco.coco_dataset`.
+        """
+        return coco_dataset(self, file_name, FormatOptions(**options), PREDICTED)
+
+    def to_geojson(self, *, file_name: str = "image", **options: Any) -> dict[str, Any]:
+        """Describe the regions as a GeoJSON collection of polygons, in pixels from the upper left corner.
+
+        `options` are those of `FormatOptions`, such as `simplify=1.0`.
+        """
+        return geojson_collection(self, file_name, FormatOptions(**options), PREDICTED)
+
+    def to_labelme(self, *, file_name: str = "image", **options: Any) -> dict[str, Any]:
+        """Describe the regions as annotations of labelme; `options` are those of `FormatOptions`."""
+        return labelme_annotations(self, file_name, FormatOptions(**options), PREDICTED)
 
     def save(
         self,

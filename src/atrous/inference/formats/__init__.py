@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from atrous.errors import AtrousError, did_you_mean
+from atrous.inference.formats.coco import encode_coco
 from atrous.inference.formats.format import Format, FormatOptions, Segmented
+from atrous.inference.formats.geojson import encode_geojson
+from atrous.inference.formats.labelme import encode_labelme
 from atrous.inference.formats.raster import encode_overlay, encode_palette_png, encode_probability_maps
 
 __all__ = ["FORMATS", "Format", "FormatOptions", "Segmented", "get_format", "parse_formats"]
@@ -23,6 +26,9 @@ FORMATS: dict[str, Format] = {
             encode_probability_maps,
             needs_probabilities=True,
         ),
+        Format("coco", ".coco.json", "application/json", "COCO annotations, run lengths or polygons", encode_coco),
+        Format("geojson", ".geojson", "application/geo+json", "polygons with holes", encode_geojson),
+        Format("labelme", ".json", "application/json", "polygons to be corrected in labelme", encode_labelme),
     )
 }
 """All formats by name."""
