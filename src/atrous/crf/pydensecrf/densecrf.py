@@ -7,56 +7,37 @@ Camel case and argument names are the original's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from atrous.crf.kernels import MatrixCompatibility, Normalization, PottsCompatibility, position_features
-from atrous.crf.numba_backend.mean_field import MeanField, MeanFieldState, Unary
+from atrous.crf.kernels import Normalization, position_features
+from atrous.crf.numba_backend.mean_field import MeanField, MeanFieldState
+from atrous.crf.numba_backend.mean_field import Unary as Energies
+from atrous.crf.pydensecrf.pairwise import (
+    CONST_KERNEL,
+    DIAG_KERNEL,
+    FULL_KERNEL,
+    NO_NORMALIZATION,
+    NORMALIZE_AFTER,
+    NORMALIZE_BEFORE,
+    NORMALIZE_SYMMETRIC,
+    KernelType,
+    NormalizationType,
+    checked_sigmas,
+    scaled_compatibility,
+)
+from atrous.crf.pydensecrf.unary import ConstUnary, LogisticUnary, Unary
 from atrous.crf.validation import Array, checked_features
 from atrous.errors import AtrousError
 
 # ruff: noqa: N802 (the names of the original)
 
-
-class KernelType(IntEnum):
-    """Shape of the feature transform that the original can learn.
-
-    Its Python interface cannot train it, and it starts as the identity, so the three give the same result.
-    """
-
-    CONST_KERNEL = 0
-    DIAG_KERNEL = 1
-    FULL_KERNEL = 2
-
-
-NormalizationType = IntEnum(
-    "NormalizationType",
-    {"NO_NORMALIZATION": 0, "NORMALIZE_BEFORE": 1, "NORMALIZE_AFTER": 2, "NORMALIZE_SYMMETRIC": 3},
-)  # fmt: skip
-
-CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
-NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
-
-
-def _scaled_compatibility(compat: Any, classes: int) -> Array:
-    """Convert `compat` to the factors by which filtered marginals are added to the logits.
-
-    A number is the weight of a Potts model, which rewards equal labels; a vector (the diagonal of mu) or a matrix is an
-    energy, hence the sign. A matrix is made symmetric, as in the original.
-    """
-    if isinstance(compat, Real):
-        return PottsCompatibility().scaled(float(compat), classes)
-    array = np.asarray(compat, np.float64)
-    if array.ndim > 2:
-        raise AtrousError("compat has more than 2 dimensions, expected a number, one per class, or a matrix.")
-    if array.shape not in ((), (classes,), (classes, classes)):
-        raise AtrousError(f"compat has shape {array.shape}, expected a number, ({classes},) or ({classes}, {classes}).")
-    if array.ndim < 2:
-        return PottsCompatibility().scaled(float(array) if array.ndim == 0 else -array, classes)
-    return MatrixCompatibility((array + array.T) / 2).scaled(1.0, classes)
+__all__ = [
+    "CONST_KERNEL", "DIAG_KERNEL", "FULL_KERNEL", "NORMALIZE_AFTER", "NORMALIZE_BEFORE", "NORMALIZE_SYMMETRIC",
+    "NO_NORMALIZATION", "ConstUnary", "DenseCRF", "DenseCRF2D", "KernelType", "LogisticUnary", "NormalizationType",
+    "Unary",
+]  # fmt: skip
 
 
 class DenseCRF:
@@ -71,6 +52,10 @@ class DenseCRF:
         self._compatibilities: list[Array] = []
         self._normalizations: list[Normalization] = []
         self._mean_field: MeanField | None = None
+
+    def setUnary(self, u: Unary) -> None:
+        """Set the energies, minus log probabilities, to those of a `ConstUnary` or `LogisticUnary`."""
+        self.setUnaryEnergy(u.energies)
 
     def setUnaryEnergy(self, u: Any, f: Any = None) -> None:
         """Set the energies, minus log probabilities, (nlabels, nvar); with `f` (features, nvar), u is (nlabels,
@@ -95,7 +80,7 @@ class DenseCRF:
 
     def _add(self, features: Array, compat: Any, kernel: int, normalization: int) -> None:
         KernelType(kernel)  # raises ValueError for an unknown number
-        compatibility = _scaled_compatibility(compat, self._nlabel)
+        compatibility = scaled_compatibility(compat, self._nlabel)
         self._normalizations.append(Normalization(normalization))
         self._compatibilities.append(compatibility)
         self._features.append(checked_features(features))
@@ -130,8 +115,8 @@ class DenseCRF:
             self._mean_field = MeanField(self._features, self._normalizations, np.arange(self._nvar, dtype=np.int32))
         return self._mean_field
 
-    def _energies(self) -> Unary:
-        return Unary.build(self._unary, energies=True)
+    def _energies(self) -> Energies:
+        return Energies.build(self._unary, energies=True)
 
     def _state_of(self, Q: Any) -> MeanFieldState:
         array = np.asarray(Q, np.float32)
@@ -176,9 +161,9 @@ class DenseCRF2D(DenseCRF):
             raise AtrousError(f"Bad shape for pairwise bilateral (Need {(self._h, self._w, 3)}, got {array.shape}).")
         features = np.empty((self._h, self._w, 5), np.float32)
         features[..., :2] = self._positions(sxy)
-        np.divide(array, np.broadcast_to(np.asarray(srgb, np.float32), 3), out=features[..., 2:], dtype=np.float32)
+        sigmas = np.array(checked_sigmas("srgb", srgb, 3), np.float32)
+        np.divide(array, sigmas, out=features[..., 2:], dtype=np.float32)
         self._add(features.reshape(-1, 5), compat, kernel, normalization)
 
     def _positions(self, sxy: float | Sequence[float]) -> Array:
-        x, y = np.broadcast_to(np.asarray(sxy, np.float32), 2)
-        return position_features((self._h, self._w), (float(x), float(y)))
+        return position_features((self._h, self._w), checked_sigmas("sxy", sxy, 2))

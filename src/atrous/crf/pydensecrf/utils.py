@@ -68,6 +68,8 @@ def softmax_to_unary(sm: Any, GT_PROB: float = 1) -> Array:
 
 
 def _scaled_mesh(sdims: Sequence[float], shape: Sequence[int]) -> Array:
+    if len(sdims) != len(shape) or not all(np.isfinite(sigma) and sigma > 0 for sigma in sdims):
+        raise AtrousError(f"sdims must be positive numbers, one for each of {len(shape)} axes, found {tuple(sdims)}.")
     mesh = np.array(np.meshgrid(*(range(s) for s in shape), indexing="ij"), dtype=np.float32)
     for axis, sigma in enumerate(sdims):
         mesh[axis] /= sigma
@@ -75,7 +77,10 @@ def _scaled_mesh(sdims: Sequence[float], shape: Sequence[int]) -> Array:
 
 
 def create_pairwise_gaussian(sdims: Sequence[float], shape: Sequence[int]) -> Array:
-    """Compute positions over `sdims`, one per axis of `shape`: (axes, points)."""
+    """Compute positions over `sdims`, one per axis of `shape`: (axes, points).
+
+    Raises: `AtrousError` for deviations that are not positive.
+    """
     return _scaled_mesh(sdims, shape).reshape(len(sdims), -1)
 
 
@@ -83,9 +88,13 @@ def create_pairwise_bilateral(sdims: Sequence[float], schan: Any, img: Any, chdi
     """Compute positions over `sdims` and channels over `schan`, a number or one each: (axes + channels, points).
 
     `chdim` is the axis of the channels in `img`, -1 when it has none.
+
+    Raises: `AtrousError` for deviations that are not positive.
     """
     array = np.asarray(img)
     channels = array[None] if chdim == -1 else np.moveaxis(array, chdim, 0)
     scale = np.asarray(schan, np.float32).reshape(-1, *[1] * (channels.ndim - 1))
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise AtrousError(f"schan must be positive, found {schan}.")
     features = np.concatenate([_scaled_mesh(sdims, channels.shape[1:]), channels.astype(np.float32) / scale])
     return features.reshape(len(features), -1)
