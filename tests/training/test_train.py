@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from atrous import AtrousError, Segmenter, load
 from atrous.data import open_dataset
 from atrous.data.datasets import camvid
 from atrous.evaluation import evaluate
+from tests.command_line import Run
 from tests.training.conftest import command, draw_pair, losses, press_ctrl_c, small, start, write_folder, write_pair
 
 pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
@@ -25,6 +27,21 @@ from atrous.training import Recipe, train
 from atrous.training.run_dir import CHECKPOINT, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_data_without_any_label_is_refused(run: Run, tmp_path: Path, split: str) -> None:
+    data = write_folder(tmp_path / "cells")
+    for mask in (data / "masks" / split).iterdir():
+        Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 255)).save(mask)
+    recipe = small(f"folder:{data}")
+    with pytest.raises(AtrousError, match=f"all pixels of the . masks of '{split}' are ignored"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    options = ("--no-check", "--out", tmp_path / "run", "steps=1", "batch=1")
+    result = run("train", "--model", "unet.padded", "--data", data, *options)
+    assert result.code == 2, result.err
+    assert "are ignored. Check the values in the masks" in result.err
 
 
 def test_files_of_a_run(street: str, tmp_path: Path) -> None:

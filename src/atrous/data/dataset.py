@@ -45,6 +45,12 @@ class Sample:
     weights: NDArray[np.float32] | None = None
     """(H, W), added to the class weights of the pixels in the loss; None for none."""
 
+    def __repr__(self) -> str:
+        """Summarize in one line: the name, the size and the labels that occur."""
+        height, width = self.labels.shape
+        present = ", ".join(map(str, np.unique(self.labels)))
+        return f"<Sample {self.name}: {width} x {height} pixels, labels {present}>"
+
 
 LabelReader: TypeAlias = Callable[[Item], Labels]
 """A function that reads the labels of an item that has a mask; picklable, for worker processes."""
@@ -87,6 +93,10 @@ class SegmentationDataset:
                 f"{self.name}: the ignore index {self.ignore_index} is also the label of "
                 f"'{self.classes[self.ignore_index]}'; choose a number that is not a label, such as 255."
             )
+
+    def __repr__(self) -> str:
+        """Summarize in one line: name, split, the numbers of images and classes."""
+        return f"<SegmentationDataset {self.name} {self.split}: {len(self)} images, {len(self.classes)} classes>"
 
     def __len__(self) -> int:
         return len(self.items)

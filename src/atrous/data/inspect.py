@@ -123,6 +123,11 @@ class Inspection:
     reports: tuple[ImageReport, ...]
     problems: tuple[Problem, ...]
 
+    def __repr__(self) -> str:
+        """Summarize in one line: the name, and the numbers of images, errors and warnings."""
+        counts = f"{len(self.reports)} images, {len(self.errors)} errors, {len(self.warnings)} warnings"
+        return f"<Inspection of {self.datasets[0].name}: {counts}>"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
@@ -326,9 +331,27 @@ def _find_unlabeled_splits(
         own = [report for report in reports if report.split == dataset.split]
         statistics = ClassStatistics.from_reports(own, len(dataset.classes))
         if statistics.num_images and not statistics.pixels.any():
-            message = (
-                f"{dataset.name}: all pixels of the {statistics.num_images} masks of '{dataset.split}' are "
-                "ignored. Check the values in the masks, and the classes that they are assigned to."
-            )
             # Masks of test splits, such as those of Cityscapes, are published without labels.
-            yield Problem("no labels", message, "warning" if dataset.split == "test" else "error")
+            severity: Literal["error", "warning"] = "warning" if dataset.split == "test" else "error"
+            yield Problem("no labels", _unlabeled_message(dataset, statistics.num_images), severity)
+
+
+def check_labeled(dataset: SegmentationDataset) -> None:
+    """Read masks until one has a labeled pixel, most often the first; one that is not readable ends the check.
+
+    Raises: `AtrousError` if all pixels of all masks are ignored, so that nothing can be learned or measured.
+    """
+    masks = (dataset.labels(index) for index, item in enumerate(dataset.items) if item.mask is not None)
+    try:
+        if any((labels < len(dataset.classes)).any() for labels in masks):
+            return
+    except AtrousError:
+        return  # it is reported when its turn comes
+    raise AtrousError(_unlabeled_message(dataset, len(dataset)))
+
+
+def _unlabeled_message(dataset: SegmentationDataset, masks: int) -> str:
+    return (
+        f"{dataset.name}: all pixels of the {masks} masks of '{dataset.split}' are ignored. Check the values in the "
+        "masks, and the classes that they are assigned to."
+    )

@@ -106,6 +106,10 @@ class SearchResult:
     gaussian: Gaussian
     iterations: int
 
+    def __repr__(self) -> str:
+        """Summarize in one line: the number of trials, the mIoU before, and the best trial."""
+        return f"<SearchResult of {len(self.trials)} trials: mIoU before {self.miou_before:.4f}, best {self.best}>"
+
     @property
     def best(self) -> Trial:
         """The trial of the highest mIoU, the first of equals."""

@@ -63,6 +63,11 @@ class EvaluationResult:
     worst_predictions: dict[int, Labels] = field(default_factory=dict)
     """The predictions of the worst images by index, except for those counted by an earlier, interrupted process."""
 
+    def __repr__(self) -> str:
+        """Summarize in one line: the number of images, and the metrics in percent."""
+        metrics = ", ".join(f"{name} {100 * value:.2f}" for name, value in self.metrics().items())
+        return f"<EvaluationResult of {len(self.image_scores)} images: {metrics}>"
+
     @classmethod
     def empty(
         cls, num_classes: int, *, ignore_index: int = 255, boundaries: bool = True, settings: str = ""

@@ -43,6 +43,15 @@ class Segmentation:
     colors: tuple[tuple[int, int, int], ...]
     probabilities: NDArray[np.float32] | None = None
 
+    def __repr__(self) -> str:
+        """Summarize in one line: the size, and the largest classes with their fractions."""
+        height, width = self.labels.shape
+        fractions = self.class_fractions()
+        listed = [f"{name} {fraction:.1%}" for name, fraction in list(fractions.items())[:5]]
+        more = [f"{len(fractions) - 5} more"] * (len(fractions) > 5)
+        with_probabilities = ", with probabilities" * (self.probabilities is not None)
+        return f"<Segmentation of {width} x {height} pixels: {', '.join([*listed, *more])}{with_probabilities}>"
+
     def class_fractions(self) -> dict[str, float]:
         """Compute the fraction of the image that each class covers, for the classes that occur, the largest first."""
         return class_fractions(self.labels, self.classes)

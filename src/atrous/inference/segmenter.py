@@ -166,6 +166,11 @@ class Segmenter:
         segmenter._model = None
         return segmenter
 
+    def __repr__(self) -> str:
+        """Summarize in one line: the network, its classes and the engine that runs it."""
+        engine = f"{self.engine.name}, {self.engine.precision}, {self.engine.device}"
+        return f"<Segmenter {self.card.model}: {len(self.card.classes)} classes; {engine}>"
+
     @property
     def model(self) -> SegmentationModel:
         """The network in PyTorch.

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from atrous.data.dataset import SegmentationDataset
+from atrous.data.inspect import check_labeled
 from atrous.errors import AtrousError, UnavailableError
 from atrous.models import create_model
 from atrous.training.config import StageConfig
@@ -42,6 +43,17 @@ def resolve_files(recipe: Recipe, initial_weights: str = "") -> tuple[list[Stage
     if problems:
         raise AtrousError(*problems)
     return data, initial_weights
+
+
+def check_stages_labeled(recipe: Recipe) -> None:
+    """Raise `AtrousError` if all pixels of the training or validation data of a stage are ignored."""
+    checked: set[str] = set()
+    for stage in recipe.stages:
+        if (key := f"{stage.data.train} {stage.data.val}") not in checked:
+            checked.add(key)
+            for dataset in open_stage_data(stage.data):
+                if dataset is not None:
+                    check_labeled(dataset)
 
 
 @contextmanager

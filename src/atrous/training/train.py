@@ -36,6 +36,7 @@ from atrous.training.loader import make_loader, step_seed
 from atrous.training.logs import StageLog, compute_metrics, draw_curves, draw_samples
 from atrous.training.losses import training_loss
 from atrous.training.recipe import Recipe
+from atrous.training.required_files import check_stages_labeled
 from atrous.training.run_dir import prepare_run_dir, write_checkpoint
 from atrous.training.schedules import set_learning_rate
 from atrous.training.stage import OnMessage, StageRun, normalize, set_up_stage
@@ -86,15 +87,17 @@ def train(
     Runs on the requested devices; under `torchrun`, on those of all its processes. With the strategy "ddp" every
     process holds the whole network; with "fsdp" it is sharded, which takes less memory and more time.
 
-    Raises: `AtrousError` for an unknown strategy, a folder with another run, unreadable data, a loss that is not
-    finite, or a full disk; `TrainingInterrupted`, a `KeyboardInterrupt`, after Ctrl-C or SIGTERM, once the
-    checkpoint is written.
+    Raises: `AtrousError` for an unknown strategy, a folder with another run, data that is unreadable or has no label, a
+    loss that is not finite, or a full disk; `TrainingInterrupted`, a `KeyboardInterrupt`, after Ctrl-C or SIGTERM,
+    once the checkpoint is written.
     """
     if strategy not in STRATEGIES:
         raise AtrousError(f"Unknown strategy '{strategy}': use {' or '.join(STRATEGIES)}.")
     check_requirements()
     keep_freed_memory()
     folder = Path(folder)
+    if not resume:
+        check_stages_labeled(recipe)  # before files are written
     checkpoint = prepare_run_dir(recipe, folder, resume)
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
     launch = partial(make_fabric, accelerator=accelerator, devices=devices, strategy=strategy)
