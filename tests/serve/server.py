@@ -14,27 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
 
-import torch
-
-import atrous
-from atrous.card import Card, Preprocessing
-from atrous.weights import save
-
 START_SECONDS = 120
-
-
-def small_weights(folder: Path) -> Path:
-    """Write the weights of a network that takes milliseconds, with random numbers in it."""
-    torch.manual_seed(0)
-    model = atrous.create_model("deeplab_v3.mobilenet_v2", width=0.125, num_classes=5)
-    card = Card(
-        model="deeplab_v3.mobilenet_v2",
-        arguments={"width": 0.125},
-        classes=["background", "road", "car", "person", "tree"],
-        colors=[(0, 0, 0), (128, 64, 128), (0, 0, 142), (220, 20, 60), (107, 142, 35)],
-        preprocessing=Preprocessing(resize="pad", size=(65, 65)),
-    )
-    return save(model, folder / "small.safetensors", card=card)
 
 
 class Server:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.serve.hostile import picture
-from tests.serve.server import Server, small_weights
+from tests.serve.server import Server
 
 schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis")
 from schemathesis.checks import not_a_server_error  # noqa: E402
@@ -37,9 +38,9 @@ def only_declared_server_errors(context: object, response: schemathesis.Response
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    with Server(["-w", small_weights(folder)], folder / "log") as running:
+    with Server(["-w", weights], folder / "log") as running:
         yield running
 
 

@@ -33,7 +33,10 @@ def create_app(service: Service, *, token: str | None = None) -> FastAPI:
         yield
         service.close()
 
-    app = FastAPI(title="atrous", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="atrous", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        redirect_slashes=False,  # whose addresses would be what the header `Host` says
+    )  # fmt: skip
     app.state.service = service
     app.include_router(router)
     app.openapi = lambda: describe_api(app, with_token=token is not None)  # type: ignore[method-assign]

@@ -88,7 +88,7 @@ class Admission:
         self._workers = workers
         self._seconds = 1.0  # the average time of work on a request
         self._lock = threading.Lock()
-        self.running = 0
+        self.running = self.total = 0
         self.stopping = False
 
     def check(self) -> None:
@@ -115,6 +115,7 @@ class Admission:
         with self._lock:
             self.check()
             self.running += 1
+            self.total += 1
         try:
             yield
         finally:
@@ -134,7 +135,7 @@ class Uploads:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.running = 0
+        self.running = self.total = 0
 
     @contextmanager
     def enter(self) -> Iterator[None]:
@@ -145,6 +146,7 @@ class Uploads:
         if self.running >= self._limit:
             raise ServiceError("busy", f"{self.running} bodies are being received: try again.", {"Retry-After": "1"})
         self.running += 1
+        self.total += 1
         try:
             yield
         finally:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import gc
+import logging
 import signal
 import socket
 import threading
@@ -14,11 +17,15 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from atrous.allocator import release_freed_memory
 from atrous.errors import AtrousError
 from atrous.serve.service import Service
 
 GRACE_SECONDS = 1.0
 """The time after a signal in which new requests are answered with 503, before connections are closed."""
+
+IDLE_SECONDS = 5.0
+"""The time without requests after which memory that is kept for the next one is returned to the system."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -46,6 +53,7 @@ def run_server(app: FastAPI, service: Service, listener: socket.socket, on_start
     After SIGTERM or SIGINT new requests are answered with 503, and those in progress are finished. A second SIGINT
     stops at once.
     """
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of each damaged form
     config = uvicorn.Config(
         app,
         http="h11",
@@ -73,6 +81,8 @@ class _Server(uvicorn.Server):
         self._service = service
         self._on_start = on_start
         self._stopped_at = 0.0
+        self._requests = 0
+        self._active_at: float | None = None  # None after the memory was released
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -99,7 +109,17 @@ class _Server(uvicorn.Server):
             self._stopped_at = time.monotonic()
             self._service.stop()
 
+    def _release_when_idle(self) -> None:
+        """Return freed memory to the system, once after each time in which there were requests."""
+        if self._requests != self._service.requests or not self._service.is_idle:
+            self._requests, self._active_at = self._service.requests, time.monotonic()
+        elif self._active_at is not None and time.monotonic() - self._active_at > IDLE_SECONDS:
+            self._active_at = None
+            gc.collect()  # bodies of refused requests may be part of the tracebacks of errors
+            asyncio.get_running_loop().run_in_executor(None, release_freed_memory)
+
     async def on_tick(self, counter: int) -> bool:
+        self._release_when_idle()
         waited = time.monotonic() - self._stopped_at > GRACE_SECONDS
         if self.signal is not None and waited and self._service.is_idle:
             return True

@@ -101,6 +101,11 @@ class Service:
         """Whether no request is in progress."""
         return self.admission.running == 0 and self.uploads.running == 0
 
+    @property
+    def requests(self) -> int:
+        """The number of requests that were accepted, or whose bodies were received, so far."""
+        return self.admission.total + self.uploads.total
+
     def stop(self) -> None:
         """Refuse new requests; those in progress are finished."""
         self.admission.stopping = True
