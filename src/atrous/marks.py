@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atrous.errors import AtrousError
 
-_SEARCHED = 4096
+SEARCHED = 4096
 """The number of bytes at the start and at the end of a file that are searched for a mark."""
 _MARK = re.compile(rb"written by atrous ([a-z][a-z-]*)((?: [a-z]+=[0-9a-f]+)*);")
 _PNG_HEADER = 33
@@ -51,12 +51,17 @@ def read_mark(path: Path) -> Mark | None:
     """Read the mark of a file; None if it has none, or cannot be read."""
     try:
         with path.open("rb") as file:
-            content = file.read(_SEARCHED)
+            content = file.read(SEARCHED)
             size = file.seek(0, 2)
-            file.seek(max(0, size - _SEARCHED))
+            file.seek(max(0, size - SEARCHED))
             content += file.read()
     except OSError:
         return None
+    return find_mark(content)
+
+
+def find_mark(content: bytes) -> Mark | None:
+    """Find the mark in the first and last bytes of a file, `SEARCHED` of them each; None if there is none."""
     match = _MARK.search(content)
     if match is None:
         return None
@@ -83,7 +88,12 @@ def check_replaceable(
             continue
         existing = read_mark(path) if mark is not None and path.is_file() else None
         if existing is None or mark is None or existing.command != mark.command:
-            raise AtrousError(
-                f"{path} exists{'' if mark is None else f' and is not a file of `atrous {mark.command}`'}: choose "
-                "another output (-o), or replace it with --overwrite (in Python overwrite=True)."
-            )
+            raise foreign_file_error(path, mark)
+
+
+def foreign_file_error(path: object, mark: Mark | None) -> AtrousError:
+    """Describe a file that is not replaced, because the command of `mark` did not write it."""
+    return AtrousError(
+        f"{path} exists{'' if mark is None else f' and is not a file of `atrous {mark.command}`'}: choose another "
+        "output (-o), or replace it with --overwrite (in Python overwrite=True)."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from atrous.cli.options import (
 from atrous.cli.predict_images import describe_finished, print_result, segment_images
 from atrous.cli.predict_jobs import check_outputs, plan_images, plan_videos
 from atrous.cli.predict_videos import is_video, segment_video_job, writes_labels
+from atrous.cli.scale import Address, NumCpus, NumGpus, Ray, Workers, cluster_resources, run_with_report
 from atrous.console import print_line
 from atrous.errors import AtrousError
 from atrous.inference.jobs import ImageJob, is_finished
@@ -51,9 +53,10 @@ def predict(
             help=f"An id (see `atrous weights`) or a file; by default {DEFAULT_WEIGHTS}, for street scenes.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to; created if necessary.")] = Path(
-        "out"
-    ),
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", help="The folder to write to, created if necessary; with --ray an address, too."),
+    ] = "out",
     output_stride: OutputStride = None,
     tta: TTA = "none",
     tile: Tile = None,
@@ -91,6 +94,11 @@ def predict(
             "images.",
         ),
     ] = False,
+    ray: Ray = False,
+    address: Address = None,
+    workers: Workers = None,
+    num_cpus: NumCpus = 1,
+    num_gpus: NumGpus = None,
 ) -> None:
     """Segment images and videos: write label maps (palette PNG) and overlays (PNG, or MP4 for videos).
 
@@ -111,6 +119,8 @@ def predict(
       atrous predict satellite.tif --tile 513 --max-pixels 1000000000
 
       atrous predict clip.mp4 --smooth 0.7 --format png
+
+      atrous predict s3://bucket/photos -o s3://bucket/labels --ray --address auto
     """
     from atrous import __version__
     from atrous.files import check_writable
@@ -119,12 +129,11 @@ def predict(
 
     videos = [source for source in images if is_video(source)]
     others = [source for source in images if source not in videos]
-    image_jobs = plan_images(others, out, probabilities=probabilities, allow_private=allow_private)
-    video_jobs = plan_videos(videos, out, labels=writes_labels(video_format))
-    check_writable(out)
-    check_outputs([*image_jobs, *video_jobs], overwrite=overwrite)
+    resources = cluster_resources(ray, address, workers, num_cpus, num_gpus)
     if crf is not None:
         _check_crf(crf, videos)
+    if resources is not None and videos:
+        raise AtrousError(f"{videos[0]}: --ray segments images, not videos; leave out --ray.")
     TemporalSmoother(smooth)  # checks the option before anything is loaded
     path = find_weights(weights or DEFAULT_WEIGHTS)
     settings = {
@@ -137,6 +146,28 @@ def predict(
         "precision": precision,
         "version": __version__,
     }
+    if resources is not None:
+        from atrous.scale.predict import NetworkOptions
+        from atrous.scale.predict import predict as predict_on_cluster
+
+        network = NetworkOptions(device, tta, tile, output_stride, engine, precision)
+        run = partial(predict_on_cluster, others, out, path, settings, network, probabilities=probabilities)
+        run_with_report(
+            partial(run, allow_private=allow_private),
+            *("segmenting", out),
+            address=address,
+            resources=resources,
+            overwrite=overwrite,
+            as_json=as_json,
+        )
+        return
+    if "://" in out:
+        raise AtrousError(f"{out}: not a folder of this machine; add --ray to write to an address.")
+    folder = Path(out)
+    image_jobs = plan_images(others, folder, probabilities=probabilities, allow_private=allow_private)
+    video_jobs = plan_videos(videos, folder, labels=writes_labels(video_format))
+    check_writable(folder)
+    check_outputs([*image_jobs, *video_jobs], overwrite=overwrite)
     finished = [] if overwrite else _select_finished(image_jobs, settings)
     image_jobs = [job for job in image_jobs if job not in set(finished)]
     if not image_jobs and not video_jobs and not as_json:
@@ -159,7 +190,7 @@ def predict(
         for job in finished:
             print_result(describe_finished(segmenter, job), as_json=True)
     if image_jobs:
-        segment_images(segmenter, image_jobs, out, settings, as_json=as_json)
+        segment_images(segmenter, image_jobs, folder, settings, as_json=as_json)
 
 
 def _describe_default(classes: tuple[str, ...]) -> None:

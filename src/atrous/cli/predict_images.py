@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from atrous.console import print_line
-from atrous.errors import AtrousError, describe_unexpected
+from atrous.errors import AtrousError
 from atrous.files import DiskFullError
-from atrous.inference.jobs import ImageJob, describe_result, segment_image
+from atrous.inference.jobs import ImageJob, describe_result, failure, segment_image
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def segment_images(
         except DiskFullError:
             raise
         except AtrousError as error:
-            return error if str(job.source) in str(error) else AtrousError(f"{job.source}: {error}")
+            return failure(job.source, error)
         except Exception as error:
             if single:
                 raise
-            return AtrousError(f"{job.source}: {describe_unexpected(error)}")
+            return failure(job.source, error)
         written.append(job.target)
         return result
 

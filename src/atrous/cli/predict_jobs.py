@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from atrous.errors import AtrousError
 from atrous.imaging.fetch import is_url
-from atrous.inference.jobs import ImageJob, plan_targets, result_mark
+from atrous.inference.jobs import ImageJob, check_source, plan_targets, result_mark
 from atrous.inference.sources import expand_source
 from atrous.marks import check_replaceable, read_mark
 
@@ -99,11 +99,5 @@ def check_outputs(jobs: Iterable[ImageJob | VideoJob], *, overwrite: bool) -> No
         check_replaceable(job.outputs, mark, overwrite=False)
         for output in job.outputs:
             existing = read_mark(output)
-            if (
-                existing is not None
-                and existing.details.get("source", mark.details["source"]) != mark.details["source"]
-            ):
-                raise AtrousError(
-                    f"{output} is the result of another file than {job.source}: choose another folder with -o, or "
-                    "replace it with --overwrite."
-                )
+            if existing is not None:
+                check_source(output, existing, mark, job.source)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from atrous.errors import AtrousError, describe_unexpected
 from atrous.files import overlay_path
 from atrous.marks import Mark, read_mark
 
@@ -95,6 +96,25 @@ def is_finished(job: ImageJob, settings: Any) -> bool:
         return False
     mark = result_mark(job.source, settings)
     return all(read_mark(output) == mark for output in job.outputs)
+
+
+def check_source(output: object, existing: Mark, mark: Mark, source: object) -> None:
+    """Check that an output that exists, with its mark, is the result of the same source.
+
+    Raises: `AtrousError` if it is that of another one.
+    """
+    if existing.details.get("source", mark.details["source"]) != mark.details["source"]:
+        raise AtrousError(
+            f"{output} is the result of another file than {source}: choose another folder with -o, or replace it with "
+            "--overwrite."
+        )
+
+
+def failure(source: object, error: Exception) -> AtrousError:
+    """Describe in one line why an image was not segmented, beginning with its name."""
+    if not isinstance(error, AtrousError):
+        return AtrousError(f"{source}: {describe_unexpected(error)}")
+    return error if str(source) in str(error) else AtrousError(f"{source}: {error}")
 
 
 def segment_image(segmenter: Segmenter, job: ImageJob, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,8 @@ def expand_source(text: str, *, allow_private: bool = False) -> list[tuple[Image
         return [(StandardInput(), Path("stdin"))]
     if is_url(text):
         return [(WebImage(text, allow_private), _file_name(text))]
+    if "://" in text:
+        raise AtrousError(f"{text}: not a file of this machine; --ray reads addresses such as s3://bucket/photos.")
     path = Path(text)
     if path.is_dir():
         files = sorted(

@@ -1,0 +1,93 @@
+"""List the images of a job: of folders, files and patterns, on this machine and in object stores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, BinaryIO
+
+from atrous.errors import AtrousError
+from atrous.imaging.fetch import is_url
+from atrous.imaging.io import IMAGE_SUFFIXES
+from atrous.inference.jobs import ImageSource
+from atrous.inference.sources import expand_source, named_stream
+from atrous.scale.storage import Storage, is_remote, open_storage
+
+_MAGIC = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image in an object store or another place that is not a folder of this machine."""
+
+    address: str
+    """The address of the folder."""
+    path: str
+    size: int
+    modified: int
+
+    def __str__(self) -> str:
+        """The address of the image."""
+        return open_storage(self.address).name(self.path)
+
+    def open(self) -> BinaryIO:
+        """Read the image.
+
+        Raises: `AtrousError` if it is missing or cannot be read.
+        """
+        return named_stream(open_storage(self.address).read(self.path), str(self))
+
+    def state(self) -> list[Any]:
+        """Size and time of change, by which a changed image is recognized."""
+        return [self.size, self.modified]
+
+
+def list_images(
+    texts: Iterable[str], *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, allow_private: bool = False
+) -> dict[ImageSource, PurePath]:
+    """List the images of files, folders, patterns and addresses, each with its path relative to folder or pattern.
+
+    Raises: `AtrousError` for standard input, and for a folder or pattern without images.
+    """
+    images: dict[ImageSource, PurePath] = {}
+    for text in texts:
+        if text == "-":
+            raise AtrousError("Standard input cannot be read by --ray: give a file, or leave out --ray.")
+        if is_remote(text) and not is_url(text):
+            images.update(_list_remote(text, suffixes))
+        else:
+            images.update(expand_source(text.removeprefix("file://"), allow_private=allow_private))
+    return images
+
+
+def _list_remote(address: str, suffixes: tuple[str, ...]) -> Iterator[tuple[StoredImage, PurePosixPath]]:
+    path, question, options = address.partition("?")
+    pattern = ""
+    if _MAGIC.search(path):
+        segments = path.split("/")
+        first = next(index for index, segment in enumerate(segments) if _MAGIC.search(segment))
+        path, pattern = "/".join(segments[:first]), "/".join(segments[first:])
+    folder = f"{path}{question}{options}"
+    storage = Storage(folder)
+    found = False
+    for file in storage.list():
+        relative = PurePosixPath(file.path)
+        if _matches(relative, pattern) if pattern else relative.suffix.lower() in suffixes:
+            found = True
+            image = StoredImage(storage.address, file.path, file.size, file.modified)
+            yield image, PurePosixPath(relative.name) if pattern else relative
+    if not found:
+        raise AtrousError(f"{storage.name()}: no images there ({', '.join(suffixes)}): check the address.")
+
+
+def _matches(path: PurePosixPath, pattern: str) -> bool:
+    parts = pattern.split("/")
+    return len(parts) == len(path.parts) and all(map(fnmatchcase, path.parts, parts))
+
+
+def absolute_name(source: ImageSource | str | Path) -> str:
+    """Name a file so that two names of one file agree: its address, or its resolved path."""
+    return str(source.resolve()) if isinstance(source, Path) else str(source)

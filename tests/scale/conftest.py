@@ -1,0 +1,56 @@
+"""A cluster of two workers, a server of objects, and runs of the same jobs without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from atrous.scale import jobs
+from atrous.scale.cluster import Resources, connect
+from tests.cli.conftest import photographs, weights  # noqa: F401
+from tests.command_line import run  # noqa: F401
+from tests.offline import skip_without
+from tests.scale.s3_server import S3Server, serving
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cluster of this machine with two workers, which all tests of a module use."""
+    skip_without("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATROUS_CACHE", str(tmp_path_factory.mktemp("cache")))  # of the workers
+        with connect(None, Resources(workers=2)):
+            yield
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run jobs in this process, in batches of two, instead of on a cluster."""
+
+    @contextmanager
+    def connected(address: str | None, resources: Resources) -> Iterator[Resources]:
+        yield Resources(1, 1, 0)
+
+    def run_here(create: Callable[..., Any], arguments: dict[str, Any], items: Sequence[Any], _: Resources) -> Any:
+        function = create(**arguments)
+        for start in range(0, len(items), 2):
+            batch = list(items[start : start + 2])
+            yield batch, function(batch)
+
+    monkeypatch.setattr(jobs, "connect", connected)
+    monkeypatch.setattr(jobs, "run_in_actors", run_here)
+    monkeypatch.setattr("ray.nodes", list, raising=False)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A server of objects that addresses such as s3://bucket/key lead to."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with serving() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server
