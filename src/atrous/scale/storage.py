@@ -193,10 +193,10 @@ def _to_uri(address: str) -> str:
     parts = urlsplit(address)
     if parts.scheme != "s3" or not endpoint or "endpoint_override" in parts.query:
         return address
-    options = {"endpoint_override": urlsplit(endpoint).netloc, "scheme": urlsplit(endpoint).scheme}
+    added = {"endpoint_override": urlsplit(endpoint).netloc, "scheme": urlsplit(endpoint).scheme}
     if "region" not in parts.query:
-        options["region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    return f"{address}{'&' if parts.query else '?'}{urlencode(options)}"
+        added["region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return f"{address}{'&' if parts.query else '?'}{urlencode(added)}"
 
 
 def _kinds(filesystem: FileSystem) -> set[str]:
