@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from atrous import AtrousError, create_model
 from atrous.card import Preprocessing
@@ -309,11 +311,11 @@ def test_a_full_disk_stops_at_once(
 ) -> None:
     for number in range(40):
         shutil.copy(photographs / "a.jpg", photographs / f"{number}.jpg")
-    original, calls = Segmentation.save, []
+    original, images = Segmentation.save, {}
 
     def save_until_full(self, path, **options):
-        calls.append(path)
-        if len(calls) > 2:
+        image = path.name.replace("_overlay", "")
+        if images.setdefault(image, len(images)) >= 2:
             raise write_error(path, OSError(errno.ENOSPC, "No space left on device"))
         return original(self, path, **options)
 
@@ -321,7 +323,7 @@ def test_a_full_disk_stops_at_once(
     result = run("predict", photographs, "-w", weights, "-o", tmp_path / "out")
     assert result.code == 2
     assert "No space left on device. Free disk space, then try again. 2 of 43 images are finished." in result.err
-    assert len(calls) < 40
+    assert len(images) < 40
     assert len(result.err.strip().splitlines()) == 1
 
 
@@ -476,7 +478,10 @@ def test_the_labels_of_a_video(run: Run, weights: Path, tmp_path: Path) -> None:
     assert result.code == 2
     assert "000007.png exists and is not a file of `atrous predict`" in result.err
     result = run(*arguments[:-1], "pgn")
-    assert "--format pgn: expected overlay or png. Did you mean 'png'?" in result.err
+    assert "Unknown format 'pgn': expected png, overlay, npz" in result.err
+    assert "Did you mean 'png'" in result.err
+    result = run(*arguments[:-1], "png,coco")
+    assert "--format coco: videos are written as overlay or png" in result.err
 
 
 def test_videos_in_a_folder_are_mentioned(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
@@ -516,3 +521,48 @@ def test_a_large_image_is_segmented_in_windows_if_asked(
     assert result.code == 0, result.err
     assert Image.open(tmp_path / "out" / "satellite.png").size == (100, 80)
     assert run(*arguments, "--max-pixels", 0).code == 2
+
+
+def test_a_folder_as_annotations(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("predict", photographs, "-w", weights, "-o", out, "--json", "--format")
+    formats = "coco,geojson,labelme,png"
+    lines = [json.loads(line) for line in run(*arguments, formats).out.splitlines()]
+    assert [Path(line["coco"]).name for line in lines] == ["a.coco.json", "a_png.coco.json", "b.coco.json"]
+    with redirect_stdout(io.StringIO()):
+        coco = COCO(str(out / "annotations.coco.json"))
+    names = [coco.imgs[number]["file_name"] for number in (1, 2, 3)]
+    assert names == ["a.jpg", "a.png", "deep/b.jpeg"]
+    for number, line in enumerate(lines, start=1):
+        labels = np.asarray(Image.open(line["labels"]))
+        decoded = np.full(labels.shape, 255, np.uint8)
+        for annotation in coco.imgToAnns[number]:
+            decoded[coco.annToMask(annotation) > 0] = annotation["category_id"]
+        np.testing.assert_array_equal(decoded, labels)
+    shapes = json.loads((out / "deep" / "b.json").read_text())
+    assert (out / "deep" / shapes["imagePath"]).resolve() == (photographs / "deep" / "b.jpeg").resolve()
+    assert json.loads((out / "a.geojson").read_text())["name"] == "a.jpg"
+    assert not list(out.rglob("*_overlay.png"))
+
+    before = (out / "annotations.coco.json").read_bytes()
+    (out / "annotations.coco.json").unlink()
+    assert "3 of 3 images were segmented before" in run(*arguments[:-2], "--format", formats).err
+    assert (out / "annotations.coco.json").read_bytes() == before  # of finished images
+    assert all(json.loads(line)["skipped"] for line in run(*arguments, "coco").out.splitlines())
+    assert "3 of 3" not in run(*arguments, "coco", "--polygons", "--simplify", "1").err  # other settings
+    assert isinstance(json.loads((out / "a.coco.json").read_text())["annotations"][0]["segmentation"], list)
+
+
+def test_the_collection_replaces_no_other_file(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "annotations.coco.json").write_text("{}")
+    arguments = ("predict", photographs, "-w", weights, "-o", tmp_path / "out", "--format", "coco")
+    result = run(*arguments)
+    assert result.code == 2
+    assert "annotations.coco.json exists and is not a file of `atrous predict`" in result.err
+    (photographs / "bad.jpg").write_text("not an image")
+    result = run(*arguments, "--overwrite")
+    assert "1 of 4 images could not be segmented" in result.err
+    assert len(json.loads((tmp_path / "out" / "annotations.coco.json").read_text())["images"]) == 3
+    result = run(*arguments, "--simplify", "-1")
+    assert "simplify is -1.0; expected a tolerance in pixels" in result.err

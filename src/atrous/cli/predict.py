@@ -20,12 +20,12 @@ from atrous.cli.options import (
     load_segmenter,
 )
 from atrous.cli.predict_images import describe_finished, print_result, segment_images
-from atrous.cli.predict_jobs import check_outputs, plan_images, plan_videos
-from atrous.cli.predict_videos import is_video, segment_video_job, writes_labels
+from atrous.cli.predict_jobs import check_outputs, plan_formats, plan_images, plan_videos
+from atrous.cli.predict_videos import is_video, segment_video_job
 from atrous.cli.scale import Address, NumCpus, NumGpus, Ray, Workers, cluster_resources, run_with_report
 from atrous.console import print_line
 from atrous.errors import AtrousError
-from atrous.inference.jobs import ImageJob, is_finished
+from atrous.inference.jobs import ImageJob, is_finished, merge_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,23 +61,33 @@ def predict(
     tta: TTA = "none",
     tile: Tile = None,
     crf: CRF = None,
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="What to write, separated by commas: png (labels), overlay, coco, geojson, labelme, npz "
+            "(probabilities); by default png,overlay. Videos: overlay, or png for the labels of each frame as well.",
+        ),
+    ] = None,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="Write COCO annotations as polygons instead of run lengths.")
+    ] = False,
+    simplify: Annotated[
+        float,
+        typer.Option(
+            help="Tolerance in pixels for the borders of polygons, such as 1; at 0 they follow the edges of pixels."
+        ),
+    ] = 0.0,
     probabilities: Annotated[
         bool,
         typer.Option(
             "--probabilities",
-            help="Write the network's class probabilities of images as well: 16-bit floats (.npz), which `atrous crf` "
-            "reads.",
+            help="Write npz as well: the network's class probabilities as 16-bit floats, which `atrous crf` reads.",
         ),
     ] = False,
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Fetch images from addresses of private networks as well.")
     ] = False,
-    video_format: Annotated[
-        str,
-        typer.Option(
-            "--format", help="The results of videos: overlay, or png for the labels as well, a PNG per frame."
-        ),
-    ] = "overlay",
     smooth: Annotated[
         float, typer.Option(help="Temporal smoothing of videos, from 0 (off) to below 1; 0.7 removes flicker.")
     ] = 0.0,
@@ -100,7 +110,7 @@ def predict(
     num_cpus: NumCpus = 1,
     num_gpus: NumGpus = None,
 ) -> None:
-    """Segment images and videos: write label maps (palette PNG) and overlays (PNG, or MP4 for videos).
+    """Segment images and videos: write label maps (palette PNG) and overlays (PNG, or MP4 for videos), or annotations.
 
     Images of a folder that were segmented before with the same settings are skipped.
 
@@ -118,18 +128,23 @@ def predict(
 
       atrous predict satellite.tif --tile 513 --max-pixels 1000000000
 
+      atrous predict photos/ --format png,overlay,coco,geojson,labelme --simplify 1
+
       atrous predict clip.mp4 --smooth 0.7 --format png
 
       atrous predict s3://bucket/photos -o s3://bucket/labels --ray --address auto
     """
     from atrous import __version__
     from atrous.files import check_writable
+    from atrous.inference.formats import FormatOptions
     from atrous.inference.video import TemporalSmoother
     from atrous.weights import find_weights
 
     videos = [source for source in images if is_video(source)]
     others = [source for source in images if source not in videos]
     resources = cluster_resources(ray, address, workers, num_cpus, num_gpus)
+    image_formats = plan_formats(formats, videos, probabilities=probabilities)
+    FormatOptions(simplify=simplify)  # checks the option before anything is loaded
     if crf is not None:
         _check_crf(crf, videos)
     if resources is not None and videos:
@@ -144,6 +159,7 @@ def predict(
         "output_stride": output_stride,
         "engine": engine,
         "precision": precision,
+        "format_options": {"polygons": polygons, "simplify": simplify},
         "version": __version__,
     }
     if resources is not None:
@@ -151,7 +167,7 @@ def predict(
         from atrous.scale.predict import predict as predict_on_cluster
 
         network = NetworkOptions(device, tta, tile, output_stride, engine, precision)
-        run = partial(predict_on_cluster, others, out, path, settings, network, probabilities=probabilities)
+        run = partial(predict_on_cluster, others, out, path, settings, network, formats=image_formats)
         run_with_report(
             partial(run, allow_private=allow_private),
             *("segmenting", out),
@@ -164,13 +180,14 @@ def predict(
     if "://" in out:
         raise AtrousError(f"{out}: not a folder of this machine; add --ray to write to an address.")
     folder = Path(out)
-    image_jobs = plan_images(others, folder, probabilities=probabilities, allow_private=allow_private)
-    video_jobs = plan_videos(videos, folder, labels=writes_labels(video_format))
+    image_jobs = plan_images(others, folder, formats=image_formats, allow_private=allow_private)
+    video_jobs = plan_videos(videos, folder, labels=formats is not None and "png" in image_formats)
     check_writable(folder)
-    check_outputs([*image_jobs, *video_jobs], overwrite=overwrite)
+    check_outputs([*image_jobs, *video_jobs], folder, overwrite=overwrite)
     finished = [] if overwrite else _select_finished(image_jobs, settings)
-    image_jobs = [job for job in image_jobs if job not in set(finished)]
+    all_jobs, image_jobs = image_jobs, [job for job in image_jobs if job not in set(finished)]
     if not image_jobs and not video_jobs and not as_json:
+        merge_annotations(all_jobs, folder, settings)
         return
     segmenter = load_segmenter(
         weights or DEFAULT_WEIGHTS,
@@ -189,8 +206,11 @@ def predict(
     if as_json:
         for job in finished:
             print_result(describe_finished(segmenter, job), as_json=True)
-    if image_jobs:
-        segment_images(segmenter, image_jobs, folder, settings, as_json=as_json)
+    try:
+        if image_jobs:
+            segment_images(segmenter, image_jobs, folder, settings, as_json=as_json)
+    finally:  # of the finished images, also where others failed
+        merge_annotations(all_jobs, folder, settings)
 
 
 def _describe_default(classes: tuple[str, ...]) -> None:

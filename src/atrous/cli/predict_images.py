@@ -12,7 +12,7 @@ import typer
 from atrous.console import print_line
 from atrous.errors import AtrousError
 from atrous.files import DiskFullError
-from atrous.inference.jobs import ImageJob, describe_result, failure, segment_image
+from atrous.inference.jobs import ImageJob, describe_outputs, describe_result, failure, segment_image
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -83,13 +83,15 @@ def _failures_error(failures: list[AtrousError], count: int, out: Path | None) -
 
 
 def describe_finished(segmenter: Segmenter, job: ImageJob) -> dict[str, Any]:
-    """Describe the result of an earlier run from its label map.
+    """Describe the result of an earlier run; size and classes from its label map, if there is one.
 
     Raises: `AtrousError` for a label map that cannot be read.
     """
     from atrous.imaging.labels import class_fractions, read_raw_mask
 
-    labels = read_raw_mask(job.target)
+    if "png" not in job.formats:
+        return {**describe_outputs(job), "skipped": True}
+    labels = read_raw_mask(job.output("png"))
     fractions = class_fractions(labels, segmenter.card.classes)
     return {**describe_result(job, labels.shape, fractions, 0.0), "skipped": True}
 
@@ -102,4 +104,5 @@ def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
     classes = ", ".join(["[bold]{}[/] {:.1%}"] * len(result["classes"]))
     fractions = [value for pair in result["classes"].items() for value in pair]
     print_line(f"{{}}: {classes}  [dim]({{:.2f}} s)[/]", result["image"], *fractions, result["seconds"])
-    print_line("  [dim]->[/] {}", result["overlay"])
+    outputs = [value for key, value in result.items() if isinstance(value, str) and key != "image"]
+    print_line("  [dim]->[/] {}", result.get("overlay", outputs[0]))

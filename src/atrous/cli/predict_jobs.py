@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from atrous.errors import AtrousError
 from atrous.imaging.fetch import is_url
-from atrous.inference.jobs import ImageJob, check_source, plan_targets, result_mark
+from atrous.inference.jobs import (
+    COLLECTION,
+    COMMAND,
+    DEFAULT_FORMATS,
+    ImageJob,
+    check_source,
+    plan_targets,
+    result_mark,
+)
 from atrous.inference.sources import expand_source
-from atrous.marks import check_replaceable, read_mark
+from atrous.marks import Mark, check_replaceable, read_mark
+
+VIDEO_FORMATS = ("overlay", "png")
+"""Formats of videos: the overlay, which is always written, and a PNG per frame of labels."""
 
 
 class VideoJob(NamedTuple):
@@ -31,7 +42,7 @@ class VideoJob(NamedTuple):
 
 
 def plan_images(
-    paths: list[str], out: Path, *, probabilities: bool = False, allow_private: bool = False
+    paths: list[str], out: Path, *, formats: tuple[str, ...] = DEFAULT_FORMATS, allow_private: bool = False
 ) -> list[ImageJob]:
     """Expand files, folders and patterns to images, and choose different output files for each.
 
@@ -40,7 +51,7 @@ def plan_images(
     Raises: `AtrousError` for a folder or pattern without images, or a result that would overwrite an image.
     """
     sources = dict(pair for text in paths for pair in expand_source(text, allow_private=allow_private))
-    jobs = plan_targets(sources, out, probabilities=probabilities)
+    jobs = plan_targets(sources, out, formats=formats)
     _check_sources(jobs, jobs)
     return jobs
 
@@ -87,13 +98,32 @@ def _check_sources(jobs: Iterable[ImageJob | VideoJob], sources: Iterable[ImageJ
                 )
 
 
-def check_outputs(jobs: Iterable[ImageJob | VideoJob], *, overwrite: bool) -> None:
+def plan_formats(text: str | None, videos: list[str], *, probabilities: bool) -> tuple[str, ...]:
+    """Choose the formats of images from the option `--format`; `probabilities` adds `npz`.
+
+    Raises: `AtrousError` for an unknown format, or one that videos do not have.
+    """
+    from atrous.inference.formats import parse_formats
+
+    formats = DEFAULT_FORMATS if text is None else parse_formats(text)
+    others = [name for name in formats if name not in VIDEO_FORMATS]
+    if videos and others:
+        raise AtrousError(
+            f"--format {others[0]}: videos are written as {' or '.join(VIDEO_FORMATS)}. Segment images in a run of "
+            "their own."
+        )
+    return tuple(dict.fromkeys((*formats, "npz"))) if probabilities else formats
+
+
+def check_outputs(jobs: Sequence[ImageJob | VideoJob], out: Path, *, overwrite: bool) -> None:
     """Check that no file would be replaced but earlier results of the same images and videos.
 
     Raises: `AtrousError` naming the first other file, unless `overwrite` is set.
     """
     if overwrite:
         return
+    if len(jobs) > 1 and any(isinstance(job, ImageJob) and "coco" in job.formats for job in jobs):
+        check_replaceable((out / COLLECTION,), Mark(COMMAND), overwrite=False)
     for job in jobs:
         mark = result_mark(job.source, None)
         check_replaceable(job.outputs, mark, overwrite=False)

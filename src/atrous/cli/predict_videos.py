@@ -10,15 +10,11 @@ import typer
 
 from atrous.cli.predict_jobs import VideoJob
 from atrous.console import print_line
-from atrous.errors import AtrousError, did_you_mean
 from atrous.inference.jobs import result_mark
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
     from atrous.inference import Segmenter
-
-VIDEO_FORMATS = ("overlay", "png")
-"""Results of videos: the overlay, or a PNG per frame of labels as well."""
 
 
 def is_video(text: str) -> bool:
@@ -26,17 +22,6 @@ def is_video(text: str) -> bool:
     from atrous.inference.video import VIDEO_SUFFIXES
 
     return text.isdigit() or Path(text).suffix.lower() in VIDEO_SUFFIXES
-
-
-def writes_labels(video_format: str) -> bool:
-    """Tell whether a format has labels.
-
-    Raises: `AtrousError` for an unknown format.
-    """
-    if video_format not in VIDEO_FORMATS:
-        near = did_you_mean(video_format, VIDEO_FORMATS)
-        raise AtrousError(f"--format {video_format}: expected {' or '.join(VIDEO_FORMATS)}.{near}")
-    return video_format == "png"
 
 
 def segment_video_job(segmenter: Segmenter, job: VideoJob, smooth: float, *, as_json: bool) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from atrous.errors import AtrousError, describe_unexpected
-from atrous.files import overlay_path
 from atrous.marks import Mark, read_mark
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 COMMAND = "predict"
 """The command in the marks of results."""
+
+DEFAULT_FORMATS = ("png", "overlay")
+"""What is written for an image unless formats are chosen."""
+
+COLLECTION = "annotations.coco.json"
+"""The COCO file of all images, beside those of single images."""
 
 
 @runtime_checkable
@@ -34,11 +40,17 @@ ImageSource: TypeAlias = Path | ImageStream
 
 
 class ImageJob(NamedTuple):
-    """An image and the label map that it is segmented to; with `probabilities`, these are written as well."""
+    """An image, and the label map that it is segmented to, a *.png; files of other `formats` are named after it.
+
+    `name` is the path of the image relative to the folder that it is from, with forward slashes. `in_place` tells
+    whether the files stay where they are written; from a place that they are moved to, the image is not found.
+    """
 
     source: ImageSource
     target: Path
-    probabilities: bool = False
+    formats: tuple[str, ...] = DEFAULT_FORMATS
+    name: str = ""
+    in_place: bool = True
 
     def open(self) -> Path | BinaryIO:
         """Fetch an image of the web, or read standard input; files stay as they are.
@@ -49,23 +61,36 @@ class ImageJob(NamedTuple):
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The label map, the overlay and, if wanted, the probabilities beside it."""
-        probabilities = (self.target.with_suffix(".npz"),) if self.probabilities else ()
-        return self.target, overlay_path(self.target), *probabilities
+        """The files that are written, in the order of the formats."""
+        return tuple(self.output(name) for name in self.formats)
+
+    def output(self, name: str) -> Path:
+        """Name the file of a format."""
+        from atrous.inference.formats import get_format
+
+        return get_format(name).path(self.target)
+
+    def file_name(self, name: str) -> str:
+        """Name the image in the file of a format: for labelme by the way from there, else relative to its folder."""
+        if name == "labelme" and self.in_place and isinstance(self.source, Path):
+            return Path(os.path.relpath(self.source, self.target.parent)).as_posix()
+        return self.name
 
 
-def plan_targets(images: Mapping[ImageSource, PurePath], out: Path, *, probabilities: bool = False) -> list[ImageJob]:
+def plan_targets(
+    images: Mapping[ImageSource, PurePath], out: Path, *, formats: tuple[str, ...] = DEFAULT_FORMATS
+) -> list[ImageJob]:
     """Choose different output files for images, given with their paths relative to the folder they are from.
 
     Images of the same name get their suffix or a number appended.
     """
-    taken: set[Path] = set()
+    taken = {out / COLLECTION}
     jobs = []
     for source, relative in images.items():
         stems = [relative.stem, relative.name.replace(".", "_")]
         number = 1
         while True:
-            job = ImageJob(source, out / relative.with_name(f"{stems[0]}.png"), probabilities)
+            job = ImageJob(source, out / relative.with_name(f"{stems[0]}.png"), formats, relative.as_posix())
             if taken.isdisjoint(job.outputs):
                 break
             number += 1
@@ -118,20 +143,24 @@ def failure(source: object, error: Exception) -> AtrousError:
 
 
 def segment_image(segmenter: Segmenter, job: ImageJob, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Segment an image, write label map and overlay, and describe the result.
+    """Segment an image, write the files of its formats, and describe the result.
+
+    `settings` hold the preset of the `crf` and, if there are any, `format_options`.
 
     Raises: `AtrousError` for an image that cannot be read, and files that cannot be written.
     """
     from atrous.imaging.io import read_image
+    from atrous.inference.formats import get_format
     from atrous.inference.refine import segment
 
     mark = result_mark(job.source, settings)  # of the file as it is now, should it change meanwhile
     pixels = read_image(job.open())
     start = time.perf_counter()
-    segmentation = segment(segmenter, pixels, settings["crf"], probabilities=job.probabilities)
-    segmentation.save(job.target, overwrite=True, mark=mark)
-    if job.probabilities:
-        segmentation.save_probabilities(job.outputs[-1], overwrite=True, mark=mark)
+    probabilities = any(get_format(name).needs_probabilities for name in job.formats)
+    segmentation = segment(segmenter, pixels, settings["crf"], probabilities=probabilities)
+    options = settings.get("format_options", {})
+    for name, path in zip(job.formats, job.outputs, strict=True):
+        segmentation.save(path, format=name, overwrite=True, mark=mark, file_name=job.file_name(name), **options)
     seconds = time.perf_counter() - start
     return describe_result(job, segmentation.labels.shape, segmentation.class_fractions(), seconds)
 
@@ -140,12 +169,33 @@ def describe_result(
     job: ImageJob, size: tuple[int, ...], fractions: Mapping[str, float], seconds: float
 ) -> dict[str, Any]:
     """Describe the result of an image for a line of JSON: files, size, time and the fractions of the classes."""
-    outputs = zip(("labels", "overlay", "probabilities"), job.outputs, strict=False)
     return {
-        "image": str(job.source),
-        **{name: str(output) for name, output in outputs},
+        **describe_outputs(job),
         "width": size[1],
         "height": size[0],
         "seconds": round(seconds, 3),
         "classes": {name: round(fraction, 4) for name, fraction in fractions.items()},
     }
+
+
+def describe_outputs(job: ImageJob) -> dict[str, str]:
+    """Name the image and its files, as `labels`, `probabilities`, or by their format."""
+    keys = {"png": "labels", "npz": "probabilities"}
+    outputs = zip(job.formats, job.outputs, strict=True)
+    return {"image": str(job.source), **{keys.get(name, name): str(output) for name, output in outputs}}
+
+
+def merge_annotations(jobs: list[ImageJob], out: Path, settings: Any) -> Path | None:
+    """Merge the COCO files of several images to one, of those that were written with these settings.
+
+    Returns: its path; None where there is nothing to merge.
+    Raises: `AtrousError` if it cannot be written.
+    """
+    from atrous.inference.formats.coco import merge_coco
+
+    planned = [(job.output("coco"), job) for job in jobs if "coco" in job.formats] if len(jobs) > 1 else []
+    parts = [path for path, job in planned if read_mark(path) == result_mark(job.source, settings)]
+    if not parts:
+        return None
+    merge_coco(parts, out / COLLECTION)
+    return out / COLLECTION

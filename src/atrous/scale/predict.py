@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atrous.inference.jobs import ImageJob, plan_targets, result_mark, segment_image
+from atrous.inference.jobs import DEFAULT_FORMATS, ImageJob, plan_targets, result_mark, segment_image
 from atrous.marks import Mark
 from atrous.scale.cluster import Resources
 from atrous.scale.jobs import FileWorker, JobOptions, JobReport, run_jobs
@@ -56,7 +56,7 @@ def predict(
     network: NetworkOptions,
     options: JobOptions,
     *,
-    probabilities: bool = False,
+    formats: tuple[str, ...] = DEFAULT_FORMATS,
     allow_private: bool = False,
 ) -> JobReport:
     """Segment images on a cluster: files, folders, patterns or addresses, with results in a folder or at an address.
@@ -67,7 +67,7 @@ def predict(
     Raises: `AtrousError` for images that are not found, results that cannot be written, and options that the network
     does not support.
     """
-    jobs = plan_targets(list_images(images, allow_private=allow_private), Path(), probabilities=probabilities)
+    jobs = plan_targets(list_images(images, allow_private=allow_private), Path(), formats=formats)
 
     def arguments(resources: Resources) -> dict[str, Any]:
         return {
@@ -99,7 +99,7 @@ def create_worker(
     segmenter = network.load(weights.locate(), gpu=gpu)
 
     def write(job: ImageJob, folder: Path, mark: Mark) -> dict[str, Any]:
-        return segment_image(segmenter, job._replace(target=folder / job.target), settings)
+        return segment_image(segmenter, job._replace(target=folder / job.target, in_place=False), settings)
 
     def mark(job: ImageJob) -> Mark:
         return result_mark(job.source, settings)

@@ -307,50 +307,48 @@ def join_holes(points, offsets):  # type: ignore[no-untyped-def]
     """
     holes = len(offsets) - 2
     total = len(points) + 3 * holes
-    place = np.empty((total, 2), np.float64)
+    xs, ys = np.empty(total, np.float64), np.empty(total, np.float64)
     following = np.empty(total, np.int64)
     used = offsets[1]
-    place[:used] = points[:used]
     for index in range(used):
-        following[index] = (index + 1) % used
+        xs[index], ys[index], following[index] = points[index, 0], points[index, 1], index + 1
+    following[used - 1] = 0
     for hole in range(1, holes + 1):
         begin, end = offsets[hole], offsets[hole + 1]
-        x, y = points[begin]
+        x, y = points[begin, 0], points[begin, 1]
         nearest, best = 0, -np.inf
         for index in range(used):
-            hit = _hit(place[index], place[following[index]], x, y)
+            after = following[index]
+            hit = _hit(xs[index], ys[index], xs[after], ys[after], x, y)
             if hit > best:
                 nearest, best = index, hit
         tail = following[nearest]
-        if place[nearest, 0] != best or place[nearest, 1] != y:
-            place[used] = (best, y)
+        if xs[nearest] != best or ys[nearest] != y:
+            xs[used], ys[used] = best, y
             following[nearest] = used
             nearest = used
             used += 1
         following[nearest] = used
         for index in range(begin, end + 1):
-            place[used] = points[begin if index == end else index]
-            following[used] = used + 1
+            point = begin if index == end else index
+            xs[used], ys[used], following[used] = points[point, 0], points[point, 1], used + 1
             used += 1
-        place[used] = place[nearest]
-        following[used] = tail
+        xs[used], ys[used], following[used] = xs[nearest], ys[nearest], tail
         used += 1
     ring = np.empty((used, 2), np.float64)
     index = 0
     for count in range(used):
-        ring[count] = place[index]
+        ring[count, 0], ring[count, 1] = xs[index], ys[index]
         index = following[index]
     return ring
 
 
 @numba.njit(cache=True, nogil=True)
-def _hit(first, second, x, y):  # type: ignore[no-untyped-def]
+def _hit(x0, y0, x1, y1, x, y):  # type: ignore[no-untyped-def]
     """The rightmost x, not beyond `x`, where a segment meets the line at `y`; minus infinity if there is none."""
-    low, high = min(first[1], second[1]), max(first[1], second[1])
-    if y < low or y > high:
+    if y < min(y0, y1) or y > max(y0, y1):
         return -np.inf
-    if low == high:
-        right, left = max(first[0], second[0]), min(first[0], second[0])
-        return -np.inf if left > x else min(right, x)
-    hit = first[0] + (second[0] - first[0]) * ((y - first[1]) / (second[1] - first[1]))
+    if y0 == y1:
+        return -np.inf if min(x0, x1) > x else min(max(x0, x1), x)
+    hit = x0 + (x1 - x0) * ((y - y0) / (y1 - y0))
     return hit if hit <= x else -np.inf
