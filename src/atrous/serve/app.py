@@ -15,7 +15,7 @@ from atrous import __version__
 from atrous.errors import describe_unexpected
 from atrous.serve.description import describe_api
 from atrous.serve.limits import ServiceError
-from atrous.serve.middleware import CountRequests, RequireToken, problem_response
+from atrous.serve.middleware import CountRequests, LimitHeaders, RequireToken, problem_response
 from atrous.serve.routes import router
 from atrous.serve.schemas import PROBLEM_TYPE, Problem
 from atrous.serve.service import Service
@@ -47,6 +47,7 @@ def create_app(service: Service, *, token: str | None = None) -> FastAPI:
     app.add_exception_handler(Exception, _internal_error)
     if token is not None:
         app.add_middleware(RequireToken, token=token)
+    app.add_middleware(LimitHeaders)
     app.add_middleware(CountRequests, metrics=service.metrics)
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
@@ -31,7 +32,7 @@ class Batcher(Generic[Item, Result]):
         process: Callable[[list[Item]], Sequence[Result | BaseException]],
         *,
         workers: int,
-        max_batch: int,
+        max_batch: int = 1,
     ) -> None:
         self._process = process
         self._max_batch = max_batch
@@ -39,8 +40,7 @@ class Batcher(Generic[Item, Result]):
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._work, name=f"atrous-network-{number}", daemon=True)
-            for number in range(workers)
+            threading.Thread(target=self._work, name=f"atrous-serve-{number}", daemon=True) for number in range(workers)
         ]
         for thread in self._threads:
             thread.start()
@@ -62,13 +62,17 @@ class Batcher(Generic[Item, Result]):
             self._changed.notify()
         return future
 
-    def close(self) -> None:
-        """Process what waits, and end the threads."""
+    def close(self, seconds: float | None = None) -> None:
+        """Process what waits, and end the threads; wait for that, but for no longer than some seconds.
+
+        Threads that take longer do not keep the process from ending.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        end = None if seconds is None else time.monotonic() + seconds
         for thread in self._threads:
-            thread.join()
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
 
     def _work(self) -> None:
         while batch := self._next_batch():

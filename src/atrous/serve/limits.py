@@ -57,6 +57,7 @@ REASONS: dict[str, tuple[int, str]] = {
     "unsupported_media_type": (415, "The body is compressed, or a form other than `multipart/form-data`."),
     "invalid_option": (422, "An option is unknown, out of range, or not supported by the network."),
     "invalid_image": (422, "The body is no image in a supported format, or a damaged one."),
+    "headers_too_large": (431, "The headers exceed 64 KiB."),
     "queue_full": (429, "Too many requests wait: try again after `Retry-After` seconds."),
     "internal_error": (500, "An error of atrous itself."),
     "stopping": (503, "The service stops and takes no new requests."),

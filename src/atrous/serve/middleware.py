@@ -18,6 +18,9 @@ OPEN_PATHS = ("/healthz", "/readyz")
 """The paths that need no token, so that those who watch over the service need none."""
 
 
+MAX_HEADER_BYTES = 2**16
+
+
 def problem_response(error: ServiceError) -> Response:
     """Describe an error as a response."""
     return Response(Problem.of(error).model_dump_json(), error.status, headers=error.headers, media_type=PROBLEM_TYPE)
@@ -47,6 +50,22 @@ class CountRequests:
         finally:
             route = getattr(scope.get("route"), "path", None) or "other"
             self._metrics.requests.labels(route, code).inc()
+
+
+class LimitHeaders:
+    """Answer requests whose address and headers exceed `MAX_HEADER_BYTES` with 431."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            size = len(scope["query_string"]) + sum(len(name) + len(value) for name, value in scope["headers"])
+            if size + len(scope["path"]) > MAX_HEADER_BYTES:
+                error = ServiceError("headers_too_large", f"The headers exceed {MAX_HEADER_BYTES} bytes.")
+                await problem_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class RequireToken:

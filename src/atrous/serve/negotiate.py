@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from atrous.inference.formats import FORMATS
+from PIL import Image
+
+from atrous.inference.formats import FORMATS, FormatOptions
+from atrous.inference.formats.raster import MAX_OVERLAY_SIDE
 from atrous.inference.segmentation import Segmentation
 from atrous.serve.limits import ServiceError
+
+JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
 class ResultFormat:
-    """A format of results: its name in the query, media type, the suffix of a file, and how it is encoded."""
+    """A format of results: its name in the query, media type, and `encode(segmentation, file_name, **options)`.
+
+    `options` are those of `atrous.inference.formats.FormatOptions`.
+    """
 
     name: str
     media_type: str
-    suffix: str
     description: str
-    encode: Callable[[Segmentation, str], bytes]
+    encode: Callable[..., bytes]
     needs_probabilities: bool = False
 
 
-def _result_formats() -> dict[str, ResultFormat]:
-    formats = {}
-    for name, each in FORMATS.items():
-
-        def encode(segmentation: Segmentation, file_name: str, *, name: str = name) -> bytes:
-            return FORMATS[name].encode(segmentation, file_name=file_name)
-
-        formats[name] = ResultFormat(
-            name, each.media_type, each.suffix, each.description, encode, each.needs_probabilities
-        )
-    return formats
+def _encode_overlay_jpeg(segmentation: Segmentation, file_name: str, **options: Any) -> bytes:
+    shown = FormatOptions(**options)
+    overlay = segmentation.shrink(MAX_OVERLAY_SIDE).overlay(opacity=shown.opacity, legend=shown.legend)
+    content = io.BytesIO()
+    Image.fromarray(overlay).save(content, "JPEG", quality=JPEG_QUALITY)
+    return content.getvalue()
 
 
-RESULT_FORMATS = _result_formats()
+def _encode(name: str, segmentation: Segmentation, file_name: str, **options: Any) -> bytes:
+    return FORMATS[name].encode(segmentation, file_name=file_name, **options)
+
+
+RESULT_FORMATS = {
+    each.name: ResultFormat(
+        each.name, each.media_type, each.description, partial(_encode, each.name), each.needs_probabilities
+    )
+    for each in FORMATS.values()
+}
 """The formats of results by name; the first is the default."""
+RESULT_FORMATS["overlay_jpeg"] = ResultFormat(
+    "overlay_jpeg", "image/jpeg", "classes painted over the image, as JPEG", _encode_overlay_jpeg
+)
 
 
 def choose_format(name: str | None, accept: str) -> ResultFormat:

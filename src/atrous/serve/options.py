@@ -12,7 +12,7 @@ from atrous.serve.limits import ServiceError
 if TYPE_CHECKING:
     from atrous.crf import CRFPreset
 
-CRF_ITERATIONS = (0, 50)
+CRF_ITERATIONS = (0, 20)
 CRF_WEIGHT = (0.0, 100.0)
 CRF_SIGMA = (1.0, 500.0)
 """The ranges of a CRF's parameters: narrower kernels would make a lattice of more points than the image has pixels."""

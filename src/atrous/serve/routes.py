@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from atrous.serve.limits import ServiceError
 from atrous.serve.negotiate import RESULT_FORMATS, choose_format
+from atrous.serve.reference import SECURITY_POLICY, reference_page
 from atrous.serve.schemas import ModelInfo, ModelList, SegmentQuery, Status, problems
 from atrous.serve.service import SegmentResult, Service
 from atrous.serve.upload import IMAGE_FIELD, parse_upload, read_body
@@ -56,7 +58,7 @@ AnyService = Annotated[Service, Depends(get_service)]
         },
         **problems(
             "invalid_request", "unknown_model", "not_acceptable", "slow_upload", "body_too_large", "image_too_large",
-            "unsupported_media_type", "invalid_option", "invalid_image", "queue_full", "internal_error", "stopping",
+            "headers_too_large", "unsupported_media_type", "invalid_option", "invalid_image", "queue_full", "internal_error", "stopping",
             "busy", "out_of_memory", "timeout",
         ),
     },
@@ -72,12 +74,10 @@ async def segment(request: Request, service: AnyService, query: Annotated[Segmen
     service.admission.check()  # refused requests are not received first
     with service.uploads.enter():
         body = await read_body(request, service.limits)
-    upload = parse_upload(body, request.headers.get("content-type", ""))
+        upload = await asyncio.to_thread(parse_upload, body, request.headers.get("content-type", ""))
     options = query.options(probabilities=result_format.needs_probabilities)
-    result = await _unless_disconnected(
-        request,
-        service.segment(upload.content, options, encode=lambda each: result_format.encode(each, upload.file_name)),
-    )
+    encode = partial(result_format.encode, file_name=upload.file_name, **query.format_options())
+    result = await _unless_disconnected(request, service.segment(upload.content, options, encode=encode))
     assert result.content is not None
     return Response(result.content, media_type=result_format.media_type, headers=_headers(result))
 
@@ -143,3 +143,10 @@ async def ready(service: AnyService) -> Status:
 async def metrics(service: AnyService) -> Response:
     """Report requests by route and code, seconds by stage, batch sizes, the length of the queue, and memory."""
     return Response(service.metrics.expose(), media_type=service.metrics.content_type)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """Document the API, without anything from another host."""
+    page = reference_page(request.app.openapi(), str(request.base_url).rstrip("/"))
+    return HTMLResponse(page, headers={"Content-Security-Policy": SECURITY_POLICY})

@@ -115,6 +115,18 @@ class SegmentQuery(BaseModel):
     """Width of the CRF's bilateral kernel in color levels of 0..255."""
     format: _choice(RESULT_FORMATS) | None = None  # type: ignore[valid-type]
     """The format of the result; by default what `Accept` prefers, or else `png`."""
+    polygons: bool = False
+    """Write COCO annotations as polygons instead of run lengths."""
+    simplify: float = Field(default=0.0, ge=0, le=100)
+    """Tolerance in pixels for the borders of polygons; at 0 they follow the edges of pixels exactly."""
+    opacity: float = Field(default=0.55, ge=0, le=1)
+    """Opacity of the classes in the overlay."""
+    legend: bool = True
+    """Draw the legend below the overlay."""
+
+    def format_options(self) -> dict[str, Any]:
+        """Return the options of the format of the result."""
+        return self.model_dump(include={"polygons", "simplify", "opacity", "legend"})
 
     def options(self, *, probabilities: bool) -> SegmentOptions:
         """Return the options of the service; `probabilities` keeps those of the classes in the result."""

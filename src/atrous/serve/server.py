@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from atrous.allocator import release_freed_memory
 from atrous.errors import AtrousError
+from atrous.serve.protocol import connection_class
 from atrous.serve.service import Service
 
 GRACE_SECONDS = 1.0
@@ -56,7 +57,7 @@ def run_server(app: FastAPI, service: Service, listener: socket.socket, on_start
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of each damaged form
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=connection_class(service.limits.client_seconds),
         ws="none",
         log_config=None,
         log_level="error",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels
@@ -26,9 +25,17 @@ T = TypeVar("T")
 Encoder: TypeAlias = Callable[[Segmentation], bytes]
 Prediction: TypeAlias = CoarsePrediction | Segmentation
 """Coarse scores, or the segmentation of an image that was segmented in windows."""
+Step: TypeAlias = Callable[[], Any]
+Worker: TypeAlias = Batcher[Step, Any]
 
-MAX_BATCH = {"cpu": 4, "cuda": 8, "mps": 8}
-"""The largest batch by kind of device, unless another is chosen."""
+MAX_BATCH = {"cpu": 1, "cuda": 8, "mps": 8}
+"""The largest batch by kind of device, unless another is chosen.
+
+On a CPU a batch takes longer than its images one by one, because activations leave the caches (docs/serving.md).
+"""
+
+CLOSE_SECONDS = 5.0
+"""The time that work for which nobody waits any more may take when the service is closed."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,9 @@ class Service:
         workers = self.networks.parallel
         self.max_batch = max_batch or MAX_BATCH[self.networks.device.partition(":")[0]]
         self._batcher = Batcher[Job, Prediction](self._run_network, workers=workers, max_batch=self.max_batch)
-        self._executor = ThreadPoolExecutor(workers + 1, thread_name_prefix="atrous-serve")
+        self._workers = Worker(_run_steps, workers=workers + 1)
         # One CRF at a time: it uses all cores, and memory for several maps of all classes.
-        self._crf_executor = ThreadPoolExecutor(1, thread_name_prefix="atrous-crf")
+        self._crf_worker = Worker(_run_steps, workers=1)
         self.admission = Admission(self.limits.queue, workers)
         self.uploads = Uploads(self.limits.uploads)
         self.metrics = Metrics(queued=self._batcher.__len__, running=lambda: self.admission.running)
@@ -111,11 +118,10 @@ class Service:
         self.admission.stopping = True
 
     def close(self) -> None:
-        """Refuse new requests, finish what is running, and end the threads."""
+        """Refuse new requests, finish what is running within some seconds, and end the threads."""
         self.stop()
-        self._executor.shutdown()
-        self._crf_executor.shutdown()
-        self._batcher.close()
+        for each in (self._workers, self._crf_worker, self._batcher):
+            each.close(CLOSE_SECONDS)
         self.networks.close()
 
     async def segment(
@@ -159,7 +165,7 @@ class Service:
             prediction = await self._predict(job)
             await self._run(job, "argmax", lambda: job.label(prediction))
             if options.crf is not None:
-                await self._run(job, "crf", job.refine, self._crf_executor)
+                await self._run(job, "crf", job.refine, self._crf_worker)
             content = None
             if encode is not None:
                 content = await self._run(job, "encode", lambda: encode(job.segmentation))
@@ -167,7 +173,7 @@ class Service:
             job.given_up = True
         return SegmentResult(job.segmentation, model, engine.output_stride, job.seconds, content)
 
-    async def _run(self, job: Job, stage: str, step: Callable[[], T], executor: Executor | None = None) -> T:
+    async def _run(self, job: Job, stage: str, step: Callable[[], T], worker: Worker | None = None) -> T:
         """Run a step of a request in a thread, and record its time."""
 
         def timed() -> T:
@@ -178,7 +184,8 @@ class Service:
             finally:
                 self._record(job, stage, time.perf_counter() - start)
 
-        return await asyncio.wrap_future((executor or self._executor).submit(timed))
+        result: T = await asyncio.wrap_future((worker or self._workers).submit(None, timed))
+        return result
 
     async def _predict(self, job: Job) -> Prediction:
         """Wait for the network, together with others of the same key, and for its scores."""
@@ -215,3 +222,7 @@ def _segment_alone(job: Job) -> Segmentation | BaseException:
         return job.segment_alone()
     except Exception as error:
         return error
+
+
+def _run_steps(steps: list[Step]) -> list[Any]:
+    return [step() for step in steps]

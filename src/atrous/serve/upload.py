@@ -40,7 +40,6 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     too_large = ServiceError(
         "body_too_large",
         f"The body exceeds {limits.body_bytes / 1e6:.3g} MB: send the image as JPEG, or a smaller one.",
-        {"Connection": "close"},
     )
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limits.body_bytes:
@@ -48,9 +47,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     try:
         return await asyncio.wait_for(_receive(request, limits.body_bytes, too_large), limits.client_seconds)
     except (asyncio.TimeoutError, TimeoutError):
-        raise ServiceError(
-            "slow_upload", f"The body did not arrive within {limits.client_seconds:g} s.", {"Connection": "close"}
-        ) from None
+        raise ServiceError("slow_upload", f"The body did not arrive within {limits.client_seconds:g} s.") from None
 
 
 async def _receive(request: Request, limit: int, too_large: ServiceError) -> bytes:
