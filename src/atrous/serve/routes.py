@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 
-from atrous.serve.limits import ServiceError
+from atrous.serve.limits import REASONS, ServiceError
 from atrous.serve.negotiate import RESULT_FORMATS, choose_format
 from atrous.serve.reference import SECURITY_POLICY, reference_page
 from atrous.serve.schemas import ModelInfo, ModelList, SegmentQuery, Status, problems
@@ -56,13 +56,9 @@ AnyService = Annotated[Service, Depends(get_service)]
             "description": "The result in the format asked for.",
             "content": {each.media_type: {} for each in RESULT_FORMATS.values()},
         },
-        **problems(
-            "invalid_request", "unknown_model", "not_acceptable", "slow_upload", "body_too_large", "image_too_large",
-            "headers_too_large", "unsupported_media_type", "invalid_option", "invalid_image", "queue_full", "internal_error", "stopping",
-            "busy", "out_of_memory", "timeout",
-        ),
+        **problems(*(code for code in REASONS if code != "unauthorized")),  # that of the token is added with it
     },
-)  # fmt: skip
+)
 async def segment(request: Request, service: AnyService, query: Annotated[SegmentQuery, Query()]) -> Response:
     """Segment the image in the body: a file as it is (JPEG, PNG, WebP, TIFF, BMP, GIF, PPM), or the field `image` of a
     form.
