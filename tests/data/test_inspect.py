@@ -10,6 +10,7 @@ from PIL import Image
 
 from atrous.data import open_dataset
 from atrous.data.inspect import ClassStatistics, inspect_splits, open_splits
+from atrous.data.report import write_html
 from tests.data_fixtures import Write, photograph
 
 CAMVID_WEIGHTS = [0.2793, 0.2017, 4.7865, 0.1490, 1.0000, 0.4217, 3.8467, 1.9736, 0.7889, 6.3747, 8.8587]
@@ -105,6 +106,24 @@ def test_warnings(own: Path, write: Write) -> None:
     assert "road, tree" in warnings["absent class"]
     assert "stored as 0 and 255?" in warnings["absent class"]
     assert "stored as PNG palette, most masks as PNG gray" in warnings["storage"]
+
+
+def test_masks_that_count_from_one_are_reported_once(own: Path, write: Write) -> None:
+    for number in range(6):
+        write(own / f"masks/{number}.png", np.full((24, 32), 1 + number % 3, np.uint8))
+    inspection = inspect_splits(open_splits(str(own)))
+    (problem,) = inspection.errors
+    assert problem.kind == "mask"
+    assert problem.message.startswith("2 masks hold values without a class: 3 (2 masks); the first is ")
+    assert "masks/2.png: value 3 (768 px). Expected 0 " in problem.message
+    assert "if the masks count from 1, give each class its value, `values: [1]`" in problem.message
+    assert [Path(file).name for file in problem.files] == ["2.png", "5.png"]
+    assert "<details><summary>2 masks</summary>" in write_html(inspection, None)
+    write(own / "masks/0.png", np.zeros((24, 32), np.uint8))
+    write(own / "masks/1.png", np.full((24, 32), 77, np.uint8))
+    (problem,) = inspect_splits(open_splits(str(own))).errors
+    assert "3 masks hold values without a class: 3 (2 masks), 77 (1 mask)" in problem.message
+    assert "count from 1" not in problem.message
 
 
 def test_repeated_items_are_not_duplicates(own: Path) -> None:

@@ -239,7 +239,9 @@ def _check_data(console: Console, datasets: list[SegmentationDataset]) -> None:
     if errors:
         listed = "\n".join(f"  {problem.message}" for problem in errors[:MAX_PROBLEMS])
         more = f"\n  and {len(errors) - MAX_PROBLEMS} more, see `atrous inspect`" if len(errors) > MAX_PROBLEMS else ""
-        raise AtrousError(f"{len(errors)} errors in the data; nothing was trained:\n{listed}{more}")
+        raise AtrousError(
+            f"{len(errors)} error{'s' * (len(errors) > 1)} in the data; nothing was trained:\n{listed}{more}"
+        )
     leaks = [problem for problem in report.errors if problem.kind == "leak"]
     notes = [problem.message for problem in report.warnings[:MAX_PROBLEMS]]
     if leaks:

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.data.catalog import DatasetSpec, open_dataset
-from atrous.data.dataset import Item, Sample, SegmentationDataset, size_mismatch_message
+from atrous.data.dataset import Item, LabelReader, Sample, SegmentationDataset, size_mismatch_message
+from atrous.data.unknown_values import describe_unknown_values
 from atrous.errors import AtrousError
 from atrous.imaging.io import open_image, read_image
-from atrous.imaging.labels import Labels, count_labels
+from atrous.imaging.labels import Labels, MaskReader, UnknownValueError, count_labels
 from atrous.progress import OnProgress
 
 _MODES = {
@@ -44,6 +45,8 @@ class Problem:
     class, storage (warnings)."""
     message: str
     severity: Literal["error", "warning"] = "error"
+    files: tuple[str, ...] = ()
+    """The masks that one message is about, if there are several."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class ImageReport:
     digest: bytes = b""
     """A hash of the pixels of the image."""
     problems: tuple[Problem, ...] = ()
+    unknown: UnknownValueError | None = None
+    """The error of a mask with values without a class."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,10 @@ def inspect_splits(
             raise
     listing = (Problem("listing", error) for dataset in datasets for error in dataset.listing_errors)
     reading = (problem for report in reports for problem in report.problems)
-    problems = dict.fromkeys([*listing, *reading, *_find_duplicates(reports), *_find_oddities(datasets, reports)])
+    values = _find_unknown_values(datasets[0], reports)
+    problems = dict.fromkeys(
+        [*listing, *reading, *values, *_find_duplicates(reports), *_find_oddities(datasets, reports)]
+    )
     return Inspection(tuple(datasets), tuple(reports), tuple(problems))
 
 
@@ -249,6 +257,7 @@ def _inspect_item(dataset: SegmentationDataset, index: int) -> ImageReport:
     problems: list[Problem] = []
     size, digest, mask_format = None, b"", ""
     labels: Labels | None = None
+    unknown: UnknownValueError | None = None
     try:
         image = read_image(item.image)
         size = (image.shape[1], image.shape[0])
@@ -259,10 +268,14 @@ def _inspect_item(dataset: SegmentationDataset, index: int) -> ImageReport:
         try:
             mask_format = describe_mask_format(item.mask)
             labels = dataset.labels(index)
+        except UnknownValueError as error:
+            unknown = error
         except AtrousError as error:
             problems.append(Problem("mask", str(error)))
     if labels is None:
-        return ImageReport(dataset.split, item, size, mask_format, digest=digest, problems=tuple(problems))
+        return ImageReport(
+            dataset.split, item, size, mask_format, digest=digest, problems=tuple(problems), unknown=unknown
+        )
     if size is not None and labels.shape != size[::-1]:
         problems.append(Problem("size", size_mismatch_message(item, size[::-1], labels.shape)))
     counts = count_labels(labels)
@@ -281,6 +294,25 @@ def describe_mask_format(path: Path) -> str:
         return path.suffix[1:].lower()
     with open_image(path) as image:
         return f"{image.format} {_MODES.get(image.mode, image.mode)}"
+
+
+def _find_unknown_values(dataset: SegmentationDataset, reports: Iterable[ImageReport]) -> Iterator[Problem]:
+    """Report the values without a class of all masks in one problem."""
+    reports = list({report.item: report for report in reports}.values())
+    errors = [report.unknown for report in reports if report.unknown is not None]
+    if errors:
+        labels = (report.labels.tolist() for report in reports if report.labels is not None)
+        known = {label for each in labels for label in each} if _stores_labels(dataset.reader) else {0}
+        files = tuple(str(report.item.mask) for report in reports if report.unknown is not None)
+        message = describe_unknown_values(errors, len(dataset.classes), known)
+        yield Problem("mask", message, files=files if len(files) > 1 else ())
+
+
+def _stores_labels(reader: LabelReader) -> bool:
+    """Tell whether the values in the masks are the labels themselves."""
+    if not isinstance(reader, MaskReader):
+        return False
+    return reader.values is None or all(value == label for value, label in reader.values.items())
 
 
 def _find_duplicates(reports: Iterable[ImageReport]) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from atrous.data.inspect import Inspection
+from atrous.data.inspect import Inspection, Problem
 from atrous.imaging.io import Pixels
 from atrous.marks import Mark
 
@@ -53,7 +53,7 @@ def write_html(inspection: Inspection, sheet: Pixels | None) -> str:
     """Format an inspection as HTML, with the contact sheet embedded; names of files and classes are escaped."""
     content = inspection.to_json()
     problems = "".join(
-        f'<li class="{problem.severity}">{escape(problem.message)}</li>'
+        f'<li class="{problem.severity}">{escape(problem.message)}{_list_files(problem)}</li>'
         for problem in (*inspection.errors, *inspection.warnings)
     )
     errors = len(inspection.errors)
@@ -76,6 +76,13 @@ def write_html(inspection: Inspection, sheet: Pixels | None) -> str:
             for kind, count in inspection.mask_formats().most_common()
         ),
     )
+
+
+def _list_files(problem: Problem) -> str:
+    if not problem.files:
+        return ""
+    listed = "<br>".join(map(escape, problem.files))
+    return f"<details><summary>{len(problem.files):,} masks</summary>{listed}</details>"
 
 
 def _class_rows(inspection: Inspection) -> list[str]:

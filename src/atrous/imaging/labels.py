@@ -144,6 +144,19 @@ class HasMask(Protocol):
         """The mask file; None where an image has no labels."""
 
 
+class UnknownValueError(AtrousError):
+    """A mask with values or colors that belong to no class: which ones, and all `stored` values (none for colors)."""
+
+    def __init__(
+        self, message: str, unknown: tuple[str, ...] = (), stored: tuple[int, ...] = (), expected: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.unknown = unknown
+        self.stored = stored
+        self.expected = expected
+        """The second half of the message: what was expected, and what to do."""
+
+
 @dataclass(frozen=True)
 class MaskReader:
     """Reads mask files as labels 0 to K - 1 and the ignore index, by the coding of one data set.
@@ -196,7 +209,8 @@ class MaskReader:
         if unknown.size:
             listed = ", ".join(f"{value} ({counts[value]} px)" for value in unknown[:5])
             more = f" and {unknown.size - 5} more" if unknown.size > 5 else ""
-            raise self._unknown_value_error(path, f"value{'s' * (unknown.size > 1)} {listed}{more}")
+            values = f"value{'s' * (unknown.size > 1)} {listed}{more}"
+            raise self._unknown_value_error(path, values, tuple(map(str, unknown.tolist())), tuple(present.tolist()))
         dtype = label_dtype(len(self.classes), self.ignore_index)
         if self.values is None:
             return stored.astype(dtype, copy=False)
@@ -214,15 +228,16 @@ class MaskReader:
             most = color[count.argmax()]
             rgb = (int(most >> 16), int(most >> 8 & 255), int(most & 255))
             values = f"{color.size} color{'s' * (color.size > 1)} such as {rgb} ({count.max()} px)"
-            raise self._unknown_value_error(path, values)
+            raise self._unknown_value_error(path, values, (str(rgb),))
         return labels.astype(label_dtype(len(self.classes), self.ignore_index))
 
-    def _unknown_value_error(self, path: Path, values: str) -> AtrousError:
-        stored = "" if self.values is None else f" (stored as {_shorten(list(map(str, sorted(self.values))))})"
-        return AtrousError(
-            f"{path}: {values} without a class. Expected {describe_classes(self.classes)}{stored}, and "
-            f"{self.ignore_index} for ignored pixels. {self.advice}"
-        )
+    def _unknown_value_error(
+        self, path: Path, values: str, unknown: tuple[str, ...], stored: tuple[int, ...] = ()
+    ) -> UnknownValueError:
+        coding = "" if self.values is None else f" (stored as {_shorten(list(map(str, sorted(self.values))))})"
+        listed = f"{describe_classes(self.classes)}{coding}"
+        expected = f"Expected {listed}, and {self.ignore_index} for ignored pixels. {self.advice}"
+        return UnknownValueError(f"{path}: {values} without a class. {expected}", unknown, stored, expected)
 
     @cached_property
     def _table(self) -> NDArray[np.uint16]:
