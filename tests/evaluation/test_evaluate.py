@@ -20,6 +20,7 @@ from atrous.evaluation.report import (
     result_to_dict,
 )
 from atrous.files import write_json
+from atrous.imaging.draw import Comparison
 from atrous.weights import load, read_card, save
 from tests.inference.networks import ChannelNetwork, quadrants, rgb_card
 
@@ -145,8 +146,8 @@ def test_reports(segmenter: Segmenter, tmp_path: Path) -> None:
     assert report["classes"]["red"]["iou"] == pytest.approx(result.confusion.iou[0])
     plot_trimap(result, tmp_path / "trimap.png")
     plot_confusion(result, data.classes, tmp_path / "confusion.png")
-    rows = [(data[i].image, data[i].labels, result.worst_predictions[i]) for i in result.worst()]
-    draw_worst_images(rows, segmenter.card.colors, 255, tmp_path / "worst.png")
+    rows = [Comparison(data[i].image, data[i].labels, result.worst_predictions[i], "a") for i in result.worst()]
+    draw_worst_images(rows, data.classes, segmenter.card.colors, tmp_path / "worst.png")
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "trimap.png", "confusion.png", "worst.png"}
 
 

@@ -268,6 +268,7 @@ def _write_worst_images(
     segmenter: Segmenter, dataset: SegmentationDataset, result: EvaluationResult, crf: str | None, out: Path
 ) -> None:
     from atrous.evaluation.report import draw_worst_images
+    from atrous.imaging.draw import Comparison
     from atrous.inference.refine import segment
 
     rows = []
@@ -276,5 +277,6 @@ def _write_worst_images(
         prediction = result.worst_predictions.get(index)
         if prediction is None:  # counted before an interruption
             prediction = segment(segmenter, sample.image, crf).labels
-        rows.append((sample.image, sample.labels, prediction))
-    draw_worst_images(rows, dataset.colors, dataset.ignore_index, out / "worst.png")
+        caption = f"{sample.name}: mean IoU {100 * result.image_scores[index]:.2f}; image, ground truth, prediction"
+        rows.append(Comparison(sample.image, sample.labels, prediction, caption))
+    draw_worst_images(rows, dataset.classes, dataset.colors, out / "worst.png")

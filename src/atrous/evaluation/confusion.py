@@ -100,6 +100,11 @@ class ConfusionMatrix:
         return nan_mean(self.iou)
 
     @property
+    def miou_of_truth(self) -> float:
+        """Mean intersection over union over the classes of the truth: the score of a single image."""
+        return nan_mean(self.iou[self.counts.sum(1) > 0])
+
+    @property
     def pixel_accuracy(self) -> float:
         """The fraction of pixels that are predicted correctly."""
         return float(safe_divide(self.counts.trace(), self.counts.sum()))

@@ -17,7 +17,7 @@ from atrous.data.dataset import SegmentationDataset
 from atrous.data.overlap import check_not_trained_on, unpack_digests
 from atrous.errors import AtrousError
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
-from atrous.evaluation.confusion import ConfusionMatrix, nan_mean
+from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.files import writing
 from atrous.imaging.draw import LabeledImage
 from atrous.imaging.labels import Labels
@@ -92,7 +92,7 @@ class EvaluationResult:
             self.trimap.update(truth, prediction)
         if self.boundary is not None:
             self.boundary.update(truth, prediction)
-        self.image_scores[index] = nan_mean(image.iou[image.counts.sum(1) > 0])
+        self.image_scores[index] = image.miou_of_truth
         self.worst_predictions[index] = prediction
         for better in set(self.worst_predictions) - set(self.worst()):
             del self.worst_predictions[better]

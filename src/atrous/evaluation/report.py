@@ -13,9 +13,9 @@ from atrous.card import Measurement
 from atrous.errors import AtrousError
 from atrous.evaluation.evaluate import EvaluationResult
 from atrous.files import writing
-from atrous.imaging.draw import comparison_sheet
-from atrous.imaging.io import Pixels, save_image
-from atrous.imaging.labels import Color, Labels
+from atrous.imaging.draw import Comparison, comparison_sheet
+from atrous.imaging.io import save_image
+from atrous.imaging.labels import Color
 from atrous.marks import Mark
 from atrous.weights import read_card, write_card
 
@@ -95,15 +95,13 @@ def plot_confusion(result: EvaluationResult, classes: Sequence[str], path: Path)
     _save(figure, path)
 
 
-def draw_worst_images(
-    rows: Sequence[tuple[Pixels, Labels, Labels]], colors: Sequence[Color], ignore_index: int, path: Path
-) -> None:
+def draw_worst_images(rows: Sequence[Comparison], classes: Sequence[str], colors: Sequence[Color], path: Path) -> None:
     """Save a sheet of images with their truth and prediction, one row each; without rows nothing is written.
 
     Raises: `AtrousError` if the file cannot be written.
     """
     if rows:
-        save_image(comparison_sheet(rows, colors, ignore_index), path, MARK)
+        save_image(comparison_sheet(rows, classes, colors), path, MARK)
 
 
 def add_to_card(path: Path, result: EvaluationResult, data: str, command: str, target: Path | None = None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -22,6 +23,12 @@ HATCH_COLOR = (255, 255, 255)
 TILE_SIZE = 240
 """The longer side of an image on a contact sheet, in pixels."""
 SHEET_COLUMNS = 3
+MIN_SHEET_WIDTH = 320
+"""The width of a comparison sheet, at least, so that captions and legend are readable."""
+GAP = 3
+"""The space between an image and its labels, in pixels."""
+IGNORED_COLOR = (255, 255, 255)
+"""The color of ignored pixels on a comparison sheet."""
 UNPAINTED_CLASSES = ("background", "void", "unlabeled", "other")
 """The names of classes that an overlay leaves unpainted."""
 
@@ -40,6 +47,19 @@ class LabeledImage(Protocol):
     @property
     def name(self) -> str:
         """The text written below the image."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An image with its true and its predicted labels, and the caption above them.
+
+    Shape: (H, W, 3) uint8, (H, W) and (H, W).
+    """
+
+    image: Pixels
+    truth: Labels
+    prediction: Labels
+    caption: str
 
 
 def find_outlines(labels: Labels, thickness: int) -> NDArray[np.bool_]:
@@ -158,44 +178,78 @@ def contact_sheet(samples: Sequence[LabeledImage], classes: Sequence[str], color
         rows.append(np.full((max(tile.shape[0] for tile in row), width, 3), BACKGROUND_COLOR, np.uint8))
         for number, tile in enumerate(row):
             rows[-1][: tile.shape[0], number * tile.shape[1] : (number + 1) * tile.shape[1]] = tile
-    present = sorted(
-        {label for sample in samples for label in np.unique(sample.labels).tolist() if label < len(classes)}
-    )
-    return np.vstack(
-        [*rows, draw_legend([(classes[label], colors[label]) for label in present], width, max_font_size=18)]
-    )
+    present = {label for sample in samples for label in np.unique(sample.labels).tolist()}
+    entries = _legend_entries(present, classes, colors, HATCH_COLOR, "ignored (hatched)")
+    return np.vstack([*rows, draw_legend(entries, width, max_font_size=18)])
 
 
 def comparison_sheet(
-    rows: Sequence[tuple[Pixels, Labels, Labels]], colors: Sequence[Color], ignore_index: int, *, row_height: int = 240
+    rows: Sequence[Comparison], classes: Sequence[str], colors: Sequence[Color], *, row_height: int = 240
 ) -> Pixels:
-    """Draw image, true labels and predicted labels side by side, one row for each image; ignored pixels are white.
+    """Draw image, true labels and predicted labels side by side, a row with a caption for each image, and a legend.
 
-    Shape: rows of (H, W, 3) uint8, (H, W) and (H, W) -> (H', W', 3) uint8.
+    Ignored pixels are white.
+
+    Shape: -> (H, W, 3) uint8.
     """
-    palette = np.full((max(ignore_index, len(colors)) + 1, 3), 255, np.uint8)
+    strips = [_draw_comparison(row, colors, row_height) for row in rows]
+    width = max(MIN_SHEET_WIDTH, *(strip.shape[1] for strip in strips))
+    parts = []
+    for row, strip in zip(rows, strips, strict=True):
+        parts += [_draw_caption(row.caption, width), _pad_to_width(strip, width)]
+    present = {label for row in rows for labels in (row.truth, row.prediction) for label in np.unique(labels).tolist()}
+    parts.append(draw_legend(_legend_entries(present, classes, colors, IGNORED_COLOR), width, max_font_size=18))
+    return np.vstack(parts)
+
+
+def _draw_comparison(row: Comparison, colors: Sequence[Color], height: int) -> Pixels:
+    width = max(1, round(row.image.shape[1] * height / row.image.shape[0]))
+    palette = np.full((65536, 3), IGNORED_COLOR, np.uint8)
     palette[: len(colors)] = colors
-    strips = []
-    for image, truth, prediction in rows:
-        width = max(1, round(image.shape[1] * row_height / image.shape[0]))
-        parts = [image, palette[truth], palette[prediction]]
-        strips.append(np.hstack([resize_image(part, row_height, width) for part in parts]))
-    widest = max(strip.shape[1] for strip in strips)
-    padded = [np.pad(strip, ((0, 4), (0, widest - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
-    return np.vstack(padded)
+    gap = np.full((height, GAP, 3), BACKGROUND_COLOR, np.uint8)
+    truth, prediction = (
+        palette[cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)]
+        for labels in (row.truth, row.prediction)
+    )
+    return np.hstack([resize_image(row.image, height, width), gap, truth, gap, prediction])
+
+
+def _draw_caption(text: str, width: int) -> Pixels:
+    """Write a line of text, shortened at its start to the width, where names of files are most alike."""
+    font = _load_font(13)
+    shown = text
+    while len(shown) > 4 and font.getlength(shown) > width - 2 * GAP:
+        shown = f"...{shown[4:]}"
+    strip = Image.new("RGB", (width, 22), BACKGROUND_COLOR)
+    ImageDraw.Draw(strip).text((GAP, 4), shown, font=font, fill=TEXT_COLOR)
+    return np.asarray(strip)
+
+
+def _pad_to_width(picture: Pixels, width: int) -> Pixels:
+    padded = np.full((picture.shape[0], width, 3), BACKGROUND_COLOR, np.uint8)
+    padded[:, : picture.shape[1]] = picture
+    return padded
+
+
+def _legend_entries(
+    present: Iterable[int], classes: Sequence[str], colors: Sequence[Color], ignored: Color, name: str = "ignored"
+) -> list[tuple[str, Color]]:
+    labels = sorted(present)
+    entries = [(classes[label], colors[label]) for label in labels if label < len(classes)]
+    return [*entries, *([(name, ignored)] if labels and labels[-1] >= len(classes) else [])]
 
 
 def _draw_tile(sample: LabeledImage, colors: Sequence[Color]) -> Pixels:
-    margin, caption = 8, 20
+    margin, caption = 10, 20
     scale = TILE_SIZE / max(sample.labels.shape)
     height, width = (max(1, round(side * scale)) for side in sample.labels.shape)
     image = resize_image(sample.image, height, width)
     labels = cv2.resize(sample.labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    tile = Image.new("RGB", (2 * TILE_SIZE + 3 * margin, height + caption + 2 * margin), BACKGROUND_COLOR)
+    tile = Image.new("RGB", (2 * TILE_SIZE + GAP + 2 * margin, height + caption + 2 * margin), BACKGROUND_COLOR)
     for number, picture in enumerate((image, blend_labels(image, np.asarray(labels, sample.labels.dtype), colors))):
-        left = margin + number * (TILE_SIZE + margin) + (TILE_SIZE - width) // 2
+        left = TILE_SIZE + margin + (GAP if number else -width)  # next to each other, in the middle of the tile
         tile.paste(Image.fromarray(picture), (left, margin))
     name = sample.name if len(sample.name) <= 60 else f"...{sample.name[-57:]}"
     font = _load_font(13)
-    ImageDraw.Draw(tile).text((margin, height + margin + 4), name, font=font, fill=TEXT_COLOR)
+    ImageDraw.Draw(tile).text((TILE_SIZE + margin - width, height + margin + 4), name, font=font, fill=TEXT_COLOR)
     return np.asarray(tile)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from atrous.data.dataset import Sample, SegmentationDataset
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.files import CsvFile, read_csv, writing
-from atrous.imaging.draw import contact_sheet
+from atrous.imaging.draw import Comparison, comparison_sheet
 from atrous.imaging.io import save_image
 
 STEP_COLUMNS = ("stage", "step", "loss", "lr", "seconds", "data_seconds")
@@ -94,11 +93,13 @@ def draw_curves(folder: Path) -> None:
 
 
 def draw_samples(path: Path, samples: Sequence[Sample], predictions: Sequence[Any], data: SegmentationDataset) -> None:
-    """Draw images with their ground truth beside the prediction."""
-    pairs = []
+    """Draw images with their ground truth beside the prediction, a row each, with name and mIoU."""
+    rows = []
     for sample, prediction in zip(samples, predictions, strict=True):
         labels = np.asarray(prediction).astype(sample.labels.dtype)
-        truth = replace(sample, name=f"{sample.name}: ground truth")
-        pairs += [truth, replace(sample, labels=labels, name="prediction")]
-    if pairs:
-        save_image(contact_sheet(pairs, data.classes, data.colors), path)
+        matrix = ConfusionMatrix(len(data.classes), ignore_index=data.ignore_index)
+        matrix.update(sample.labels, labels, name=sample.name)
+        caption = f"{sample.name}: mean IoU {100 * matrix.miou_of_truth:.2f}; image, ground truth, prediction"
+        rows.append(Comparison(sample.image, sample.labels, labels, caption))
+    if rows:
+        save_image(comparison_sheet(rows, data.classes, data.colors), path)
