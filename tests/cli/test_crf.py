@@ -11,7 +11,11 @@ from PIL import Image
 
 import atrous.crf
 from atrous.cli.crf import PRESETS
+from atrous.crf import Gaussian
+from atrous.data.datasets import voc
+from atrous.evaluation.crf_search import SearchResult, Trial
 from tests.cli.conftest import Run
+from tests.training.conftest import write_folder
 
 
 @pytest.fixture
@@ -96,3 +100,15 @@ def test_predict_refines_with_default_and_named_preset(run: Run, shared_data: Pa
 
 def test_presets_are_those_of_the_crf() -> None:
     assert tuple(atrous.crf.PRESETS) == PRESETS
+
+
+def test_a_search_that_finds_nothing_better_says_so(
+    run: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_folder(tmp_path / "mine", voc.CLASSES, images=1)
+    for best, said in ((0.5, True), (0.51, False)):
+        found = SearchResult([Trial(3, 30, 3, best)], 0.5, Gaussian(), 1)
+        monkeypatch.setattr("atrous.evaluation.crf_search.tune", lambda *args, found=found, **options: found)
+        result = run("crf", "tune", "--data", data, "-w", weights, "-o", tmp_path / "search")
+        assert result.code == 0, result.err
+        assert ("no parameters of the grid are better than no CRF" in result.out) == said

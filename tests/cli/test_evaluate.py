@@ -52,6 +52,9 @@ def test_the_command_writes_figures_pictures_and_the_card(run: Run, folder: Path
     assert "mIoU" in result.out
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert stored["data"] == str(folder)
+    assert stored["split"] == "all"
+    assert "2 images of mine all in " in result.out
+    assert "note" not in result.err
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"results.json", "worst.png"} <= names
     measured = {figure.name: figure for figure in read_card(weights).measured}
@@ -161,3 +164,25 @@ def test_packaged_and_cached_weights_are_not_changed(
     with pytest.raises(AtrousError, match="read-only"):
         write_card(kept, read_card(kept))
     assert kept.read_bytes() == before
+
+
+def test_the_split_is_said_where_none_is_named(run: Run, weights: Path, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "mine", voc.CLASSES, images=2)
+    result = run("evaluate", "-w", weights, "--data", data, "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    assert (
+        f"no split is named, so this is train of mine, 2 images; for another: --data '{data}?split=val'" in result.err
+    )
+    assert "2 images of mine train in " in result.out
+    result = run("evaluate", "-w", weights, "--data", f"{data}?split=val", "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    assert "no split is named" not in result.err
+
+
+def test_pictures_are_not_written_into_the_data(run: Run, weights: Path, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "mine", voc.CLASSES, images=2)
+    for command in (("inspect", data), ("evaluate", "-w", weights, "--data", data)):
+        result = run(*command, "-o", data / "images" / "train" / "report")
+        assert result.code == 2
+        assert "is in a folder of the data set" in result.err
+        assert not (data / "images" / "train" / "report").exists()

@@ -173,6 +173,11 @@ def tune(
     best = result.best
     before, after = 100 * result.miou_before, 100 * best.miou
     print_line("mIoU {:.2f} before, [bold]{:.2f}[/] after, on {} images", before, after, len(search_images))
+    if best.miou <= result.miou_before:
+        print_line(
+            "[yellow]note[/]: no parameters of the grid are better than no CRF on these images: leave it out, or "
+            "try the other grid or other images"
+        )
     print_line("w1 {:g}, sigma_alpha {:g}, sigma_beta {:g}", best.w1, best.sigma_alpha, best.sigma_beta)
     if find_spec("matplotlib"):
         plot_search(result, out / "search.png")

@@ -22,6 +22,7 @@ from atrous.cli.options import (
     Overwrite,
     Precision,
     Tile,
+    check_outside,
     load_segmenter,
 )
 from atrous.console import make_console, print_line
@@ -117,6 +118,8 @@ def evaluate(
     if write_card and path.suffix != ".safetensors":
         raise AtrousError(f"{path}: only .safetensors files have a card; make one with `atrous import-weights`.")
     dataset = open_dataset(data)
+    _say_split(dataset, data)
+    check_outside(out, [dataset])
     server = None if submit is None else get_server(submit, dataset, out)
     if server is not None:
         check_replaceable([out], None, overwrite=overwrite)
@@ -148,11 +151,26 @@ def evaluate(
     }
     command = shlex.join(["atrous", *sys.argv[1:]])
     result = _run(segmenter, dataset, settings, out, allow_overlap=allow_overlap)
-    _report(result, dataset, {"command": command, **settings}, out / "results.json", as_json=as_json)
+    _report(
+        result, dataset, {"command": command, **settings, "split": dataset.split}, out / "results.json", as_json=as_json
+    )
     _write_plots(result, dataset, out)
     _write_worst_images(segmenter, dataset, result, crf, out)
     if write_card:
         add_to_card(path, result, f"{data} ({len(dataset)} images)", command, copy)
+
+
+def _say_split(dataset: SegmentationDataset, spec: str) -> None:
+    """Tell which split is evaluated if none was named and there are others."""
+    from atrous.data.catalog import DatasetSpec
+
+    others = [split for split in dataset.splits if split != dataset.split]
+    if others and "split" not in DatasetSpec.parse(spec).options:
+        template = "[yellow]note[/]: no split is named, so this is {} of {}, {:,} images; for another: --data '{}'"
+        base, _, options = spec.partition("?")
+        query = f"{options}&" if options else ""
+        place = f"{base}?{query}split={others[0]}"
+        print_line(template, dataset.split, dataset.name, len(dataset), place, stderr=True)
 
 
 def _card_copy(weights: Path, out: Path | None) -> Path | None:
@@ -229,11 +247,11 @@ def _report(
     if as_json:
         typer.echo(json.dumps(report))
         return
-    _print_table(result, dataset.classes)
+    _print_table(result, dataset)
     print_line("-> {}", path)
 
 
-def _print_table(result: EvaluationResult, classes: tuple[str, ...]) -> None:
+def _print_table(result: EvaluationResult, dataset: SegmentationDataset) -> None:
     from rich.table import Table
 
     table = Table("class", *(["IoU", "accuracy"] + (["boundary IoU", "boundary F"] if result.boundary else [])))
@@ -242,15 +260,15 @@ def _print_table(result: EvaluationResult, classes: tuple[str, ...]) -> None:
     values = [result.confusion.iou, result.confusion.accuracy]
     if result.boundary is not None:
         values += [result.boundary.iou, result.boundary.f_score]
-    for name, *row in zip(classes, *values, strict=True):
+    for name, *row in zip(dataset.classes, *values, strict=True):
         table.add_row(name, *("-" if math.isnan(value) else f"{100 * value:.2f}" for value in row))
     make_console().print(table)
     for name, value in result.metrics().items():
         print_line("{:>24} [bold]{:.2f}[/]", name, 100 * value)
     print_line(
-        "[dim]{} images in {:.1f} s, of which {:.1f} s in the network; '-' marks a class in neither truth nor "
+        "[dim]{} images of {} {} in {:.1f} s, of which {:.1f} s in the network; '-' marks a class in neither truth nor "
         "prediction, which is left out of means[/]",
-        *(len(result.image_scores), result.seconds, result.network_seconds),
+        *(len(result.image_scores), dataset.name, dataset.split, result.seconds, result.network_seconds),
     )
 
 

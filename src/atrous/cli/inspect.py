@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atrous.cli.options import MaxPixels, Overwrite
+from atrous.cli.options import MaxPixels, Overwrite, check_outside
 from atrous.console import make_console, print_line, printable
 from atrous.progress import progress_bar
 
@@ -49,6 +49,8 @@ def inspect(
         check_writable(out)
         check_replaceable([out / "samples.png", out / "report.html"], MARK, overwrite=overwrite)
     datasets = open_splits(data)
+    if out is not None:
+        check_outside(out, datasets)
     with progress_bar("reading") as on_progress:
         inspection = inspect_splits(datasets, on_progress=on_progress)
     written = _write(inspection, out) if out is not None else []

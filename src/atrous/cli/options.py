@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from atrous.data import SegmentationDataset
     from atrous.inference import Segmenter
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto is the fastest one available.")]
@@ -63,6 +65,19 @@ MaxPixels = Annotated[
         "more than the memory.",
     ),
 ]
+
+
+def check_outside(out: Path, datasets: Iterable[SegmentationDataset]) -> None:
+    """Raise `AtrousError` for an output in a folder of images or masks, whose files would become part of the data."""
+    from atrous.errors import AtrousError
+
+    files = {file for dataset in datasets for item in dataset.items for file in (item.image, item.mask)}
+    for folder in {file.parent.resolve() for file in files if file is not None}:
+        if out.resolve().is_relative_to(folder):
+            raise AtrousError(
+                f"{out} is in a folder of the data set, {folder}, where pictures count as images: choose "
+                "another folder with -o."
+            )
 
 
 def load_segmenter(
