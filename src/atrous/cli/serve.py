@@ -73,6 +73,7 @@ def serve(
         float,
         typer.Option(min=0.1, help="Seconds that a client may take to send a request, or not read the response; 408."),
     ] = 20.0,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Offer the page, or the API alone.")] = True,
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Precision = "auto",
@@ -91,7 +92,7 @@ def serve(
 
       atrous serve --host 0.0.0.0 --token-file token.txt --max-megapixels 12
     """
-    _check_installed()
+    _check_installed(page)
     from atrous.serve.limits import Limits
     from atrous.serve.server import listen
 
@@ -114,6 +115,7 @@ def serve(
         weights or [DEFAULT_WEIGHTS],
         listener,
         token,
+        page,
         limits=limits,
         max_batch=max_batch,
         device=device,
@@ -122,29 +124,36 @@ def serve(
     )
 
 
-def _run(weights: list[str], listener: socket.socket, token: str | None, **options: Any) -> None:
+def _run(weights: list[str], listener: socket.socket, token: str | None, page: bool, **options: Any) -> None:
     """Load the weights, and serve until a signal."""
     from atrous.serve.app import create_app
     from atrous.serve.server import run_server
     from atrous.serve.service import Service
 
     service = Service(weights, **options)
+    app = create_app(service, token=token)
+    if page:
+        from atrous.serve.page import mount_page
+
+        mount_page(app, service)
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def print_addresses() -> None:
         print_line("models    {}", ", ".join(service.models))
+        if page:
+            print_line("page      {}/page/", address)
         print_line("API       {}/docs", address)
         print_line("health    {}/healthz", address)
         print_line("Ctrl-C stops the service.")
         sys.stdout.flush()
 
-    if run_server(create_app(service, token=token), service, listener, print_addresses) == signal.SIGINT:
+    if run_server(app, service, listener, print_addresses) == signal.SIGINT:
         raise KeyboardInterrupt
 
 
-def _check_installed() -> None:
-    for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+def _check_installed(page: bool) -> None:
+    for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client", *(["gradio"] if page else [])):
         if importlib.util.find_spec(package) is None:
             raise AtrousError(f"{package} is not installed: pip install 'atrous[serve]'.")
 

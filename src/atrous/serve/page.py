@@ -71,7 +71,7 @@ def mount_page(app: FastAPI, service: Service) -> None:
         PAGE_PATH,
         theme=_theme(gradio),
         css_paths=[VIEWER_FILES / "viewer.css"],
-        head=f'<link rel="icon" href="{VIEWER_PATH}/icon.svg"><script type="module" src="{VIEWER_PATH}/viewer.js"></script>',
+        head=f'<script type="module" src="{VIEWER_PATH}/viewer.js"></script>',
         footer_links=[],
         run_history=False,
         ssr_mode=False,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from atrous.export.push import example_image
+from atrous.inference.segmentation import Segmentation
 from atrous.serve.limits import ServiceError
 from atrous.serve.negotiate import ResultFormat
 from atrous.serve.routes import AnyService, receive_upload, respond
@@ -34,9 +35,11 @@ async def segment(request: Request, service: AnyService, query: Annotated[ViewQu
     An image that is too large for the probabilities of all classes is segmented without them.
     """
 
+    def encode(segmentation: Segmentation, file_name: str, **options: Any) -> bytes:
+        return encode_view(segmentation, photo=query.photo)
+
     def view(needs_probabilities: bool) -> ResultFormat:
-        encode = lambda segmentation, file_name: encode_view(segmentation, photo=query.photo)
-        return ResultFormat("view", "application/octet-stream", "", "for the page", encode, needs_probabilities)
+        return ResultFormat("view", "application/octet-stream", "for the page", encode, needs_probabilities)
 
     upload = await receive_upload(request, service)
     try:

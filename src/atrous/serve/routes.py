@@ -12,11 +12,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 
 from atrous.serve.limits import REASONS, ServiceError
-from atrous.serve.negotiate import RESULT_FORMATS, choose_format
+from atrous.serve.negotiate import RESULT_FORMATS, ResultFormat, choose_format
 from atrous.serve.reference import SECURITY_POLICY, reference_page
 from atrous.serve.schemas import ModelInfo, ModelList, SegmentQuery, Status, problems
 from atrous.serve.service import SegmentResult, Service
-from atrous.serve.upload import IMAGE_FIELD, parse_upload, read_body
+from atrous.serve.upload import IMAGE_FIELD, Upload, parse_upload, read_body
 
 T = TypeVar("T")
 
@@ -67,10 +67,28 @@ async def segment(request: Request, service: AnyService, query: Annotated[Segmen
     `Server-Timing` has the milliseconds of each stage, `X-Model` the id of the weights.
     """
     result_format = choose_format(query.format, request.headers.get("accept", ""))
+    upload = await receive_upload(request, service)
+    return await respond(request, service, upload, query, result_format)
+
+
+async def receive_upload(request: Request, service: Service) -> Upload:
+    """Receive the image of a request, unless the request could not be accepted.
+
+    Raises: `ServiceError` for a load or a body beyond the limits, and a damaged form.
+    """
     service.admission.check()  # refused requests are not received first
     with service.uploads.enter():
         body = await read_body(request, service.limits)
-        upload = await asyncio.to_thread(parse_upload, body, request.headers.get("content-type", ""))
+        return await asyncio.to_thread(parse_upload, body, request.headers.get("content-type", ""))
+
+
+async def respond(
+    request: Request, service: Service, upload: Upload, query: SegmentQuery, result_format: ResultFormat
+) -> Response:
+    """Segment an image, and answer with the result in a format.
+
+    Raises: `ServiceError` as `Service.segment`; `ClientDisconnect`.
+    """
     options = query.options(probabilities=result_format.needs_probabilities)
     encode = partial(result_format.encode, file_name=upload.file_name, **query.format_options())
     result = await _unless_disconnected(request, service.segment(upload.content, options, encode=encode))

@@ -60,7 +60,9 @@ def encode_view(segmentation: Segmentation, *, photo: bool = False) -> bytes:
 def _label_probability(segmentation: Segmentation, height: int, width: int) -> NDArray[np.uint8]:
     """Take the probability of each shown pixel's label, scaled to 0..255: (H, W) uint8."""
     assert segmentation.probabilities is not None
-    rows, columns = (np.arange(new) * old // new for new, old in zip((height, width), segmentation.labels.shape, strict=True))
+    rows, columns = (
+        np.arange(new) * old // new for new, old in zip((height, width), segmentation.labels.shape, strict=True)
+    )
     labels = segmentation.labels[np.ix_(rows, columns)]
     probability = segmentation.probabilities[labels, rows[:, None], columns]
     return np.rint(255 * probability.clip(0, 1)).astype(np.uint8)

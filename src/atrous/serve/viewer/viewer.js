@@ -282,7 +282,7 @@ class AtrousViewer extends HTMLElement {
     } else {
       await this.work(async () => {
         this.tell(`Writing ${format}`);
-        const response = await this.request(API, file, {...options, format});
+        const response = await this.request(API, file, {...options, format, polygons: true});
         save(await response.blob(), `${stem}.${format === "geojson" ? "geojson" : "json"}`);
       });
     }
