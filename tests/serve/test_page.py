@@ -297,9 +297,9 @@ def bomb() -> bytes:
 def test_bad_files(open_page: OpenPage, photograph: Path) -> None:
     content = photograph.read_bytes()
     bad = {
-        "truncated.jpg": (content[: len(content) // 2], "truncated"),
+        "truncated.jpg": (content[: len(content) // 2], "truncated.jpg: the image is truncated"),
         "bomb.png": (bomb(), "megapixels"),
-        "notes.txt": (b"not a photograph", "not an image"),
+        "notes.txt": (b"not a photograph", "notes.txt: not an image"),
         "empty.jpg": (b"", "empty"),
         "large.jpg": (b"\xff" * 1_000_001, "this server takes 1.0 MB"),
     }

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.inference.networks import waves
+from tests.offline import run_offline
 
 pytest.importorskip("gradio")
 TestClient = pytest.importorskip("starlette.testclient").TestClient
@@ -131,3 +132,18 @@ def test_gradio_only_shows_the_page(client: Any, tmp_path: Path) -> None:
 
 def test_api_description_leaves_the_page_out(client: Any) -> None:
     assert not [path for path in client.get("/openapi.json").json()["paths"] if "page" in path or "viewer" in path]
+
+
+def test_page_opens_no_connection(weights: Path, tmp_path: Path) -> None:
+    program = f"""
+from starlette.testclient import TestClient
+from atrous.serve import Service, create_app
+from atrous.serve.page import mount_page
+
+service = Service([{str(weights)!r}], engine="torch")
+app = create_app(service)
+mount_page(app, service)
+with TestClient(app) as client:
+    assert client.get("/page/").status_code == 200
+"""
+    run_offline(program, tmp_path)

@@ -16,13 +16,17 @@ class AtrousViewer extends HTMLElement {
     this.addEventListener("click", event => this.onClick(event));
     this.addEventListener("input", event => this.onInput(event));
     this.$("input[type=file]").addEventListener("change", event => this.open(event.target.files[0]));
+    this.connection = new AbortController();
+    const {signal} = this.connection;
     for (const type of ["dragover", "dragleave", "drop"]) {
-      document.addEventListener(type, event => this.onDrag(event));
+      document.addEventListener(type, event => this.onDrag(event), {signal});
     }
-    document.addEventListener("paste", event => this.onPaste(event));
+    document.addEventListener("paste", event => this.onPaste(event), {signal});
     this.$("dialog").addEventListener("close", () => this.stopCamera());
     this.setOpacity();
   }
+
+  disconnectedCallback() { this.connection.abort(); } // the document outlives this element
 
   $(selector) { return this.querySelector(selector); }
 
@@ -63,10 +67,14 @@ class AtrousViewer extends HTMLElement {
   }
 
   async openCamera() {
+    if (!navigator.mediaDevices) { // browsers hide it on plain http, other than from this machine
+      this.fail("The camera needs an address with https, or this machine's own. Choose a file instead.");
+      return;
+    }
     try {
       this.$("video").srcObject = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}});
       this.$("dialog").showModal();
-    } catch (error) { // no camera, no permission, or not a secure address
+    } catch (error) { // no camera, or no permission
       this.fail(`The camera cannot be used (${error.message ?? error}). Choose a file instead.`);
     }
   }
@@ -128,7 +136,7 @@ class AtrousViewer extends HTMLElement {
       if (error.name === "AbortError") throw error;
       throw new Error("The server cannot be reached. Check that it is running, then try again.");
     }
-    if (!response.ok) throw new Error(await reason(response));
+    if (!response.ok) throw new Error((await reason(response)).replace(/^the image(?=:)/, file.name));
     return response;
   }
 
