@@ -109,8 +109,9 @@ def test_page_needs_the_token(service: Any) -> None:
 
 
 def test_gradio_only_shows_the_page(client: Any, tmp_path: Path) -> None:
-    page = client.get("/", follow_redirects=True)
-    assert (page.status_code, page.url.path) == (200, "/page/")
+    for path in ("/", "/page"):
+        page = client.get(path, follow_redirects=True)
+        assert (page.status_code, page.url.path) == (200, "/page/")
     assert "default-src 'self'" in page.headers["content-security-policy"]
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")

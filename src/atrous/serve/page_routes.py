@@ -63,6 +63,7 @@ async def icon() -> Response:
 
 
 @router.get("/")
+@router.get("/page")
 async def root() -> Response:
     """Lead to the page."""
     return RedirectResponse("page/")
