@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ class Hub:
     """Headers of each request to the server of large files."""
     break_after: int | None = None
     """The bytes after which the server of large files breaks off."""
+    pause: float = 0.0
+    """Seconds after every 4,096 bytes of large files."""
     failing: int | None = None
     """The status that the hub answers everything with."""
 
@@ -269,7 +272,11 @@ class _FilesHandler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        self.wfile.write(content[start:][: self.hub.break_after])
+        content = content[start:][: self.hub.break_after]
+        piece = 4096 if self.hub.pause else max(1, len(content))
+        for first in range(0, len(content), piece):
+            self.wfile.write(content[first : first + piece])
+            time.sleep(self.hub.pause)
         if self.hub.break_after is not None:
             self.connection.close()
 

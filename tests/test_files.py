@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from atrous import AtrousError
-from atrous.files import CsvFile, read_csv, write_json, writing
+from atrous.files import CsvFile, read_csv, temporary_folder, write_json, writing
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -66,6 +69,63 @@ def test_a_synced_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, mo
         temporary.write_bytes(b"content")
     assert calls == ["fsync", "replace"]
     assert (tmp_path / "a.bin").read_bytes() == b"content"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks of POSIX")
+def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    """Those that are being written by this process, another thread or another process stay."""
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+from atrous.files import temporary_folder, writing
+with writing(Path({str(tmp_path)!r}, sys.argv[1])) as temporary, temporary_folder() as folder:
+    temporary.with_suffix(".bin").write_text("beside")
+    print(temporary, folder, flush=True)
+    sys.stdin.read(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        for name in ("a.xml", "b.xml")
+    ]
+    written = []
+    for process in processes:
+        assert process.stdout is not None
+        written.append([Path(text) for text in process.stdout.readline().split()])
+    processes[0].communicate("x")
+    assert all(path.exists() for paths in written for path in paths)
+    own = tmp_path / ".mine.png"
+    own.write_text("a hidden file of somebody else")
+    last = subprocess.run(
+        [sys.executable, "-c", script, "c.xml"], input="x", capture_output=True, env=environment, text=True, check=False
+    )
+    assert last.returncode == -signal.SIGKILL
+    assert not any(path.exists() for path in written[0])
+    assert not written[0][0].with_suffix(".bin").exists()
+    assert all(path.exists() for path in written[1])
+    assert written[1][0].with_suffix(".bin").exists()
+    assert own.exists()
+    processes[1].communicate("x")
+
+
+def test_temporary_folders_are_removed(tmp_path: Path) -> None:
+    with temporary_folder() as folder:
+        (folder / "a.txt").write_text("content")
+    assert not folder.exists()
+
+
+def test_a_name_may_be_as_long_as_the_file_system_permits(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 120 + ".json")
+    write_json(path, {})
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_csv_file_continues_with_the_rows_that_are_kept(tmp_path: Path) -> None:

@@ -6,13 +6,28 @@ import csv
 import errno
 import json
 import os
+import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from atrous.errors import AtrousError
+
+try:
+    import fcntl
+except ImportError:  # Windows: abandoned temporary files are not recognized there
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY_FILE = re.compile(r"(\..*\.atrous-[0-9a-f]{8})(?:\..*)?")
+_TEMPORARY_FOLDER = re.compile(r"atrous-[a-z0-9_]{8}")
+_swept: set[str] = set()
+"""The folders from which this process has removed abandoned temporary files."""
+_sweeping = threading.Lock()
 
 
 class DiskFullError(AtrousError):
@@ -27,16 +42,17 @@ def writing(path: Path, *, sync: bool = False) -> Iterator[Path]:
             image.save(temporary)
 
     Missing folders are created. The temporary name keeps the suffix, by which many writers choose their format. `sync`
-    waits until the content is on the disk, so that not even a power failure leaves less than a complete file.
+    waits until the content is on the disk, so that not even a power failure leaves less than a complete file. Temporary
+    files that killed processes have left in the folder are removed.
 
     Raises: `AtrousError` if the file is not writable or the disk is full.
     """
     temporary: Path | None = None
+    handle: int | None = None
     try:
-        temporary = _create_beside(path)
-        permissions = temporary.stat().st_mode
+        _remove_abandoned(path.parent)
+        temporary, handle = _create_beside(path)
         yield temporary
-        temporary.chmod(permissions)  # some writers (safetensors) replace the file by one that only its owner can read
         if sync:
             # Without it the new name may reach the disk before the content: a power failure would leave an empty file
             # where a complete one was. The folder needs none: it holds the old file or the new one.
@@ -49,6 +65,8 @@ def writing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
 
 
 def write_error(path: Path, error: OSError) -> AtrousError:
@@ -59,21 +77,91 @@ def write_error(path: Path, error: OSError) -> AtrousError:
     return kind(f"Cannot write {path}: {error.strerror or error}. {remedy}.")
 
 
-def _create_beside(path: Path) -> Path:
-    """Create an empty file of another name in the folder of `path`, with the permissions of any new file.
+def _create_beside(path: Path) -> tuple[Path, int | None]:
+    """Create an empty file of another name in the folder of `path`, with the permissions of any new file, and lock it.
 
+    The lock, which ends with the process or when the returned handle is closed, tells others that the file is in use.
     `tempfile` would make one that only its owner can read, and reading the umask changes it for all threads.
     """
     while True:
-        temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+        temporary = path.with_name(f".{path.stem[:40]}.atrous-{secrets.token_hex(4)}{path.suffix}")
         try:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
+            continue
         except FileExistsError:
             continue
-        else:
-            return temporary
+        if fcntl is None:
+            os.close(handle)
+            return temporary, None
+        _lock(handle)
+        if temporary.exists():
+            return temporary, handle
+        os.close(handle)  # another process has removed it before it was locked
+
+
+def _lock(handle: int, *, wait: bool = True) -> bool:
+    """Lock an open file or folder for this process; return whether it is locked."""
+    if fcntl is None:
+        return False
+    with suppress(OSError):  # it is in use, or the file system has no locks
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    return False
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of killed processes from a folder, once per process."""
+    with _sweeping:
+        if (name := os.path.abspath(folder)) in _swept:
+            return
+        _swept.add(name)
+    groups: dict[str, list[Path]] = {}
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if match := _TEMPORARY_FILE.fullmatch(entry.name):
+                groups.setdefault(match[1], []).append(folder / entry.name)
+    for files in groups.values():  # some writers put a second file beside, which nobody locks
+        _remove_unlocked(files, Path.unlink)
+
+
+def _remove_unlocked(paths: Iterable[Path], remove: Callable[[Path], None]) -> None:
+    """Remove files or folders, unless a process has locked one of them."""
+    with ExitStack() as stack, suppress(OSError):
+        for path in paths:
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            stack.callback(os.close, handle)
+            if not _lock(handle, wait=False):
+                return
+        for path in paths:
+            remove(path)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Create a folder for temporary files, and remove it after the block.
+
+    Folders that killed processes of the same user have left are removed as well.
+    """
+    parent = Path(tempfile.gettempdir())
+    for path in parent.glob("atrous-*") if hasattr(os, "getuid") else ():
+        with suppress(OSError):
+            if _TEMPORARY_FOLDER.fullmatch(path.name) and path.lstat().st_uid == os.getuid() and path.is_dir():
+                _remove_unlocked([path], shutil.rmtree)
+    with ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix="atrous-"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            if fcntl is None:
+                break
+            with suppress(FileNotFoundError):
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                _lock(handle)
+            if folder.exists():
+                break  # else another process has removed it before it was locked
+        yield folder
 
 
 def check_writable(folder: Path) -> None:
@@ -137,6 +225,6 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Read the complete rows of a CSV file, without an unfinished last one; none if there is no file."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:  # the last character may be cut, too
         rows = list(csv.DictReader(file))
     return [row for row in rows if None not in row.values()]

@@ -36,6 +36,14 @@ class TestConvert:
         convert(splits, tmp_path / "out")
         assert [dataset.names for dataset in open_splits(str(tmp_path / "out"))] == [each.names for each in splits]
 
+    @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+    def test_the_permissions_of_linked_images_stay(self, own: Path, tmp_path: Path) -> None:
+        for image in (own / "images").iterdir():
+            image.chmod(0o600)
+        out = convert(open_splits(str(own)), tmp_path / "out")
+        assert (out / "images/0.jpg").samefile(own / "images/0.jpg")
+        assert {image.stat().st_mode & 0o777 for image in (own / "images").iterdir()} == {0o600}
+
     def test_another_mapping_is_refused(self, own: Path, tmp_path: Path) -> None:
         out = convert(open_splits(str(own)), tmp_path / "out")
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}

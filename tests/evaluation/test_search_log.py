@@ -10,6 +10,8 @@ import pytest
 from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.evaluation.search_log import SearchLog
+from atrous.files import DiskFullError
+from tests.full_disk import file_size_limit
 
 
 def matrix(*truth: int) -> ConfusionMatrix:
@@ -61,3 +63,16 @@ def test_without_a_file() -> None:
     with SearchLog(None, {}) as log:
         log.add(("a",), matrix(0))
         assert ("a",) in log.matrices
+
+
+def test_a_full_disk_leaves_complete_lines(tmp_path: Path) -> None:
+    path = tmp_path / "search.jsonl"
+    with SearchLog(path, {"w2": 3}) as log:
+        log.add(("a",), matrix(0))
+        length = path.stat().st_size
+        with file_size_limit(length + 20), pytest.raises(DiskFullError, match=r"Cannot write .*search\.jsonl: .* Free"):
+            log.add(("b",), matrix(1))
+        assert path.stat().st_size == length
+        log.add(("c",), matrix(2))
+    with SearchLog(path, {"w2": 3}) as log:
+        assert set(log.matrices) == {("a",), ("c",)}

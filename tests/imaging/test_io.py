@@ -15,6 +15,12 @@ from atrous import AtrousError
 from atrous.data import read_image
 from atrous.imaging.io import DOCUMENTS, IMAGE_SUFFIXES
 from atrous.imaging.pixel_limit import set_max_pixels
+
+
+from atrous.files import DiskFullError
+from atrous.imaging.io import save_image
+from tests.data_fixtures import photograph
+from tests.full_disk import file_size_limit
 from tests.pictures import bomb
 
 
@@ -298,3 +304,11 @@ def test_folders_take_every_suffix_of_a_format_that_is_read() -> None:
         suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN and name not in DOCUMENTS
     }
     assert readable <= set(IMAGE_SUFFIXES)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
+def test_a_full_disk_leaves_no_part_of_an_image(tmp_path: Path, suffix: str) -> None:
+    """Pillow itself leaves the beginning of a JPEG without a word."""
+    with file_size_limit(1000), pytest.raises(DiskFullError, match=r"Cannot write .* Free disk space"):
+        save_image(photograph(0, (64, 64)), tmp_path / f"a{suffix}")
+    assert not list(tmp_path.iterdir())

@@ -8,15 +8,18 @@ import pytest
 import torch
 
 from atrous import AtrousError, Segmenter
+from atrous.files import DiskFullError
 from atrous.inference.prediction import CoarsePrediction
-from atrous.inference.video import TemporalSmoother, VideoReader, segment_video
+from atrous.inference.video import TemporalSmoother, VideoReader, VideoWriter, segment_video
+from tests.data_fixtures import photograph
+from tests.full_disk import file_size_limit
 from tests.inference.networks import ChannelNetwork, quadrants, rgb_card
 
 
-def clip(path: Path, frames: int = 6, size: tuple[int, int] = (48, 64)) -> Path:
+def clip(path: Path, frames: int = 6, size: tuple[int, int] = (48, 64), *, noise: bool = False) -> Path:
     video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, size[::-1])
-    for _ in range(frames):
-        video.write(np.ascontiguousarray(quadrants(*size)[..., ::-1]))
+    for number in range(frames):
+        video.write(photograph(number, size) if noise else np.ascontiguousarray(quadrants(*size)[..., ::-1]))
     video.release()
     return path
 
@@ -89,3 +92,19 @@ def test_an_interruption_keeps_the_frames_so_far(tmp_path: Path) -> None:
     timing = segment_video(segmenter, clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", on_progress=stop)
     assert 1 <= timing.frames <= 3
     assert len(list(VideoReader(tmp_path / "b.mp4"))) == timing.frames  # also if frames were canceled
+
+
+@pytest.mark.parametrize("noticed", ["while it is written", "at its end"])
+def test_a_full_disk_leaves_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noticed: str) -> None:
+    """OpenCV itself writes on without a word."""
+    source, calls, at_the_end = clip(tmp_path / "a.mp4", 40, noise=True), [], noticed == "at its end"
+    if at_the_end:  # such as the limit of a quota, which nobody tells before it is reached
+        monkeypatch.setattr(VideoWriter, "_check_room", lambda *_: None)
+    segmenter = Segmenter(ChannelNetwork(), rgb_card(), device="cpu")
+    with (
+        file_size_limit(20_000 if at_the_end else 70_000),
+        pytest.raises(DiskFullError, match=r"Cannot write .*b\.mp4: .* Free disk space"),
+    ):
+        segment_video(segmenter, source, tmp_path / "out" / "b.mp4", on_progress=lambda *call: calls.append(call))
+    assert not list((tmp_path / "out").iterdir())
+    assert (len(calls) == 40) == at_the_end

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 from atrous import AtrousError
+from tests.full_disk import file_size_limit
 from tests.training.conftest import small
 
 pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
@@ -22,15 +21,11 @@ pytestmark = pytest.mark.usefixtures("_one_thread")
 
 def test_a_full_disk(street: str, tmp_path: Path) -> None:
     """No file may grow beyond some size, which is how a full disk looks to those who write."""
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))
-        with pytest.raises(AtrousError, match=r"Cannot write .*checkpoint.pt: .* Free disk space"):
-            train(small(street), tmp_path / "run")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, handler)
+    with (
+        file_size_limit(60_000),
+        pytest.raises(AtrousError, match=r"Cannot write .*checkpoint.pt: .* Free disk space"),
+    ):
+        train(small(street), tmp_path / "run")
     assert not (tmp_path / "run" / CHECKPOINT).exists()
     assert not list((tmp_path / "run").glob(".checkpoint*"))
 

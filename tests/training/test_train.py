@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -109,6 +110,28 @@ def test_a_killed_run_resumes_exactly(street: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
     assert ours.card == theirs.card.model_copy(update={"measured": ours.card.measured})
     assert read_csv(folder / "evaluations.csv") == read_csv(whole / "evaluations.csv")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_process_that_a_signal_stops_says_how_to_continue(
+    street: str, tmp_path: Path, number: int, code: int
+) -> None:
+    """As `kill`, a cluster or Ctrl-C stop it: the status of the process itself, which `train && evaluate` looks at."""
+    path, folder = tmp_path / "recipe.yaml", tmp_path / "my run"
+    path.write_text(small(street, "steps=100000", "evaluate.every=100000").to_yaml())
+    process = start(command(path, folder))
+    deadline = time.monotonic() + 240
+    while len(read_csv(folder / "log.csv")) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == code, printed
+    step = losses(folder)[-1][1]
+    state = read_checkpoint(folder)
+    assert state is not None
+    assert str(state["step"]) == step
+    assert f"stopped after step {step}; continue with: atrous train {path} --out '{folder}' --resume" in printed
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step: {milestones: [3, 6]}", "poly"])

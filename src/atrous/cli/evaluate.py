@@ -150,7 +150,8 @@ def evaluate(
         "boundaries": boundaries,
     }
     command = shlex.join(["atrous", *sys.argv[1:]])
-    result = _run(segmenter, dataset, settings, out, allow_overlap=allow_overlap)
+    fingerprint = {**settings, "sha256": _digest_network(path)}
+    result, checkpoint = _run(segmenter, dataset, fingerprint, out, allow_overlap=allow_overlap)
     _report(
         result, dataset, {"command": command, **settings, "split": dataset.split}, out / "results.json", as_json=as_json
     )
@@ -158,6 +159,7 @@ def evaluate(
     _write_worst_images(segmenter, dataset, result, crf, out)
     if write_card:
         add_to_card(path, result, f"{data} ({len(dataset)} images)", command, copy)
+    checkpoint.unlink(missing_ok=True)
 
 
 def _say_split(dataset: SegmentationDataset, spec: str) -> None:
@@ -190,6 +192,17 @@ def _card_copy(weights: Path, out: Path | None) -> Path | None:
     return out / weights.name
 
 
+def _digest_network(weights: Path) -> str:
+    """Compute the SHA-256 of a file of weights, without the figures in its card, which --write-card adds to."""
+    from atrous.weights.header import has_card, read_header
+
+    content = weights.read_bytes()
+    header = read_header(weights) if has_card(weights) else None
+    if header is not None and header.digest is not None:
+        content = (header.card.model_dump_json(exclude={"measured"}) + header.digest).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
 def _submit(segmenter: Segmenter, dataset: SegmentationDataset, server: Server, archive: Path, crf: str | None) -> None:
     """Write the archive for a test server with a progress bar."""
     from atrous.evaluation.submit import submit
@@ -204,8 +217,11 @@ def _submit(segmenter: Segmenter, dataset: SegmentationDataset, server: Server, 
 
 def _run(
     segmenter: Segmenter, dataset: SegmentationDataset, settings: dict[str, Any], out: Path, *, allow_overlap: bool
-) -> EvaluationResult:
-    """Evaluate with a progress bar, resuming from an interrupted evaluation with the same settings."""
+) -> tuple[EvaluationResult, Path]:
+    """Evaluate with a progress bar, resuming from an interrupted evaluation with the same settings.
+
+    Returns: the result, and the checkpoint, which is to be removed once the result is written.
+    """
     from atrous.evaluation import evaluate as run_evaluation
 
     names = hashlib.sha256("\n".join(dataset.names).encode()).hexdigest()
@@ -231,8 +247,7 @@ def _run(
         message = saved if checkpoint.exists() else "no image was finished"
         print_line("[yellow]stopped: {}.[/]", message, stderr=True)
         raise typer.Exit(130) from None
-    checkpoint.unlink(missing_ok=True)
-    return result
+    return result, checkpoint
 
 
 def _report(

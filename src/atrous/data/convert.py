@@ -157,11 +157,12 @@ def _link_or_copy(source: Path, target: Path) -> None:
         return
     if not source.is_file():
         raise AtrousError(f"{source}: no such file. Unpack the data set again, or remove the image from its list.")
-    with writing(target) as temporary:
-        temporary.unlink()
-        try:
-            os.link(source, temporary)
-        except OSError:  # another disk, or a file system without hard links
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.unlink(missing_ok=True)
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without hard links
+        with writing(target) as temporary:
             shutil.copyfile(source, temporary)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -12,6 +13,7 @@ import numpy as np
 
 from atrous.errors import AtrousError
 from atrous.evaluation.confusion import ConfusionMatrix
+from atrous.files import write_error
 
 _START = b'{"settings"'
 """The beginning of a log."""
@@ -73,6 +75,8 @@ class SearchLog:
         """Add a confusion matrix under `(image,)`, before the CRF, or `(image, w1, sigma_alpha, sigma_beta)`.
 
         A key that another thread has added meanwhile is not written again.
+
+        Raises: `AtrousError` if the disk is full; the log then ends with the line before.
         """
         counts = [[int(i), int(j), int(matrix.counts[i, j])] for i, j in np.argwhere(matrix.counts)]
         with self._lock:
@@ -81,5 +85,13 @@ class SearchLog:
                 self.matrices[key] = matrix
 
     def _write(self, record: dict[str, Any]) -> None:
-        if self._file is not None:
-            os.write(self._file, json.dumps(record).encode() + b"\n")
+        if self._file is None or self.path is None:
+            return
+        line = json.dumps(record).encode() + b"\n"
+        length = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, line) < len(line):  # the disk is full but for a part of the line
+                os.ftruncate(self._file, length)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise write_error(self.path, error) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from atrous.analysis.counts import count_parameters
 from atrous.errors import AtrousError
 from atrous.export.readme import MARK, Contents, write_readme
-from atrous.files import write_text, writing
+from atrous.files import temporary_folder, write_text, writing
 from atrous.imaging.io import save_image
 from atrous.inference import Segmenter
 from atrous.marks import read_mark
@@ -68,8 +67,7 @@ def push_to_hub(
             f"Pushing needs a token with write access: create one on {endpoint()}/settings/tokens, and set the "
             "environment variable HF_TOKEN."
         )
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         local = prepare_push(weights, wanted, folder, image=image)
         with hub_errors(f"hf://{wanted}"):
             api = hub_api()

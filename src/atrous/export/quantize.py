@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from atrous.evaluation.evaluate import EvaluationResult, LabeledDataset, check_c
 from atrous.export import onnx as onnx_format
 from atrous.export import openvino as openvino_format
 from atrous.export.program import build_module, exported_card, trace
-from atrous.files import writing
+from atrous.files import temporary_folder, writing
 from atrous.imaging.draw import LabeledImage
 from atrous.inference import Segmenter
 from atrous.inference.engines.convert import describe_network
@@ -135,9 +134,9 @@ def quantize_model(
                 ranking_subset_size=min(RANKING_IMAGES, len(validation)), num_ranking_workers=1
             ),
         )
-    with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
-        before = _save(original, Path(folder) / f"float{path.suffix}", metadata)
-        after = _save(quantized, Path(folder) / f"int8{path.suffix}", metadata.model_copy(update={"precision": "int8"}))
+    with temporary_folder() as folder:
+        before = _save(original, folder / f"float{path.suffix}", metadata)
+        after = _save(quantized, folder / f"int8{path.suffix}", metadata.model_copy(update={"precision": "int8"}))
         report = _measure(path, before, after, accuracy, max_drop)
         final = report.card(card, f"{data} ({len(validation)} images)" if data else "", command)
         with writing(path) as temporary:

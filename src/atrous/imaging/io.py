@@ -288,12 +288,15 @@ def save_image(pixels: Pixels, path: Path, mark: Mark | None = None) -> None:
 
     Raises: `AtrousError` if the file cannot be written.
     """
+    if path.suffix.lower() == ".png":
+        encoded = encode_png(pixels)
+        encoded = encoded if mark is None else mark.in_png(encoded)
+    else:
+        content = io.BytesIO()  # writing a JPEG to a file, Pillow does not notice a full disk
+        Image.fromarray(pixels).save(content, Image.registered_extensions()[path.suffix.lower()])
+        encoded = content.getvalue()
     with writing(path) as temporary:
-        if path.suffix.lower() == ".png":
-            encoded = encode_png(pixels)
-            temporary.write_bytes(encoded if mark is None else mark.in_png(encoded))
-        else:
-            Image.fromarray(pixels).save(temporary)
+        temporary.write_bytes(encoded)
 
 
 def encode_png(pixels: Pixels) -> bytes:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
+import shutil
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -23,6 +27,11 @@ from atrous.inference.segmentation import Segmentation
 from atrous.marks import Mark, read_mark
 from atrous.progress import OnProgress
 
+try:
+    import resource
+except ImportError:  # Windows, which has no limits of file sizes
+    resource = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -31,6 +40,9 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 """Files that are read as videos."""
+
+BUFFER_BYTES = 1 << 16
+"""Bytes that OpenCV may hold back while it writes a video."""
 
 DEFAULT_FPS = 25.0
 """Frames per second where a file or camera does not report them."""
@@ -131,7 +143,10 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Write frames to an MP4 file, all at the size of the first one."""
+    """Write frames to an MP4 file, all at the size of the first one.
+
+    OpenCV does not tell whether a frame was written: `add` looks for room on the disk, and `check` at the closed file.
+    """
 
     def __init__(self, path: Path, fps: float) -> None:
         self._path = path
@@ -145,8 +160,9 @@ class VideoWriter:
         """Append a frame.
 
         Shape: (H, W, 3) uint8, RGB.
-        Raises: `AtrousError` where this system's OpenCV cannot write MP4.
+        Raises: `AtrousError` where this system's OpenCV cannot write MP4; `OSError` if the disk is full.
         """
+        self._check_room(frame.nbytes + BUFFER_BYTES)
         if self._video is None:
             self._size = frame.shape[1], frame.shape[0]
             code = cv2.VideoWriter.fourcc(*"mp4v")
@@ -162,6 +178,38 @@ class VideoWriter:
         """Finish the file."""
         if self._video is not None:
             self._video.release()
+
+    def check(self) -> None:
+        """Check that the closed file is complete.
+
+        Raises: `OSError` if it is not, because the disk or a quota was exhausted.
+        """
+        if not _is_complete_mp4(self._path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _check_room(self, needed: int) -> None:
+        if shutil.disk_usage(self._path.parent).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0] if resource is not None else -1
+        if limit >= 0 and self._path.stat().st_size + needed > limit:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
+def _is_complete_mp4(path: Path) -> bool:
+    """Tell whether the boxes of an MP4 end where the file ends, and its table of frames (moov) is among them."""
+    kinds, size = set(), path.stat().st_size
+    with path.open("rb") as file:
+        start = 0
+        while start < size:
+            file.seek(start)
+            header = file.read(16).ljust(16, b"\0")
+            length, kind, long_length = struct.unpack(">I4sQ", header)
+            length = long_length if length == 1 else length
+            if length < 8:
+                return False
+            kinds.add(kind)
+            start += length
+    return start == size and b"moov" in kinds
 
 
 def segment_video(
@@ -215,6 +263,7 @@ def segment_video(
             timing.frames = writer.frames  # the last ones may have been canceled, or not been counted
         finally:
             writer.close()
+        writer.check()
         mark.append_to(temporary)
     if labels is not None:
         _remove_frames_from(next(numbers), labels, mark)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from atrous.card import Card
@@ -59,8 +59,9 @@ def save(
 
 def _write(tensors: dict[str, Tensor], card: Card, path: Path) -> None:
     metadata = {"format": "pt", "atrous": card.model_dump_json(), "atrous_sha256": _digest(tensors)}
+    content = serialize(tensors, metadata)  # its writer of files would leave a file of its own if the process is killed
     with writing(path, sync=True) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(content)
 
 
 def load(

@@ -117,9 +117,11 @@ def _convert(cache: EngineCache, key: str, weights: WeightsFile, settings: Engin
     content = to_onnx(model, describe_network(model, model.card))
     engine: Engine
     if settings.name == "onnxruntime":
-        engine, content = OnnxRuntimeEngine.optimize(content, parallel=settings.parallel)
+        engine, optimized = OnnxRuntimeEngine.optimize(content, parallel=settings.parallel)
     else:
         engine = OpenVinoEngine(content, precision=settings.precision, parallel=settings.parallel)
+        optimized = content
     check_scores(engine, model)
-    cache.store(key, content)
+    if optimized is not None:
+        cache.store(key, optimized)
     return engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.files import temporary_folder
 from atrous.inference.engines.engine import Batch, Engine, num_threads, to_numpy
 from atrous.inference.engines.metadata import METADATA_KEY, InvalidFileError, NetworkMetadata
 from atrous.telemetry import import_without_telemetry
@@ -39,18 +39,23 @@ class OnnxRuntimeEngine(Engine):
         self._start(source, options, parallel)
 
     @classmethod
-    def optimize(cls, content: bytes, *, parallel: int = 1) -> tuple[OnnxRuntimeEngine, bytes]:
+    def optimize(cls, content: bytes, *, parallel: int = 1) -> tuple[OnnxRuntimeEngine, bytes | None]:
         """Create an engine from the content of an ONNX file; return it with the content of its optimized network.
 
-        That starts faster. It is specific to this CPU and to this version of ONNX Runtime.
+        That starts faster. It is specific to this CPU and to this version of ONNX Runtime. It is None where temporary
+        files cannot be written, such as on a full disk.
         """
         engine = cls.__new__(cls)
         options = _session_options(parallel)
-        with tempfile.TemporaryDirectory(prefix="atrous-") as folder:
-            path = Path(folder) / "optimized.onnx"
-            options.optimized_model_filepath = str(path)
-            engine._start(content, options, parallel)
-            return engine, path.read_bytes()
+        try:
+            with temporary_folder() as folder:
+                path = folder / "optimized.onnx"
+                options.optimized_model_filepath = str(path)
+                engine._start(content, options, parallel)
+                return engine, path.read_bytes()
+        except (OSError, InvalidFileError):
+            engine._start(content, _session_options(parallel), parallel)
+            return engine, None
 
     def _start(self, source: Path | bytes, options: onnxruntime.SessionOptions, parallel: int) -> None:
         runtime = import_onnxruntime()
