@@ -31,7 +31,7 @@ from tests.kill.worker import Task
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
 
-KILLS, REAL_KILLS = int(__import__("os").environ.get("K", 50)), int(__import__("os").environ.get("R", 10))
+KILLS, REAL_KILLS = 50, 10
 """Kills of each command, and those among them of processes that were started by the real command line."""
 KILLED = -signal.SIGKILL
 
@@ -60,7 +60,7 @@ def choose_kills(seed: str, changes: int, count: int, real: int) -> Iterator[Kil
             chosen.randrange(changes),
             chosen.choice((None, chosen.random() / 200)),
         )
-        if number < real:
+        if number >= count - real:
             yield Kill(True, None, fraction, None)
         elif number % 3:
             yield Kill(False, change, fraction, delay)
@@ -94,6 +94,7 @@ def check_kills(trial: Trial, count: int, real: int) -> Counter[str]:
         counts["faults"] += bool(faults)
         failures += [f"{trial.name} killed {when}: {fault}" for fault in faults]
         shutil.rmtree(task.folder)
+        print(f"{trial.name} killed {when}: {', '.join(faults) or 'no fault'}", flush=True)
     print(f"{trial.name}: {reference.changes} changes, {dict(counts)}")
     assert not failures, "\n".join([f"{trial.name}: {counts['faults']} of {count}", *failures[:12]])
     return counts
