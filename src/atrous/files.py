@@ -24,7 +24,8 @@ except ImportError:  # Windows: abandoned temporary files are not recognized the
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY_FILE = re.compile(r"(\..*\.atrous-[0-9a-f]{8})(?:\..*)?")
-_TEMPORARY_FOLDER = re.compile(r"atrous-[a-z0-9_]{8}")
+_TEMPORARY_FOLDER = "atrous-locked-"
+"""The beginning of the names of temporary folders."""
 _swept: set[str] = set()
 """The folders from which this process has removed abandoned temporary files."""
 _sweeping = threading.Lock()
@@ -145,13 +146,13 @@ def temporary_folder() -> Iterator[Path]:
     Folders that killed processes of the same user have left are removed as well.
     """
     parent = Path(tempfile.gettempdir())
-    for path in parent.glob("atrous-*") if hasattr(os, "getuid") else ():
+    for path in parent.glob(f"{_TEMPORARY_FOLDER}*") if hasattr(os, "getuid") else ():
         with suppress(OSError):
-            if _TEMPORARY_FOLDER.fullmatch(path.name) and path.lstat().st_uid == os.getuid() and path.is_dir():
+            if path.lstat().st_uid == os.getuid() and path.is_dir():
                 _remove_unlocked([path], shutil.rmtree)
     with ExitStack() as stack:
         while True:
-            folder = Path(tempfile.mkdtemp(prefix="atrous-"))
+            folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY_FOLDER))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             if fcntl is None:
                 break

@@ -13,12 +13,9 @@ from PIL import Image, features
 
 from atrous import AtrousError
 from atrous.data import read_image
-from atrous.imaging.io import DOCUMENTS, IMAGE_SUFFIXES
-from atrous.imaging.pixel_limit import set_max_pixels
-
-
 from atrous.files import DiskFullError
-from atrous.imaging.io import save_image
+from atrous.imaging.io import DOCUMENTS, IMAGE_SUFFIXES, save_image
+from atrous.imaging.pixel_limit import set_max_pixels
 from tests.data_fixtures import photograph
 from tests.full_disk import file_size_limit
 from tests.pictures import bomb

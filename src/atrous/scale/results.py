@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from atrous.errors import AtrousError
-from atrous.files import check_writable
+from atrous.files import check_writable, temporary_folder
 from atrous.inference.jobs import ImageSource, check_source
 from atrous.marks import SEARCHED, Mark, find_mark, foreign_file_error
 from atrous.scale.done import DoneIndex, digest_key
@@ -50,8 +49,7 @@ class ResultFolder:
         if self._storage.folder is not None:
             yield self._storage.folder
             return
-        with tempfile.TemporaryDirectory(prefix="atrous-") as name:
-            temporary = Path(name)
+        with temporary_folder() as temporary:
             yield temporary
             for file in sorted(temporary.rglob("*")):
                 if file.is_file():
