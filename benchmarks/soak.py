@@ -107,7 +107,7 @@ def soak(work: Iterator[int], arguments: argparse.Namespace) -> list[Row]:
     while time.monotonic() < start + 60 * arguments.minutes:
         done += next(work)
         if time.monotonic() >= due:
-            due += 60 * arguments.interval
+            due = time.monotonic() + 60 * arguments.interval
             row = Row.measure(start, done)
             rows.append(row)
             print(
@@ -140,16 +140,18 @@ def judge(rows: list[Row]) -> int:
 def predict_images(weights: Path, random_source: random.Random, folder: Path) -> Iterator[int]:
     """Segment images side by side; yield how many after each round."""
     segmenter = Segmenter.load(weights, device="cpu", throughput=True)
-    size = SIDES[1], SIDES[1]
+    sizes = [(SIDES[1], SIDES[1])] * (2 * segmenter.workers)  # as many as are ever in work at once, in batches of two
+    batch = 2
     while True:
         images: list[ImageLike] = []
-        for number in range(IMAGES_PER_ROUND):
+        for number, size in enumerate(sizes):
             images.append(_as_input(noise(random_source, *size), random_source, folder / f"{number}"))
-            size = random_size(random_source, SIDES[1])
-        for number, result in enumerate(segmenter.segment_many(images, batch=random_source.choice((1, 2)))):
+        for number, result in enumerate(segmenter.segment_many(images, batch=batch)):
             result.save(folder / f"result_{number}.png", overwrite=True)
         segmenter(images[0], probabilities=True)
         yield len(images) + 1
+        sizes = [random_size(random_source, SIDES[1]) for _ in range(IMAGES_PER_ROUND)]
+        batch = random_source.choice((1, 2))
 
 
 def predict_video(weights: Path, random_source: random.Random, folder: Path) -> Iterator[int]:
