@@ -566,3 +566,49 @@ def test_the_collection_replaces_no_other_file(run: Run, photographs: Path, weig
     assert len(json.loads((tmp_path / "out" / "annotations.coco.json").read_text())["images"]) == 3
     result = run(*arguments, "--simplify", "-1")
     assert "simplify is -1.0; expected a tolerance in pixels" in result.err
+
+
+def test_geotiff_in_and_out(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    folder, out = tmp_path / "scenes", tmp_path / "out"
+    folder.mkdir()
+    transform = rasterio.transform.from_origin(5e5, 5e6, 10, 10)
+    options = {"driver": "GTiff", "count": 4, "height": 60, "width": 90, "dtype": "uint16"}
+    for name in ("a.tif", "b.tiff"):
+        with rasterio.open(folder / name, "w", crs="EPSG:32633", transform=transform, **options) as file:
+            file.write(np.random.default_rng(0).integers(0, 3000, (4, 60, 90)).astype(np.uint16))
+    arguments = ("predict", folder, "-w", weights, "-o", out, "--bands", "3,2,1", "--scale", "0,3000", "--tile", "64")
+    result = run(*arguments, "--format", "geotiff,geojson", "--json")
+    assert result.code == 0, result.err
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert [(line["width"], line["height"]) for line in lines] == [(90, 60)] * 2
+    for line in lines:
+        with rasterio.open(line["geotiff"]) as file:
+            assert (file.transform, file.crs) == (transform, "EPSG:32633")
+            assert (file.read(1) < 21).all()
+        first = json.loads(Path(line["geojson"]).read_text())["features"][0]["geometry"]["coordinates"][0]
+        assert [5e5, 5e6] in first
+    assert "2 of 2 images were segmented before" in run(*arguments, "--format", "geotiff,geojson").err
+    assert "2 of 2" not in run(*arguments, "--format", "geojson", "--wgs84").err  # other settings
+    assert json.loads((out / "b.geojson").read_text())["features"][0]["geometry"]["coordinates"][0][0][0] < 180
+    for options, message in (
+        (("--format", "geotiff,png"), "--format geotiff with png: georeferenced images are written as geotiff and"),
+        (("--format", "geotiff", "--crf"), "leave out --crf"),
+        (("--format", "geotiff", "--bands", "r"), "--bands r: expected numbers separated by commas, such as 3,2,1"),
+        (("--format", "geotiff", "--scale", "5"), "--scale 5: expected numbers separated by commas, such as 0,10000"),
+        (("--format", "geojson,png"), "have the formats geotiff, geojson, not png"),
+    ):
+        result = run(*arguments, *options)
+        assert result.code == 2
+        assert message in result.err
+
+
+def test_a_georeferenced_photograph_is_noted(run: Run, weights: Path, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    transform = rasterio.transform.from_origin(5e5, 5e6, 10, 10)
+    options = {"driver": "GTiff", "count": 3, "height": 60, "width": 90, "dtype": "uint8", "transform": transform}
+    with rasterio.open(tmp_path / "a.tif", "w", **options) as file:
+        file.write(np.zeros((3, 60, 90), np.uint8))
+    result = run("predict", tmp_path / "a.tif", "-w", weights, "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    assert "a.tif is georeferenced; --format geotiff,geojson keeps its coordinates" in " ".join(result.err.split())

@@ -20,7 +20,14 @@ from atrous.cli.options import (
     load_segmenter,
 )
 from atrous.cli.predict_images import describe_finished, print_result, segment_images
-from atrous.cli.predict_jobs import check_outputs, plan_formats, plan_images, plan_videos
+from atrous.cli.predict_jobs import (
+    check_outputs,
+    note_coordinates,
+    plan_formats,
+    plan_geo_options,
+    plan_images,
+    plan_videos,
+)
 from atrous.cli.predict_videos import is_video, segment_video_job
 from atrous.cli.scale import Address, NumCpus, NumGpus, Ray, Workers, cluster_resources, run_with_report
 from atrous.console import print_line
@@ -66,7 +73,8 @@ def predict(
         typer.Option(
             "--format",
             help="What to write, separated by commas: png (labels), overlay, coco, geojson, labelme, npz "
-            "(probabilities); by default png,overlay. Videos: overlay, or png for the labels of each frame as well.",
+            "(probabilities); by default png,overlay. Georeferenced images: geotiff, geojson. Videos: overlay, or png "
+            "for the labels of each frame as well.",
         ),
     ] = None,
     polygons: Annotated[
@@ -78,6 +86,25 @@ def predict(
             help="Tolerance in pixels for the borders of polygons, such as 1; at 0 they follow the edges of pixels."
         ),
     ] = 0.0,
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            help="Bands of a GeoTIFF for red, green and blue, such as 4,3,2, or one; by default those named so."
+        ),
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Values of a GeoTIFF that become black and white, such as 0,10000; by default those of 8 bits stay, "
+            "and of others the 2nd and 98th percentile of each band is taken."
+        ),
+    ] = None,
+    wgs84: Annotated[
+        bool,
+        typer.Option(
+            "--wgs84", help="Write GeoJSON of a GeoTIFF in longitude and latitude instead of its own coordinates."
+        ),
+    ] = False,
     probabilities: Annotated[
         bool,
         typer.Option(
@@ -130,6 +157,8 @@ def predict(
 
       atrous predict photos/ --format png,overlay,coco,geojson,labelme --simplify 1
 
+      atrous predict scene.tif --format geotiff,geojson --bands 4,3,2 --scale 0,3000
+
       atrous predict clip.mp4 --smooth 0.7 --format png
 
       atrous predict s3://bucket/photos -o s3://bucket/labels --ray --address auto
@@ -160,6 +189,7 @@ def predict(
         "engine": engine,
         "precision": precision,
         "format_options": {"polygons": polygons, "simplify": simplify},
+        "geo_options": plan_geo_options(bands, scale, simplify=simplify, wgs84=wgs84),
         "version": __version__,
     }
     if resources is not None:
@@ -184,6 +214,8 @@ def predict(
     video_jobs = plan_videos(videos, folder, labels=formats is not None and "png" in image_formats)
     check_writable(folder)
     check_outputs([*image_jobs, *video_jobs], folder, overwrite=overwrite)
+    if formats is None:
+        note_coordinates(image_jobs)
     finished = [] if overwrite else _select_finished(image_jobs, settings)
     all_jobs, image_jobs = image_jobs, [job for job in image_jobs if job not in set(finished)]
     if not image_jobs and not video_jobs and not as_json:

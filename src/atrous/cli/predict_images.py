@@ -12,7 +12,7 @@ import typer
 from atrous.console import print_line
 from atrous.errors import AtrousError
 from atrous.files import DiskFullError
-from atrous.inference.jobs import ImageJob, describe_outputs, describe_result, failure, segment_image
+from atrous.inference.jobs import GEOTIFF, ImageJob, describe_outputs, describe_result, failure, segment_image
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -48,11 +48,12 @@ def segment_images(
         written.append(job.target)
         return result
 
-    if single or segmenter.tile is not None:  # in this thread, which Ctrl-C stops at once
+    windowed = segmenter.tile is not None or GEOTIFF in jobs[0].formats
+    if single or windowed:  # in this thread, which Ctrl-C stops at once
         results: Generator[dict[str, Any] | AtrousError] = (segment(job) for job in jobs)
     else:
         results = parallel_map(segment, jobs, segmenter.workers)
-    with progress_bar("segmenting", disable=single and segmenter.tile is None) as on_progress:
+    with progress_bar("segmenting", disable=single and not windowed) as on_progress:
         if single:
             segmenter.on_progress = on_progress  # the windows of the image
         else:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from atrous.console import print_line
 from atrous.errors import AtrousError
 from atrous.imaging.fetch import is_url
 from atrous.inference.jobs import (
     COLLECTION,
     COMMAND,
     DEFAULT_FORMATS,
+    GEOTIFF,
     ImageJob,
     check_source,
     plan_targets,
@@ -105,7 +107,13 @@ def plan_formats(text: str | None, videos: list[str], *, probabilities: bool) ->
     """
     from atrous.inference.formats import parse_formats
 
-    formats = DEFAULT_FORMATS if text is None else parse_formats(text)
+    formats = DEFAULT_FORMATS if text is None else parse_formats(text, others=[GEOTIFF])
+    mixed = [name for name in formats if GEOTIFF in formats and name not in (GEOTIFF, "geojson")]
+    if mixed or (probabilities and GEOTIFF in formats):
+        raise AtrousError(
+            f"--format {GEOTIFF} with {mixed[0] if mixed else 'npz'}: georeferenced images are written as {GEOTIFF} "
+            "and geojson; write other formats in a run of their own."
+        )
     others = [name for name in formats if name not in VIDEO_FORMATS]
     if videos and others:
         raise AtrousError(
@@ -113,6 +121,42 @@ def plan_formats(text: str | None, videos: list[str], *, probabilities: bool) ->
             "their own."
         )
     return tuple(dict.fromkeys((*formats, "npz"))) if probabilities else formats
+
+
+def plan_geo_options(bands: str | None, scale: str | None, *, simplify: float, wgs84: bool) -> dict[str, Any]:
+    """Parse the options of georeferenced images, as those of `GeoOptions`.
+
+    Raises: `AtrousError` for bands or a scale that are not numbers separated by commas.
+    """
+    return {
+        "bands": None if bands is None else _numbers("bands", bands, int, (1, 3), "3,2,1 or 1"),
+        "scale": None if scale is None else _numbers("scale", scale, float, (2,), "0,10000"),
+        "simplify": simplify,
+        "wgs84": wgs84,
+    }
+
+
+def _numbers(
+    option: str, text: str, convert: Callable[[str], Any], counts: tuple[int, ...], example: str
+) -> tuple[Any, ...]:
+    try:
+        numbers = tuple(convert(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in counts:
+        raise AtrousError(f"--{option} {text}: expected numbers separated by commas, such as {example}.")
+    return numbers
+
+
+def note_coordinates(jobs: Iterable[ImageJob]) -> None:
+    """Print a note if an image is georeferenced, but its results will not be."""
+    from atrous.imaging.geotiff import is_georeferenced
+
+    for job in jobs:
+        if isinstance(job.source, Path) and is_georeferenced(job.source):
+            template = "[dim]note: {} is georeferenced; --format geotiff,geojson keeps its coordinates[/]"
+            print_line(template, job.source, stderr=True)
+            return
 
 
 def check_outputs(jobs: Sequence[ImageJob | VideoJob], out: Path, *, overwrite: bool) -> None:

@@ -78,9 +78,17 @@ def count_labels(labels: Labels) -> NDArray[np.int64]:
 
 def class_fractions(labels: Labels, class_names: Sequence[str]) -> dict[str, float]:
     """Compute the fraction of the pixels that each class covers, for the classes that occur, the largest first."""
-    counts = count_labels(labels)[: len(class_names)]
+    return fractions_of_counts(count_labels(labels), class_names)
+
+
+def fractions_of_counts(counts: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, float]:
+    """Compute the fractions of the classes that occur from the number of pixels of each label value, the largest first.
+
+    Shape: (256,) or (65536,), as `count_labels`.
+    """
+    total, counts = counts.sum(), counts[: len(class_names)]
     order = np.argsort(-counts, kind="stable")
-    return {class_names[index]: float(counts[index] / labels.size) for index in order if counts[index]}
+    return {class_names[index]: float(counts[index] / total) for index in order if counts[index]}
 
 
 def describe_classes(classes: tuple[str, ...], limit: int = 12) -> str:

@@ -22,6 +22,9 @@ COMMAND = "predict"
 DEFAULT_FORMATS = ("png", "overlay")
 """What is written for an image unless formats are chosen."""
 
+GEOTIFF = "geotiff"
+"""The format of georeferenced labels, which are written window by window."""
+
 COLLECTION = "annotations.coco.json"
 """The COCO file of all images, beside those of single images."""
 
@@ -68,6 +71,8 @@ class ImageJob(NamedTuple):
         """Name the file of a format."""
         from atrous.inference.formats import get_format
 
+        if name == GEOTIFF:
+            return self.target.with_suffix(".tif")
         return get_format(name).path(self.target)
 
     def file_name(self, name: str) -> str:
@@ -154,6 +159,8 @@ def segment_image(segmenter: Segmenter, job: ImageJob, settings: Mapping[str, An
     from atrous.inference.refine import segment
 
     mark = result_mark(job.source, settings)  # of the file as it is now, should it change meanwhile
+    if _has_coordinates(job):
+        return _segment_georeferenced(segmenter, job, settings, mark)
     pixels = read_image(job.open())
     start = time.perf_counter()
     probabilities = any(get_format(name).needs_probabilities for name in job.formats)
@@ -163,6 +170,31 @@ def segment_image(segmenter: Segmenter, job: ImageJob, settings: Mapping[str, An
         segmentation.save(path, format=name, overwrite=True, mark=mark, file_name=job.file_name(name), **options)
     seconds = time.perf_counter() - start
     return describe_result(job, segmentation.labels.shape, segmentation.class_fractions(), seconds)
+
+
+def _has_coordinates(job: ImageJob) -> bool:
+    """Tell whether the results of an image are in the coordinates of a map."""
+    from atrous.imaging.geotiff import is_georeferenced
+
+    return GEOTIFF in job.formats or (
+        "geojson" in job.formats and isinstance(job.source, Path) and is_georeferenced(job.source)
+    )
+
+
+def _segment_georeferenced(
+    segmenter: Segmenter, job: ImageJob, settings: Mapping[str, Any], mark: Mark
+) -> dict[str, Any]:
+    from atrous.inference.geotiff import GeoOptions, segment_geotiff
+
+    if not isinstance(job.source, Path):
+        raise AtrousError(f"{job.source}: georeferenced images are read from files of this machine; download it first.")
+    if settings["crf"] is not None:
+        raise AtrousError(f"{job.source}: the CRF refines images in memory, not window by window; leave out --crf.")
+    start = time.perf_counter()
+    targets = dict(zip(job.formats, job.outputs, strict=True))
+    options = GeoOptions(**settings.get("geo_options", {}))
+    result = segment_geotiff(segmenter, job.source, targets, options, mark=mark)
+    return describe_result(job, result.size, result.class_fractions, time.perf_counter() - start)
 
 
 def describe_result(

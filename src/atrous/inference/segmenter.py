@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from atrous.inference.tiling import TiledPrediction
+    from atrous.inference.tiling import PixelSource, TiledPrediction
     from atrous.models import SegmentationModel
 
 log = logging.getLogger("atrous")
@@ -336,6 +336,24 @@ class Segmenter:
                 for index, each in enumerate(inputs)
             ]
 
+    def segment_strips(self, image: Pixels | PixelSource) -> Iterator[tuple[int, NDArray[np.integer]]]:
+        """Segment an image in windows of `tile` pixels, by default 1024: strips of labels, each with its first row.
+
+        The windows of a `PixelSource` are read when they are needed: neither image nor labels are in memory as a whole.
+
+        Shape: (H, W, 3) -> each (h, W), from top to bottom.
+        Raises: `AtrousError` for test-time augmentation that crops windows of its own.
+        """
+        if self.tta.crop is not None:
+            raise AtrousError("This test-time augmentation crops its own windows: choose another for strips.")
+        strips = self._predict_tiled(image, self.tile or FALLBACK_TILE).label_strips()
+        while True:
+            with _inference_mode():  # not while the caller works with a strip
+                item = next(strips, None)
+            if item is None:
+                return
+            yield item
+
     def to_segmentation(
         self, pixels: Pixels, prediction: CoarsePrediction | TiledPrediction, *, probabilities: bool = False
     ) -> Segmentation:
@@ -407,7 +425,9 @@ class Segmenter:
             )
         return CoarsePrediction(tuple(views), size, size, size, align_corners=False, merge="mean_probabilities")
 
-    def _predict_tiled(self, pixels: Pixels, tile: int, image_size: tuple[int, int] | None = None) -> TiledPrediction:
+    def _predict_tiled(
+        self, pixels: Pixels | PixelSource, tile: int, image_size: tuple[int, int] | None = None
+    ) -> TiledPrediction:
         from atrous.inference.tiling import TiledPrediction
         from atrous.inference.views import run_views_fused
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -108,6 +109,18 @@ class TiledAxis:
         ]
 
 
+class PixelSource(Protocol):
+    """An image whose windows are read when they are needed."""
+
+    shape: tuple[int, int, int]
+
+    def __getitem__(self, window: tuple[slice, slice]) -> Pixels:
+        """Read rows and columns, without those beyond the image.
+
+        Shape: -> (h, w, 3) uint8.
+        """
+
+
 def _ramp(count: int, overlap: int) -> NDArray[np.float64]:
     """Rise linearly from nearly 0 to 1 over the first `overlap` samples."""
     return np.minimum(1, (np.arange(count) + 0.5) / max(overlap, 0.5))
@@ -123,7 +136,7 @@ class TiledPrediction:
     """
 
     network: ScoreFunction
-    image: Pixels
+    image: Pixels | PixelSource
     preprocessing: Preprocessing
     align_corners: bool
     device: torch.device
@@ -155,6 +168,16 @@ class TiledPrediction:
             interpolated_argmax(scores, rows, columns, out[strip])
         assert out is not None
         return out
+
+    def label_strips(self) -> Iterator[tuple[int, NDArray[np.integer]]]:
+        """Compute the labels strip by strip from top to bottom, each with its first row.
+
+        Shape: -> each (h, W), as `labels`.
+        """
+        for strip, scores, rows, columns in self._strips():
+            labels = np.empty((len(rows), self._size[1]), label_dtype(scores.shape[0], 0))
+            interpolated_argmax(scores, rows, columns, labels)
+            yield strip.start, labels
 
     def probabilities(self) -> Tensor:
         """Compute the softmax over classes at every pixel, in main memory.

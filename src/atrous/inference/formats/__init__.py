@@ -44,12 +44,14 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def parse_formats(text: str) -> tuple[str, ...]:
+def parse_formats(text: str, others: Sequence[str] = ()) -> tuple[str, ...]:
     """Split a list of format names such as `png,overlay,coco`; repeated names count once.
+
+    `others` are names that are allowed besides.
 
     Raises: `AtrousError` for an unknown name or an empty list.
     """
     names: Sequence[str] = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise AtrousError(f"The list of formats is empty: name one or more of {', '.join(FORMATS)}.")
-    return tuple(dict.fromkeys(get_format(name).name for name in names))
+    return tuple(dict.fromkeys(name if name in others else get_format(name).name for name in names))
