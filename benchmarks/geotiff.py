@@ -67,9 +67,10 @@ def measure(scene: Path, weights: str, tile: int) -> None:
     height, width = segment_geotiff(segmenter, scene, targets).size
     seconds = time.perf_counter() - start
     sizes = ", ".join(f"{path.name} {os.path.getsize(path) / 2**20:.0f} MiB" for path in targets.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"{width} x {height} in windows of {tile}: {seconds:.0f} s, of which the network {segmenter.network_seconds:.0f} "
-        f"s; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB; {sizes}"
+        f"{width} x {height} in windows of {tile}: {seconds:.0f} s, of which the network "
+        f"{segmenter.network_seconds:.0f} s; peak memory {peak / 2**20:.2f} GiB; {sizes}"
     )
 
 
