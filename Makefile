@@ -7,7 +7,7 @@ OUT ?= out
 SITE ?= site
 PHOTOGRAPH ?= examples/street.jpg
 
-.PHONY: help demo test test-slow test-parity lint docs reference benchmark-env clean
+.PHONY: help demo test test-slow test-parity lint docs reference audit benchmark-env clean
 
 help:
 	@echo "make demo       segment a photograph into $(OUT)"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint       check formatting, style, types and the direction of imports"
 	@echo "make docs       build the documentation into site/"
 	@echo "make reference  write docs/reference from the code, after a change of options or keys"
+	@echo "make audit      look up known vulnerabilities of the pinned dependencies; needs a connection to pypi.org"
 	@echo "make benchmark-env  install atrous beside the libraries that benchmarks/engines.py compares it with"
 	@echo "make clean      remove all of the above"
 
@@ -45,6 +46,10 @@ docs: $(VENV)/.installed-dev
 
 reference: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate_reference.py
+
+# Mirrors of PyPI do not know vulnerabilities: the index of the environment is not used, and what is not found is an error.
+audit: $(VENV)/.installed-dev
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 # torchvision's wheels for the CPU are not on every index: it is installed without its dependencies.
 benchmark-env:
