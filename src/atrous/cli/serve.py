@@ -131,6 +131,7 @@ def _run(weights: list[str], listener: socket.socket, token: str | None, page: b
     from atrous.serve.service import Service
 
     service = Service(weights, **options)
+    service.warm_up()
     app = create_app(service, token=token)
     if page:
         from atrous.serve.page import mount_page

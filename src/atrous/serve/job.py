@@ -25,13 +25,15 @@ class GivenUpError(Exception):
 class Job:
     """A request in progress.
 
-    Attributes: `seconds` of each stage so far; `submitted`, the time at which it began to wait for the network;
+    Attributes: `waited`, the seconds until work on it began; `seconds` of each stage so far; `submitted`, the time at
+    which it began to wait for the network;
     `network_input`, None for an image that is segmented in windows; `segmentation`, the result.
     """
 
     options: SegmentOptions
     limits: Limits
     engine: Engine
+    waited: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     submitted: float = 0.0
     given_up: bool = False

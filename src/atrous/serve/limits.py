@@ -27,7 +27,7 @@ class Limits:
     """Pixels times classes of a request that needs the probability of each class: a CRF, or probabilities as result."""
     queue: int = 64
     """Requests that are accepted and not yet answered."""
-    uploads: int = 256
+    uploads: int = 64
     """Requests whose bodies are received at the same time."""
     seconds: float = 60.0
     """The time from the acceptance of a request to its result."""

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 STAGES = ("decode", "preprocess", "queue", "network", "argmax", "crf", "encode")
-"""The stages of a request; in `queue` the network's input waits for the network."""
+"""The stages of a request; in `queue` it waits for its turn and for the network."""
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """The bounds of the histograms of times."""
@@ -37,7 +37,9 @@ class Metrics:
         self.batch = Histogram(
             "atrous_batch_size", "Images in a forward pass.", buckets=(1, 2, 4, 8, 16, 32), registry=self._registry
         )
-        waiting = Gauge("atrous_queue_length", "Images that wait for the network.", registry=self._registry)
+        waiting = Gauge(
+            "atrous_queue_length", "Images that wait for their turn or the network.", registry=self._registry
+        )
         waiting.set_function(queued)
         progress = Gauge(
             "atrous_requests_in_progress", "Requests accepted and not yet answered.", registry=self._registry

@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
+
+from atrous.crf import dense_crf
 from atrous.errors import AtrousError
 from atrous.imaging.io import Pixels
 from atrous.inference.memory import is_out_of_memory
@@ -20,6 +23,7 @@ from atrous.serve.limits import Admission, Limits, ServiceError, Uploads
 from atrous.serve.metrics import Metrics
 from atrous.serve.networks import Model, Networks
 from atrous.serve.options import SegmentOptions
+from atrous.serve.turns import Turns
 
 T = TypeVar("T")
 Encoder: TypeAlias = Callable[[Segmentation], bytes]
@@ -94,9 +98,13 @@ class Service:
         self._workers = Worker(_run_steps, workers=workers + 1)
         # One CRF at a time: it uses all cores, and memory for several maps of all classes.
         self._crf_worker = Worker(_run_steps, workers=1)
+        # Others wait with their bodies alone: decoded images and network inputs take up to a hundred times the memory.
+        self._turns = Turns(2 * workers * self.max_batch + 2)
         self.admission = Admission(self.limits.queue, workers)
         self.uploads = Uploads(self.limits.uploads)
-        self.metrics = Metrics(queued=self._batcher.__len__, running=lambda: self.admission.running)
+        self.metrics = Metrics(
+            queued=lambda: len(self._turns) + len(self._batcher), running=lambda: self.admission.running
+        )
 
     @property
     def models(self) -> dict[str, Model]:
@@ -116,6 +124,11 @@ class Service:
     def stop(self) -> None:
         """Refuse new requests; those in progress are finished."""
         self.admission.stopping = True
+
+    def warm_up(self) -> None:
+        """Begin to compile the CRF in a thread, unless an earlier process has: requests then need not wait for that."""
+        image = np.zeros((16, 16, 3), np.uint8)
+        self._crf_worker.submit(None, lambda: dense_crf(image, np.full((2, 16, 16), 0.5, np.float32), output="labels"))
 
     def close(self) -> None:
         """Refuse new requests, finish what is running within some seconds, and end the threads."""
@@ -158,20 +171,26 @@ class Service:
         options.check()
         model = self.networks.find(options.weights)
         engine = await asyncio.shield(asyncio.wrap_future(self.networks.engine(model, options.output_stride)))
-        job = Job(options, self.limits, engine)
-        try:
-            await self._run(job, "decode", lambda: job.decode(image))
-            await self._run(job, "preprocess", job.preprocess)
-            prediction = await self._predict(job)
-            await self._run(job, "argmax", lambda: job.label(prediction))
-            if options.crf is not None:
-                await self._run(job, "crf", job.refine, self._crf_worker)
-            content = None
-            if encode is not None:
-                content = await self._run(job, "encode", lambda: encode(job.segmentation))
-        finally:
-            job.given_up = True
+        arrival = time.perf_counter()
+        async with self._turns.take():
+            job = Job(options, self.limits, engine, waited=time.perf_counter() - arrival)
+            try:
+                content = await self._work(job, image, encode)
+            finally:
+                job.given_up = True
         return SegmentResult(job.segmentation, model, engine.output_stride, job.seconds, content)
+
+    async def _work(self, job: Job, image: bytes | Pixels, encode: Encoder | None) -> bytes | None:
+        """Run the steps of a request, and encode its result."""
+        await self._run(job, "decode", lambda: job.decode(image))
+        await self._run(job, "preprocess", job.preprocess)
+        prediction = await self._predict(job)
+        await self._run(job, "argmax", lambda: job.label(prediction))
+        if job.options.crf is not None:
+            await self._run(job, "crf", job.refine, self._crf_worker)
+        if encode is None:
+            return None
+        return await self._run(job, "encode", lambda: encode(job.segmentation))
 
     async def _run(self, job: Job, stage: str, step: Callable[[], T], worker: Worker | None = None) -> T:
         """Run a step of a request in a thread, and record its time."""
@@ -198,7 +217,7 @@ class Service:
         """Run the network for jobs of one key: in one forward pass, or for an image in windows."""
         start = time.perf_counter()
         for job in jobs:
-            self._record(job, "queue", start - job.submitted)
+            self._record(job, "queue", job.waited + start - job.submitted)
         inputs = [job.network_input for job in jobs if job.network_input is not None]
         results: Sequence[Prediction | BaseException]
         if inputs and jobs[0].segmenter.fits_in_memory(inputs):
