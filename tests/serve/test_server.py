@@ -37,7 +37,7 @@ def start(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
     def run(*options: str, **environment: str) -> tuple[subprocess.Popen[str], str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "atrous", "serve", "-w", str(weights), "--port", "0", *options],
+            [sys.executable, "-m", "atrous", "serve", "-w", str(weights), "--port", "0", "--no-page", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
