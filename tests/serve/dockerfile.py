@@ -249,7 +249,9 @@ class Container:
     @property
     def pid(self) -> int:
         """The process that runs the entry point: process 1 of the container."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        while not (children := Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()):
+            assert self.process.poll() is None, f"the container has stopped:\n{self.log.read_text()[-4000:]}"
+            time.sleep(0.01)
         return int(children[0])
 
     def execute(self, command: Iterable[str], *, input: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
