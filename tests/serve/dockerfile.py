@@ -51,6 +51,11 @@ class Stage:
         """The written files: the upper layer of the overlay."""
         return self.folder / "files"
 
+    @property
+    def layers(self) -> str:
+        """The options of the overlay over this machine's file system."""
+        return f"lowerdir=/,upperdir={self.files},workdir={self.folder / 'work'}"
+
     def inside(self, path: str) -> str:
         """Make a path absolute by the working folder."""
         return os.path.normpath(os.path.join(self.workdir, path))
@@ -178,9 +183,8 @@ class Build:
     def _run(self, argument: str) -> None:
         stage = self.stage
         root = stage.folder / "root"
-        layers = f"lowerdir=/,upperdir={stage.files},workdir={stage.folder / 'work'}"
         script = [
-            *_mounts(root, layers),
+            *_mounts(root, stage.layers),
             f"cd {root}{stage.workdir}",
             f"exec chroot {root} /bin/sh -c {shlex.quote(f'cd {stage.workdir} && {argument}')}",
         ]
@@ -204,8 +208,8 @@ def _mounts(root: Path, layers: str) -> list[str]:
         f"mount -t overlay overlay -o {layers} {root}",
         f"mount -t proc proc {root}/proc",
         f"mount --rbind /dev {root}/dev",
+        *(f"mount -t tmpfs -o mode=755 tmpfs {root}{path}" for path in masked),
         f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp",
-        *(f"mount -t tmpfs tmpfs {root}{path}" for path in masked),
     ]
 
 
@@ -226,7 +230,8 @@ class Container:
             volumes.append(f"mount -t tmpfs -o {options} tmpfs {root}{volume}")
         command = [*stage.entrypoint, *(arguments or stage.command)]
         script = [
-            *_mounts(root, f"lowerdir={stage.files}:/"),
+            *_mounts(root, stage.layers),
+            f"mount -o remount,ro {root}",
             *volumes,
             f"{sys.executable} -c {shlex.quote(LOOPBACK_UP)}",
             f"exec {self._unprivileged(root)} {shlex.join(command)}",
