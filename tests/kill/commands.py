@@ -109,6 +109,10 @@ class KilledCommand:
     """Whether it is started again with `--resume`, once there is a run."""
     grows: tuple[str, ...] = ()
     """Files that grow line by line, whose last line may be cut where the disk is full."""
+    rewritten: tuple[str, ...] = ()
+    """Files that are written several times: after a failure they may be those of an earlier step, but complete."""
+    kept: tuple[str, ...] = ()
+    """Beginnings of the names of files that stay after a failure, from which the next start continues."""
     environment: dict[str, str] = field(default_factory=dict)
 
     def again(self, site: Site, folder: Path) -> tuple[str, ...]:
@@ -161,12 +165,15 @@ COMMANDS = {
             "--write-card",
         ),
         copied=("weights.safetensors",),
+        rewritten=("weights.safetensors",),
+        kept=("out/unfinished-",),
         settings=(("atrous.evaluation.evaluate", "SAVE_INTERVAL", 0.0),),
     ),
     "train": KilledCommand(
         lambda site: ("train", "--data", str(site.data), *TRAINING),
         resumes=True,
         grows=("run/log.csv", "run/evaluations.csv"),
+        rewritten=("run/curves.png", "run/best.safetensors"),
     ),
     "convert": KilledCommand(lambda site: ("data", "convert", str(site.data), "-o", "out")),
     "crf tune": KilledCommand(
@@ -209,6 +216,8 @@ def _read(path: Path) -> Any:
         return sorted(path.read_text().splitlines())
     if path.parent.name == "engines" and path.suffix == ".onnx":
         return "complete" if is_complete(path.read_bytes()) else "damaged"
+    if path.suffix == ".png":
+        Image.open(path).load()  # not a part of one
     return path.read_bytes()
 
 

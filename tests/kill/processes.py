@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from tests.kill.worker import Task, run
 
-SECONDS = 120
-"""The time that a command may take."""
+SECONDS = 600
+"""The time that a command may take, the compilation of the CRF by numba included."""
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.kill.worker"])
 

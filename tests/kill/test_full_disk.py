@@ -73,7 +73,9 @@ def faults_of_failure(trial: Trial, ended: Ended, outcome: Outcome, expected: Ou
     lines = [line for line in ended.output.splitlines() if line.startswith("error: ")]
     clear = len(lines) == 1 and any(reason in lines[0] for reason in REASONS) and "Traceback" not in ended.output
     faults = [] if ended.status == 2 and clear else [f"status {ended.status}: {ended.output[-1500:]}"]
-    complete = {**expected, **{name: outcome[name] for name in outcome if name.startswith(trial.command.grows or "\0")}}
+    command = trial.command
+    other = {name for name in outcome if name.startswith(command.kept or "\0")} | {*command.grows, *command.rewritten}
+    complete = {**expected, **{name: outcome[name] for name in other & outcome.keys()}}
     faults += [line for line in differences(outcome, complete) if not line.endswith("missing")]
     return faults
 
