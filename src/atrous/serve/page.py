@@ -151,6 +151,10 @@ def _build(gradio: Any, service: Service) -> Any:
             [*first, compare, *second],
             js=f"(...values) => document.querySelector('atrous-viewer').run({json.dumps(SETTINGS)}, values)",
         )
+        ready = (
+            "customElements.whenDefined('atrous-viewer').then(() => document.querySelector('atrous-viewer').ready())"
+        )
+        blocks.load(None, js=f"() => {{ {ready}; }}")
     return blocks
 
 

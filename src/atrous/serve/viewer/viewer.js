@@ -10,6 +10,7 @@ const API = new URL("../v1/segment", import.meta.url); // what is downloaded
 class AtrousViewer extends HTMLElement {
   connectedCallback() {
     this.file = null;
+    this.isReady = false;
     this.panels = [];
     this.hiddenClasses = new Set();
     this.seenUnpainted = new Set();
@@ -24,6 +25,14 @@ class AtrousViewer extends HTMLElement {
     document.addEventListener("paste", event => this.onPaste(event), {signal});
     this.$("dialog").addEventListener("close", () => this.stopCamera());
     this.setOpacity();
+    this.open(this.$("input[type=file]").files[0]); // chosen before this script was loaded
+  }
+
+  /** Begin to take photographs: Gradio, which calls this, answers its button from now on. */
+  ready() {
+    this.isReady = true;
+    this.dataset.ready = "true";
+    if (this.file) document.querySelector(SEGMENT_BUTTON).click();
   }
 
   disconnectedCallback() { this.connection.abort(); } // the document outlives this element
@@ -58,7 +67,7 @@ class AtrousViewer extends HTMLElement {
     this.file = file;
     this.$(".name").hidden = false;
     this.$(".name").textContent = file.name;
-    document.querySelector(SEGMENT_BUTTON).click();
+    if (this.isReady) document.querySelector(SEGMENT_BUTTON).click();
   }
 
   async openExample() {
