@@ -29,6 +29,7 @@ def run_offline(program: str, home: Path) -> None:
         "CI",
         "ORT_DISABLE_TELEMETRY",
         "HF_HUB_DISABLE_TELEMETRY",
+        "RAY_USAGE_STATS_ENABLED",
     ):  # with which packages keep quiet by themselves
         environment.pop(key, None)
     result = subprocess.run(

@@ -11,7 +11,7 @@ from atrous.telemetry import import_without_telemetry
 from tests.offline import run_offline, skip_without
 
 
-@pytest.mark.parametrize("package", ["onnxruntime", "openvino", "nncf", "huggingface_hub"])
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino", "nncf", "huggingface_hub", "ray"])
 def test_importing_sends_and_writes_nothing(package: str, tmp_path: Path) -> None:
     skip_without(package)
     run_offline(

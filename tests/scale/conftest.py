@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from atrous.scale import jobs
+from atrous import create_model
+from atrous.card import Card, Preprocessing
+from atrous.scale import evaluate, jobs
 from atrous.scale.cluster import Resources, connect
+from atrous.weights import save
 from tests.cli.conftest import photographs, weights  # noqa: F401
 from tests.command_line import run  # noqa: F401
 from tests.offline import skip_without
@@ -27,6 +32,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
+def three_classes(tmp_path: Path) -> Path:
+    """Weights for the three classes of the data set `own`."""
+    torch.manual_seed(0)
+    model = create_model("deeplab_v3.mobilenet_v2", width=0.125, num_classes=3)
+    card = Card(
+        model="deeplab_v3.mobilenet_v2",
+        arguments={"width": 0.125},
+        classes=("background", "road", "tree"),
+        colors=((0, 0, 0), (255, 0, 0), (0, 255, 0)),
+        preprocessing=Preprocessing(resize="squeeze", size=(33, 33)),
+    )
+    return save(model, tmp_path / "three.safetensors", card=card)
+
+
+@pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run jobs in this process, in batches of two, instead of on a cluster."""
 
@@ -40,8 +60,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
             batch = list(items[start : start + 2])
             yield batch, function(batch)
 
-    monkeypatch.setattr(jobs, "connect", connected)
-    monkeypatch.setattr(jobs, "run_in_actors", run_here)
+    for module in (jobs, evaluate):
+        monkeypatch.setattr(module, "connect", connected)
+        monkeypatch.setattr(module, "run_in_actors", run_here)
     monkeypatch.setattr("ray.nodes", list, raising=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,18 +10,15 @@ import typer
 from typer.core import TyperGroup
 
 from atrous.cli.options import MaxPixels, Overwrite
+from atrous.cli.scale import Address, NumCpus, NumGpus, Ray, Workers, cluster_resources, run_with_report
 from atrous.console import print_line
-from atrous.errors import AtrousError, describe_unexpected
+from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from atrous.card import Card
     from atrous.data.dataset import SegmentationDataset
     from atrous.evaluation.crf_search import SearchImage
-    from atrous.imaging.probabilities import ClassProbabilities
+    from atrous.inference.refine_jobs import RefineOptions
 
 
 PRESETS = ("v1", "v2", "v2_resnet", "crf_rnn", "krahenbuhl")
@@ -53,14 +51,17 @@ Preset = Annotated[str, typer.Option(help=f"The parameters of a paper: {', '.joi
 
 @app.command()
 def refine(
-    image: Annotated[Path, typer.Argument(help="The image.")],
+    image: Annotated[str, typer.Argument(help="The image, or a folder of images; with --ray an address, too.")],
     probabilities: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A .npy file, (classes, height, width), summing to 1, or a .npz of `atrous predict --probabilities`."
+            help="A .npy file, (classes, height, width), summing to 1, or a .npz of `atrous predict --probabilities`; "
+            "for a folder of images the folder of such files, named as that command names them."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")] = Path("out"),
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="The folder to write to; with --ray an address, too.")
+    ] = "out",
     preset: Preset = "v2",
     w1: Annotated[float | None, typer.Option(help="Weight of the bilateral kernel, instead of the preset's.")] = None,
     sigma_alpha: Annotated[float | None, typer.Option(help="Width of the bilateral kernel in pixels.")] = None,
@@ -75,6 +76,11 @@ def refine(
     keep: Annotated[bool, typer.Option("--probabilities", help="Write the refined probabilities as well.")] = False,
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
+    ray: Ray = False,
+    address: Address = None,
+    workers: Workers = None,
+    num_cpus: NumCpus = 1,
+    num_gpus: NumGpus = None,
 ) -> None:
     """Refine class probabilities by the colors of the image: writes labels, and overlays before and after.
 
@@ -83,43 +89,75 @@ def refine(
       atrous crf street.jpg street.npy -o out
 
       atrous crf street.jpg street.npy --preset v1 --sigma-alpha 70 --probabilities
+
+      atrous crf photos/ probabilities/ -o refined
+
+      atrous crf s3://bucket/photos s3://bucket/probabilities -o s3://bucket/refined --ray
     """
     from dataclasses import replace
 
-    import numpy as np
+    from atrous.crf import Bilateral, get_preset
+    from atrous.inference.refine_jobs import RefineOptions
+    from atrous.weights import read_card
 
-    from atrous.crf import Bilateral, dense_crf, get_preset
-    from atrous.files import check_writable, overlay_path, writing
-    from atrous.imaging.io import read_image, save_image
-    from atrous.inference import Segmentation
-    from atrous.marks import Mark, check_replaceable
-
-    check_writable(out)
-    mark, target = Mark("crf"), out / f"{image.stem}.png"
-    outputs = [target, overlay_path(target), out / f"{image.stem}_before_overlay.png"]
-    outputs += [out / f"{image.stem}.npy"] if keep else []
-    check_replaceable(outputs, mark, overwrite=overwrite, inputs=(image, probabilities))
-    pixels = read_image(image)
-    maps, classes, colors = _read_classes(probabilities, weights)
+    resources = cluster_resources(ray, address, workers, num_cpus, num_gpus)
     crf = get_preset(preset)
-    options: dict[str, Any] = {"w": w1, "sigma_alpha": sigma_alpha, "sigma_beta": sigma_beta}
+    parameters: dict[str, Any] = {"w": w1, "sigma_alpha": sigma_alpha, "sigma_beta": sigma_beta}
     bilateral = replace(
-        crf.bilateral or Bilateral(), **{name: value for name, value in options.items() if value is not None}
+        crf.bilateral or Bilateral(), **{name: value for name, value in parameters.items() if value is not None}
     )
-    refined = dense_crf(pixels, maps, replace(crf, bilateral=bilateral), iterations=iterations, prune=prune)
-    before, after = (
-        Segmentation(pixels, each.argmax(0).astype(np.uint8 if len(maps) <= 256 else np.uint16), classes, colors)
-        for each in (maps, refined)
-    )
-    labels, overlay = after.save(target, overwrite=True, mark=mark)
-    save_image(before.overlay(), outputs[2], mark)
-    if keep:
-        with writing(outputs[3]) as temporary:
-            np.save(temporary, refined)
-            mark.append_to(temporary)
-    moved = float((before.labels != after.labels).mean())
-    print_line("{}: {:.2%} of the labels changed", image, moved)
-    print_line("  -> {}, {}", labels, overlay)
+    options = RefineOptions(replace(crf, bilateral=bilateral), iterations, prune)
+    if weights is not None:
+        card = read_card(weights)
+        options = replace(options, classes=card.classes, colors=card.colors)
+    if resources is None:
+        _refine_here(Path(image), Path(probabilities), Path(out), options, keep=keep, overwrite=overwrite)
+        return
+    from atrous.scale.refine import refine as refine_on_cluster
+
+    run = partial(refine_on_cluster, image, probabilities, out, options, keep=keep)
+    run_with_report(run, "refining", out, address=address, resources=resources, overwrite=overwrite, as_json=False)
+
+
+def _refine_here(
+    image: Path, probabilities: Path, out: Path, options: RefineOptions, *, keep: bool, overwrite: bool
+) -> None:
+    """Refine an image, or those of a folder, in this process.
+
+    Raises: `AtrousError` for the image, or at the end for those of a folder that failed.
+    """
+    from atrous.files import DiskFullError, check_writable
+    from atrous.inference.jobs import failure
+    from atrous.inference.refine_jobs import SUFFIXES, RefineJob, pair_jobs, refine_image
+    from atrous.inference.sources import expand_source
+    from atrous.marks import check_replaceable
+
+    errors: list[AtrousError] = []
+    if image.is_dir():
+        files = {path: path.relative_to(probabilities) for path in probabilities.rglob("*") if path.suffix in SUFFIXES}
+        jobs, errors = pair_jobs(dict(expand_source(str(image))), dict(sorted(files.items())), keep=keep)
+    else:
+        jobs = [RefineJob(image, probabilities, Path(f"{image.stem}.png"), keep)]
+    jobs = [job._replace(target=out / job.target) for job in jobs]
+    check_writable(out)
+    for job in jobs:
+        inputs = [path for path in job[:2] if isinstance(path, Path)]
+        check_replaceable(job.outputs, options.mark(job), overwrite=overwrite, inputs=inputs)
+    for job in jobs:
+        try:
+            result = refine_image(job, options, options.mark(job))
+        except DiskFullError:
+            raise
+        except AtrousError as error:
+            if not image.is_dir():
+                raise
+            errors.append(failure(job.source, error))
+            continue
+        print_line("{}: {:.2%} of the labels changed", result["image"], result["changed"])
+        print_line("  -> {}, {}", result["labels"], result["overlay"])
+    if errors:
+        listed = "\n".join(f"  {error}" for error in errors)
+        raise AtrousError(f"{len(errors)} of {len(jobs) + len(errors)} images were not refined:\n{listed}")
 
 
 @app.command()
@@ -184,59 +222,13 @@ def tune(
         print_line("  -> {}", out / "search.png")
 
 
-def _read_probabilities(path: Path) -> NDArray[np.floating]:
-    import numpy as np
-
-    if not path.is_file():
-        raise AtrousError(f"{path}: no such file; save the probabilities of a network with numpy.save.")
-    try:
-        # Mapping the file compares the size in its header with its own before memory is allocated.
-        maps = np.load(path, allow_pickle=False, mmap_mode="r")
-        if isinstance(maps, np.ndarray):
-            return np.array(maps)
-    except MemoryError as error:
-        raise AtrousError(f"{path}: the probabilities do not fit into memory. Use a smaller image.") from error
-    except Exception as error:  # NumPy's reader of headers raises exceptions of many kinds
-        raise AtrousError(
-            f"{path}: not a complete .npy file of numbers ({describe_unexpected(error)}). Save it with numpy.save."
-        ) from error
-    raise AtrousError(f"{path}: an archive of several arrays, expected one array (classes, height, width).")
-
-
-def _read_classes(path: Path, weights: str | None) -> ClassProbabilities:
-    """Read probabilities, with the classes of the file, or those of `weights`."""
-    from atrous.imaging.probabilities import ClassProbabilities, read_probabilities
-    from atrous.weights import read_card
-
-    if path.suffix.lower() == ".npz":
-        stored = read_probabilities(path)
-        if weights is None:
-            return stored
-        maps = stored.maps
-    else:
-        maps = _read_probabilities(path)
-    return ClassProbabilities(maps, *_names_and_colors(len(maps), read_card(weights) if weights else None))
-
-
-def _names_and_colors(count: int, card: Card | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
-    from atrous.imaging.labels import voc_color_map
-
-    if card is None:
-        return tuple(f"class {index}" for index in range(count)), voc_color_map(count)
-    if len(card.classes) != count:
-        raise AtrousError(
-            f"The probabilities have {count} classes, the weights {len(card.classes)}: pass with -w the weights "
-            "that computed the probabilities, or leave out -w."
-        )
-    return card.classes, card.colors
-
-
 def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> list[SearchImage]:
     """Compute the network's probabilities once, save them as 16-bit floats, and pair them with the data set."""
     import numpy as np
 
     from atrous.evaluation.crf_search import SearchImage
     from atrous.files import writing
+    from atrous.imaging.probabilities import read_array
     from atrous.inference import Segmenter
 
     _record_weights(weights, folder)
@@ -254,7 +246,7 @@ def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> 
 
     def loader(index: int) -> Any:
         def load() -> tuple[Any, Any, Any]:
-            maps = _read_probabilities(files[index]).astype(np.float32)
+            maps = read_array(files[index]).astype(np.float32)
             sample = dataset[index]
             return sample.image, maps / maps.sum(0), sample.labels
 

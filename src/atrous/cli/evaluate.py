@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,15 +26,21 @@ from atrous.cli.options import (
     check_outside,
     load_segmenter,
 )
+from atrous.cli.scale import Address, NumCpus, NumGpus, Ray, Workers, cluster_resources
 from atrous.console import make_console, print_line
 from atrous.errors import AtrousError
 from atrous.progress import progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from atrous.data import SegmentationDataset
     from atrous.evaluation import EvaluationResult
     from atrous.evaluation.submit import Server
     from atrous.inference import Segmenter
+    from atrous.progress import OnProgress
+    from atrous.scale.cluster import Resources
+    from atrous.scale.predict import NetworkOptions
 
 OUTPUTS = ("results.json", "trimap.png", "confusion.png", "worst.png")
 """The files of an evaluation."""
@@ -79,6 +86,11 @@ def evaluate(
     ] = None,
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
+    ray: Ray = False,
+    address: Address = None,
+    workers: Workers = None,
+    num_cpus: NumCpus = 1,
+    num_gpus: NumGpus = None,
 ) -> None:
     """Evaluate a network on a data set: mIoU, accuracies and boundary metrics.
 
@@ -96,6 +108,7 @@ def evaluate(
     """
     from atrous.crf import get_preset
     from atrous.data.catalog import open_dataset
+    from atrous.evaluation import evaluate as run_evaluation
     from atrous.evaluation.evaluate import check_classes
     from atrous.evaluation.report import MARK, add_to_card
     from atrous.evaluation.submit import get_server
@@ -103,6 +116,9 @@ def evaluate(
     from atrous.marks import check_replaceable
     from atrous.weights import find_weights
 
+    resources = cluster_resources(ray, address, workers, num_cpus, num_gpus)
+    if resources is not None and submit is not None:
+        raise AtrousError("--submit writes its archive in this process: remove --ray.")
     path = find_weights(weights)
     copy = _card_copy(path, out) if write_card else None
     out = out or Path("evaluation")
@@ -144,14 +160,20 @@ def evaluate(
         "tta": tta,
         "crf": crf,
         "output_stride": segmenter.output_stride,
-        "engine": segmenter.engine.name,
+        "engine": engine if ray else segmenter.engine.name,  # workers may have other devices than this machine
         "precision": segmenter.engine.precision,
         "tile": tile,
         "boundaries": boundaries,
     }
     command = shlex.join(["atrous", *sys.argv[1:]])
+    run: Callable[..., EvaluationResult] = run_evaluation
+    if resources is not None:
+        from atrous.scale.predict import NetworkOptions
+
+        network = NetworkOptions(device, tta, tile, output_stride, engine, precision)
+        run = partial(_run_on_cluster, weights=path, network=network, address=address, resources=resources)
     fingerprint = {**settings, "sha256": _digest_network(path)}
-    result, checkpoint = _run(segmenter, dataset, fingerprint, out, allow_overlap=allow_overlap)
+    result, checkpoint = _run(run, segmenter, dataset, fingerprint, out, allow_overlap=allow_overlap)
     _report(
         result, dataset, {"command": command, **settings, "split": dataset.split}, out / "results.json", as_json=as_json
     )
@@ -215,15 +237,38 @@ def _submit(segmenter: Segmenter, dataset: SegmentationDataset, server: Server, 
     print_line("{:,} images -> {}", len(dataset), archive)
 
 
+def _run_on_cluster(
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    *,
+    weights: Path,
+    network: NetworkOptions,
+    address: str | None,
+    resources: Resources,
+    on_progress: OnProgress,
+    **options: Any,
+) -> EvaluationResult:
+    """Evaluate on a cluster, with the arguments of an evaluation in this process."""
+    from atrous.scale.evaluate import evaluate
+    from atrous.scale.jobs import JobOptions
+
+    where = JobOptions(address, resources, on_progress=on_progress)
+    return evaluate(segmenter, dataset, weights, network, where, **options)
+
+
 def _run(
-    segmenter: Segmenter, dataset: SegmentationDataset, settings: dict[str, Any], out: Path, *, allow_overlap: bool
+    run: Callable[..., EvaluationResult],
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
+    settings: dict[str, Any],
+    out: Path,
+    *,
+    allow_overlap: bool,
 ) -> tuple[EvaluationResult, Path]:
     """Evaluate with a progress bar, resuming from an interrupted evaluation with the same settings.
 
     Returns: the result, and the checkpoint, which is to be removed once the result is written.
     """
-    from atrous.evaluation import evaluate as run_evaluation
-
     names = hashlib.sha256("\n".join(dataset.names).encode()).hexdigest()
     fingerprint = json.dumps({**settings, "names": names})
     checkpoint = out / f"unfinished-{hashlib.sha256(fingerprint.encode()).hexdigest()[:8]}.npz"
@@ -232,7 +277,7 @@ def _run(
     try:
         with progress_bar("evaluating") as on_progress:
             on_progress(0, len(dataset))
-            result = run_evaluation(
+            result = run(
                 segmenter,
                 dataset,
                 crf=settings["crf"],

@@ -94,6 +94,24 @@ class EvaluationResult:
             self.boundary.update(truth, prediction)
         self.image_scores[index] = image.miou_of_truth
         self.worst_predictions[index] = prediction
+        self._drop_better_predictions()
+
+    def merge(self, part: EvaluationResult) -> None:
+        """Add the counts of other images of the same data set, as if they had been counted here; `seconds` stay.
+
+        Raises: `AtrousError` for other classes.
+        """
+        self.confusion += part.confusion
+        if self.trimap is not None and part.trimap is not None:
+            self.trimap.counts += part.trimap.counts
+        if self.boundary is not None and part.boundary is not None:
+            self.boundary.counts += part.boundary.counts
+        self.image_scores.update(part.image_scores)
+        self.network_seconds += part.network_seconds
+        self.worst_predictions.update(part.worst_predictions)
+        self._drop_better_predictions()
+
+    def _drop_better_predictions(self) -> None:
         for better in set(self.worst_predictions) - set(self.worst()):
             del self.worst_predictions[better]
 
@@ -173,6 +191,43 @@ def evaluate(
     Raises: `AtrousError` for classes that differ from the network's, an empty data set, images that the network was
     trained on according to its card, or an unusable checkpoint.
     """
+    result, remaining = begin_evaluation(
+        segmenter, data, boundaries=boundaries, allow_overlap=allow_overlap, checkpoint=checkpoint, settings=settings
+    )
+    network_start = segmenter.network_seconds - result.network_seconds
+
+    def count(index: int, sample: LabeledImage, labels: Labels) -> None:
+        result.add(index, sample.labels, labels, sample.name)
+        result.network_seconds = segmenter.network_seconds - network_start
+        saving.update()
+
+    def predict(index: int) -> tuple[int, LabeledImage, Labels]:
+        sample = data[index]
+        return index, sample, segment(segmenter, sample.image, crf).labels
+
+    with Saving(result, checkpoint) as saving:
+        predictions = parallel_map(predict, remaining, segmenter.workers)
+        with contextlib.closing(predictions), BackgroundWorker() as worker:
+            for done, prediction in enumerate(predictions, len(data) - len(remaining) + 1):
+                worker.submit(count, *prediction)
+                if on_progress is not None:
+                    on_progress(done, len(data))
+    return result
+
+
+def begin_evaluation(
+    segmenter: Segmenter,
+    data: LabeledDataset,
+    *,
+    boundaries: bool,
+    allow_overlap: bool,
+    checkpoint: Path | None,
+    settings: str,
+) -> tuple[EvaluationResult, list[int]]:
+    """Check network and data set, restore the counts of a checkpoint, and list the images that are not counted yet.
+
+    Raises: `AtrousError` as `evaluate`.
+    """
     check_classes(segmenter, data)
     if isinstance(data, SegmentationDataset) and not allow_overlap:
         trained = unpack_digests(segmenter.card.trained_images)
@@ -182,36 +237,36 @@ def evaluate(
     )
     if checkpoint is not None and checkpoint.exists():
         result.restore(checkpoint)
-    remaining = [index for index in range(len(data)) if index not in result.image_scores]
-    start = time.perf_counter() - result.seconds
-    network_start = segmenter.network_seconds - result.network_seconds
-    last_save = time.perf_counter()
+    return result, [index for index in range(len(data)) if index not in result.image_scores]
 
-    def count(index: int, sample: LabeledImage, labels: Labels) -> None:
-        nonlocal last_save
-        result.add(index, sample.labels, labels, sample.name)
-        result.seconds = time.perf_counter() - start
-        result.network_seconds = segmenter.network_seconds - network_start
-        if checkpoint is not None and time.perf_counter() - last_save > SAVE_INTERVAL:
-            result.save(checkpoint)
-            last_save = time.perf_counter()
 
-    def predict(index: int) -> tuple[int, LabeledImage, Labels]:
-        sample = data[index]
-        return index, sample, segment(segmenter, sample.image, crf).labels
+class Saving:
+    """Measure the time of an evaluation, and save its counts every half minute and at the end of the block.
 
-    try:
-        predictions = parallel_map(predict, remaining, segmenter.workers)
-        with contextlib.closing(predictions), BackgroundWorker() as worker:
-            for done, prediction in enumerate(predictions, len(data) - len(remaining) + 1):
-                worker.submit(count, *prediction)
-                if on_progress is not None:
-                    on_progress(done, len(data))
-    finally:
-        if checkpoint is not None and result.image_scores:
-            result.save(checkpoint)
-    result.seconds = time.perf_counter() - start
-    return result
+    Raises: `AtrousError` if the checkpoint cannot be written.
+    """
+
+    def __init__(self, result: EvaluationResult, checkpoint: Path | None) -> None:
+        self._result = result
+        self._checkpoint = checkpoint
+        self._start = time.perf_counter() - result.seconds
+        self._last_save = time.perf_counter()
+
+    def update(self) -> None:
+        """Record the time, and save if the last time was long ago."""
+        now = time.perf_counter()
+        self._result.seconds = now - self._start
+        if self._checkpoint is not None and now - self._last_save > SAVE_INTERVAL:
+            self._result.save(self._checkpoint)
+            self._last_save = now
+
+    def __enter__(self) -> Saving:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._result.seconds = time.perf_counter() - self._start
+        if self._checkpoint is not None and self._result.image_scores:
+            self._result.save(self._checkpoint)
 
 
 def check_classes(segmenter: Segmenter, data: LabeledDataset) -> None:

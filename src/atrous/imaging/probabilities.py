@@ -62,3 +62,25 @@ def read_probabilities(path: str | os.PathLike[str]) -> ClassProbabilities:
     if np.abs(sums - 1).max(initial=0) < 0.01:  # only rounding; what is wrong stays wrong, for others to see
         maps /= sums
     return ClassProbabilities(maps, tuple(map(str, classes)), tuple((r, g, b) for r, g, b in colors))
+
+
+def read_array(path: Path) -> NDArray[np.floating]:
+    """Read probabilities that NumPy saved, a .npy file.
+
+    Shape: -> (K, H, W).
+    Raises: `AtrousError` for a file that is missing or damaged.
+    """
+    if not path.is_file():
+        raise AtrousError(f"{path}: no such file; save the probabilities of a network with numpy.save.")
+    try:
+        # Mapping the file compares the size in its header with its own before memory is allocated.
+        maps = np.load(path, allow_pickle=False, mmap_mode="r")
+        if isinstance(maps, np.ndarray):
+            return np.array(maps)
+    except MemoryError as error:
+        raise AtrousError(f"{path}: the probabilities do not fit into memory. Use a smaller image.") from error
+    except Exception as error:  # NumPy's reader of headers raises exceptions of many kinds
+        raise AtrousError(
+            f"{path}: not a complete .npy file of numbers ({describe_unexpected(error)}). Save it with numpy.save."
+        ) from error
+    raise AtrousError(f"{path}: an archive of several arrays, expected one array (classes, height, width).")

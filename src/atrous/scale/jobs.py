@@ -133,11 +133,13 @@ def run_jobs(
     mark: Callable[[Job], Mark],
     out: str,
     options: JobOptions,
+    failures: Sequence[AtrousError] = (),
 ) -> JobReport:
     """Run jobs on a cluster, except for those that an earlier run finished with the same marks.
 
     `create(out=, overwrite=, **arguments(resources))` makes the worker in each actor. The index of what is finished,
-    and `report.json` with what could not be read, are in the folder `_atrous` below that of the results.
+    and `report.json` with what could not be read, are in the folder `_atrous` below that of the results. `failures` are
+    images that the job has to report, too.
 
     Raises: `AtrousError` for a place that cannot be reached, and errors of workers that no other job would survive.
     """
@@ -146,18 +148,19 @@ def run_jobs(
     ledger.check_inputs((job.source for job in jobs), (output for job in jobs for output in job.outputs))
     marked = [(job, mark(job)) for job in jobs]
     remaining = [
-        (job, digest_key(job.outputs[0], made))
-        for job, made in marked
-        if options.overwrite or not ledger.is_finished(job.outputs, made)
+        (job, digest_key(job.outputs[0], job_mark))
+        for job, job_mark in marked
+        if options.overwrite or not ledger.is_finished(job.outputs, job_mark)
     ]
     keys = {job.outputs[0]: key for job, key in remaining}
-    report = JobReport(len(jobs), skipped=len(jobs) - len(remaining))
+    count = len(jobs) + len(failures)
+    report = JobReport(count, skipped=len(jobs) - len(remaining), failures=list(failures))
     if not remaining:
         return report
     with connect(options.address, options.resources) as resources:
-        given = {"out": ledger.storage.address, "overwrite": options.overwrite, **arguments(resources)}
+        keywords = {"out": ledger.storage.address, "overwrite": options.overwrite, **arguments(resources)}
         try:
-            for batch, outcomes in run_in_actors(create, given, [job for job, _ in remaining], resources):
+            for batch, outcomes in run_in_actors(create, keywords, [job for job, _ in remaining], resources):
                 for job, outcome in zip(batch, outcomes or [_died(job) for job in batch], strict=True):
                     if isinstance(outcome, AtrousError):
                         report.failures.append(outcome)
@@ -168,7 +171,7 @@ def run_jobs(
                     if outcome is not None and options.on_result is not None:
                         options.on_result(outcome)
                 if options.on_progress is not None:
-                    options.on_progress(report.finished, len(jobs))
+                    options.on_progress(report.finished, count)
         finally:
             report.seconds = time.monotonic() - start
             ledger.index.flush()

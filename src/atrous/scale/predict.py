@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atrous.inference.jobs import DEFAULT_FORMATS, ImageJob, plan_targets, result_mark, segment_image
+from atrous.inference.jobs import DEFAULT_FORMATS, ImageJob, merge_annotations, plan_targets, result_mark, segment_image
 from atrous.marks import Mark
 from atrous.scale.cluster import Resources
 from atrous.scale.jobs import FileWorker, JobOptions, JobReport, run_jobs
 from atrous.scale.sources import list_images
+from atrous.scale.storage import open_storage
 from atrous.scale.weights import SharedWeights
 
 if TYPE_CHECKING:
@@ -80,7 +81,11 @@ def predict(
     def mark(job: ImageJob) -> Mark:
         return result_mark(job.source, settings)
 
-    return run_jobs(create_worker, arguments, jobs, mark, out, options)
+    report = run_jobs(create_worker, arguments, jobs, mark, out, options)
+    folder = open_storage(out).folder
+    if folder is not None:
+        merge_annotations([job._replace(target=folder / job.target) for job in jobs], folder, settings)
+    return report
 
 
 def create_worker(
@@ -97,9 +102,10 @@ def create_worker(
     Raises: `AtrousError` for options that the network does not support.
     """
     segmenter = network.load(weights.locate(), gpu=gpu)
+    in_place = open_storage(out).folder is not None
 
     def write(job: ImageJob, folder: Path, mark: Mark) -> dict[str, Any]:
-        return segment_image(segmenter, job._replace(target=folder / job.target, in_place=False), settings)
+        return segment_image(segmenter, job._replace(target=folder / job.target, in_place=in_place), settings)
 
     def mark(job: ImageJob) -> Mark:
         return result_mark(job.source, settings)

@@ -58,6 +58,9 @@ def list_images(
             raise AtrousError("Standard input cannot be read by --ray: give a file, or leave out --ray.")
         if is_remote(text) and not is_url(text):
             images.update(_list_remote(text, suffixes))
+        elif suffixes != IMAGE_SUFFIXES and Path(text).is_dir():
+            files = sorted(path for path in Path(text).rglob("*") if path.suffix.lower() in suffixes)
+            images.update((path, path.relative_to(text)) for path in files)
         else:
             images.update(expand_source(text.removeprefix("file://"), allow_private=allow_private))
     return images
@@ -72,14 +75,14 @@ def _list_remote(address: str, suffixes: tuple[str, ...]) -> Iterator[tuple[Stor
         path, pattern = "/".join(segments[:first]), "/".join(segments[first:])
     folder = f"{path}{question}{options}"
     storage = Storage(folder)
-    found = False
+    images = 0
     for file in storage.list():
         relative = PurePosixPath(file.path)
         if _matches(relative, pattern) if pattern else relative.suffix.lower() in suffixes:
-            found = True
+            images += 1
             image = StoredImage(storage.address, file.path, file.size, file.modified)
             yield image, PurePosixPath(relative.name) if pattern else relative
-    if not found:
+    if not images:
         raise AtrousError(f"{storage.name()}: no images there ({', '.join(suffixes)}): check the address.")
 
 
