@@ -38,7 +38,8 @@ class Sleeper:
 
 
 def is_usage_on(process):
-    return process.environ().get("RAY_USAGE_STATS_ENABLED") != "0"
+    environment = process.environ()  # overwritten by the title that some processes give themselves
+    return "HOME" in environment and environment.get("RAY_USAGE_STATS_ENABLED") != "0"
 
 
 with connect(None, Resources(workers=2)) as resources:
