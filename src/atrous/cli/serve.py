@@ -44,7 +44,7 @@ def serve(
     max_batch: Annotated[
         int | None,
         typer.Option(
-            min=1, help="The largest number of images in a forward pass; by default 4 on the CPU, 8 on a GPU."
+            min=1, help="The largest number of images in a forward pass; by default 1 on the CPU, 8 on a GPU."
         ),
     ] = None,
     max_body_mb: Annotated[
