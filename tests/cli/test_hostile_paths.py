@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
 
+from atrous.cli import main
 from atrous.data.datasets import voc
 from tests.cli.conftest import Run
 from tests.offline import skip_without
@@ -80,6 +84,36 @@ def test_export_prints_the_path(run: Run, base: Path) -> None:
     assert str(out) in result.out
 
 
+def test_push_writes_and_prints_the_path(run: Run, base: Path) -> None:
+    files = base / "files [x]"
+    image = base / "photo [x].jpg"
+    result = run("push", base / "w[bold].safetensors", "me/street", "--out", files, "--image", image)
+    assert result.code == 0, result.err
+    assert str(files) in result.out.replace("\n", "")
+    assert (files / "model.safetensors").is_file()
+
+
+def test_benchmark_takes_the_path(run: Run, base: Path) -> None:
+    arguments = ("--size", "33x33", "--rounds", "1", "--engine", "torch", "--json")
+    result = run("benchmark", "-w", base / "w[bold].safetensors", *arguments)
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["weights"] == str(base / "w[bold].safetensors")
+
+
+def test_weights_in_a_folder_of_brackets_are_listed(run: Run, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATROUS_WEIGHTS", str(base))
+    result = run("weights")
+    assert result.code == 0, result.err
+    assert "w[bold]" in result.out
+
+
+def test_every_command_is_tried() -> None:
+    commands: Any = get_command(main.app)
+    tried = Path(__file__).read_text("utf-8")
+    names = {name for name in commands.commands if name != "serve"}  # whose tests are in tests/serve
+    assert not {name for name in names if f'"{name}"' not in tried}
+
+
 def test_data_init_and_voc_aug_print_the_path(run: Run, base: Path) -> None:
     (base / "data [x]" / "classes.yaml").unlink()
     result = run("data", "init", base / "data [x]")
@@ -106,6 +140,8 @@ def test_data_init_and_voc_aug_print_the_path(run: Run, base: Path) -> None:
         ("export", "-w", "{missing}", "-o", "{base}/a.onnx"),
         ("quantize", "-w", "{missing}", "--data", "{missing}", "-o", "{base}/a.onnx"),
         ("benchmark", "-w", "{missing}"),
+        ("explain", "{missing}"),
+        ("push", "{missing}", "me/street", "--out", "{base}/files"),
         ("data", "check", "{missing}"),
         ("data", "convert", "{missing}", "-o", "{base}/out"),
         ("data", "init", "{missing}"),
