@@ -17,6 +17,7 @@ import argparse
 import collections
 import json
 import os
+import random
 import re
 import resource
 import signal
@@ -143,6 +144,9 @@ def apply_load(server: Server, body: bytes, rate: float, users: int, seconds: fl
         connection_timeout = network_timeout = 120.0
         max_retries = 0
 
+        def on_start(self) -> None:
+            gevent.sleep(random.random() * users / rate)  # the rate is that of all users from the beginning
+
         @task
         def segment(self) -> None:
             start = time.monotonic()
@@ -157,7 +161,7 @@ def apply_load(server: Server, body: bytes, rate: float, users: int, seconds: fl
     runner = environment.create_local_runner()
     load, stopped = Load(), Load()
     begin, generator, worked = time.monotonic(), _own_seconds(), server.processor_seconds()
-    runner.start(users, spawn_rate=max(1.0, users / 5))
+    runner.start(users, spawn_rate=users)
     while (now := time.monotonic()) < begin + seconds:
         load.resident.append((now - begin, server.resident_bytes()))
         gevent.sleep(min(SAMPLE_SECONDS, begin + seconds - now))

@@ -271,10 +271,10 @@ def broken_chunks(random: random.Random) -> Attack:
 def no_http(random: random.Random) -> Attack:
     content = random.choice(
         [b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(200), b"GET\r\n\r\n", b"\r\n" * 1000, b"\0" * 10_000,
-         b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/0.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-x\r\n",
+         b"GET /x HTTP/9.9\r\n\r\n", b"GET /x HTTP/0.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-x\r\n",
          b"", b"POST /v1/segment\r\n\r\n", b"GET  /healthz  HTTP/1.1\r\n\r\n",
-         b"GET / HTTP/1.1\r\nBad Header: x\r\n\r\n", b"GET / HTTP/1.1\r\n: x\r\n\r\n",
-         b"GET / HTTP/1.1\r\nX: a\0b\r\n\r\n", random.randbytes(500),
+         b"GET /x HTTP/1.1\r\nBad Header: x\r\n\r\n", b"GET /x HTTP/1.1\r\n: x\r\n\r\n",
+         b"GET /x HTTP/1.1\r\nX: a\0b\r\n\r\n", random.randbytes(500),
          b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET http://[::1/ HTTP/1.1\r\nHost: x\r\n\r\n"]
     )  # fmt: skip
     return Attack("no HTTP", (content,), broken=True, cut=True)
