@@ -6,6 +6,7 @@ Windows of the image are read, segmented, blended and written one row of windows
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -63,8 +64,8 @@ class GeoSegmentation(NamedTuple):
 
 def segment_geotiff(
     segmenter: Segmenter,
-    source: Path,
-    targets: Mapping[str, Path],
+    source: str | os.PathLike[str],
+    targets: Mapping[str, str | os.PathLike[str]],
     options: GeoOptions | None = None,
     *,
     mark: Mark = PREDICTED,
@@ -77,7 +78,7 @@ def segment_geotiff(
 
     Raises: `AtrousError` without rasterio, for a file that it cannot read, and for other formats.
     """
-    options = options or GeoOptions()
+    options, source = options or GeoOptions(), Path(source)
     for name in targets:
         if name not in GEO_SUFFIXES:
             raise AtrousError(f"{source}: georeferenced images have the formats {', '.join(GEO_SUFFIXES)}, not {name}.")
@@ -91,7 +92,7 @@ def segment_geotiff(
         tracer = PolygonTracer((height, width), len(card.classes)) if "geojson" in targets else None
         file = None
         if "geotiff" in targets:
-            file = stack.enter_context(_label_file(targets["geotiff"], image, card, np.dtype(dtype), mark))
+            file = stack.enter_context(_label_file(Path(targets["geotiff"]), image, card, np.dtype(dtype), mark))
         for top, strip in segmenter.segment_strips(image):
             labels = strip.astype(dtype, copy=False)
             labels[~image.valid(top, top + len(labels))] = ignored
@@ -103,7 +104,7 @@ def segment_geotiff(
             counts[: len(part)] += part
         if tracer is not None:
             polygons = tracer.finish(simplify=options.simplify, keep_nodes=options.wgs84)
-            _write_features(targets["geojson"], polygons, image, card, options, mark)
+            _write_features(Path(targets["geojson"]), polygons, image, card, options, mark)
     return GeoSegmentation((height, width), fractions_of_counts(counts, card.classes))
 
 

@@ -178,8 +178,8 @@ def order_pieces(following):  # type: ignore[no-untyped-def]
 def split_rings(vertex, offsets, num_vertices):  # type: ignore[no-untyped-def]
     """Split rings that visit a vertex twice into rings that visit it once each.
 
-    `vertex` (N,) holds the number of each point's vertex. Returns the order of the points, the offsets of the rings,
-    and the ring that each of them was a part of.
+    `vertex` (N,) holds the number of each point's vertex, or -1 where no other point has the same. Returns the order of
+    the points, the offsets of the rings, and the ring that each of them was a part of.
     """
     order = np.empty(len(vertex), np.int64)
     ends = np.empty(len(vertex) + 1, np.int64)
@@ -192,11 +192,14 @@ def split_rings(vertex, offsets, num_vertices):  # type: ignore[no-untyped-def]
         height = 0
         for point in range(offsets[ring], offsets[ring + 1] + 1):
             ended = point == offsets[ring + 1]
-            low = 0 if ended else place[vertex[point]]
+            low = 0
+            if not ended:
+                low = place[vertex[point]] if vertex[point] >= 0 else -1
             if low >= 0:
                 for level in range(low, height):
                     order[used] = stack[level]
-                    place[vertex[stack[level]]] = -1
+                    if vertex[stack[level]] >= 0:
+                        place[vertex[stack[level]]] = -1
                     used += 1
                 if height > low:
                     origin[rings] = ring
@@ -204,7 +207,8 @@ def split_rings(vertex, offsets, num_vertices):  # type: ignore[no-untyped-def]
                     ends[rings] = used
                 height = low
             if not ended:
-                place[vertex[point]] = height
+                if vertex[point] >= 0:
+                    place[vertex[point]] = height
                 stack[height] = point
                 height += 1
     return order, ends[: rings + 1], origin[:rings]

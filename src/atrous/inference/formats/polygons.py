@@ -19,8 +19,8 @@ from atrous.imaging.labels import Labels
 Points: TypeAlias = NDArray[np.int64]
 """Corners of pixels: (N, 2), x and y."""
 
-STRIP_PIXELS = 2**24
-"""The number of pixels that are traced at a time."""
+STRIP_PIXELS = 2**21
+"""The number of pixels that are traced at a time, about."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,7 @@ def trace_polygons(labels: Labels, num_classes: int, *, simplify: float = 0.0, k
     """
     height, width = labels.shape
     tracer = PolygonTracer((height, width), num_classes)
-    rows = max(1, STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        tracer.add(labels[top : top + rows])
+    tracer.add(labels)
     return tracer.finish(simplify=simplify, keep_nodes=keep_nodes)
 
 
@@ -95,10 +93,15 @@ class PolygonTracer:
         self._heads = np.full(self._width + 1, -1, np.int64)  # and upward
 
     def add(self, labels: Labels) -> None:
-        """Trace the next strip of rows.
+        """Trace the next rows.
 
         Shape: (h, W).
         """
+        rows = max(1, STRIP_PIXELS // self._width)
+        for top in range(0, labels.shape[0], rows):
+            self._trace(labels[top : top + rows])
+
+    def _trace(self, labels: Labels) -> None:
         from atrous.inference.formats import polygon_kernels as kernels
 
         rows = labels.shape[0]
@@ -152,12 +155,16 @@ class PolygonTracer:
 
         points, kinds, offsets, components, labels = self._join()
         row_length = self._width + 2
-        keys, vertex = np.unique(points[:, 1] * row_length + points[:, 0], return_inverse=True)
-        if (kinds == kernels.SADDLE).any():
+        saddles = kinds == kernels.SADDLE
+        if saddles.any():
+            keys, inverse = np.unique(points[saddles, 1] * row_length + points[saddles, 0], return_inverse=True)
+            vertex = np.full(len(points), -1)
+            vertex[saddles] = inverse
             order, offsets, origin = kernels.split_rings(vertex, offsets, len(keys))
-            points, kinds, vertex = points[order], kinds[order], vertex[order]
+            points, kinds = points[order], kinds[order]
             components, labels = components[origin], labels[origin]
         if simplify > 0:
+            keys, vertex = np.unique(points[:, 1] * row_length + points[:, 0], return_inverse=True)
             active = np.ones(len(keys), np.bool_)
             kernels.simplify_rings(points, offsets, kinds, vertex, keys, row_length, float(simplify), active)
             points, kinds, offsets = _select(points, kinds, offsets, active[vertex])
@@ -207,10 +214,11 @@ def _following(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
 def _bends(points: Points, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Tell which points are not on the line between their neighbors."""
     following = _following(offsets)
-    step = points[following] - points
-    before = np.empty_like(step)
-    before[following] = step
-    return before[:, 0] * step[:, 1] != before[:, 1] * step[:, 0]
+    previous = np.empty_like(following)
+    previous[following] = np.arange(len(following))
+    dx, dy = (axis[following] - axis for axis in points.T)
+    del following  # there can be millions of points
+    return dx[previous] * dy != dy[previous] * dx
 
 
 def _select(
