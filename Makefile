@@ -6,14 +6,17 @@ BIN := $(VENV)/bin
 OUT ?= out
 SITE ?= site
 PHOTOGRAPH ?= examples/street.jpg
+SECONDS ?= 600
+TARGETS ?=
 
-.PHONY: help demo test test-slow test-parity lint docs reference audit benchmark-env clean
+.PHONY: help demo test test-slow test-parity fuzz lint docs reference audit benchmark-env clean
 
 help:
 	@echo "make demo       segment a photograph into $(OUT)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take minutes"
 	@echo "make test-parity  compare networks with those of other libraries, in an environment of its own"
+	@echo "make fuzz       search for files that break the readers, for SECONDS each (600), on Linux"
 	@echo "make lint       check formatting, style, types and the direction of imports"
 	@echo "make docs       build the documentation into site/"
 	@echo "make reference  write docs/reference from the code, after a change of options or keys"
@@ -33,6 +36,9 @@ test-slow: $(VENV)/.installed-dev
 
 test-parity: .venv-parity/.installed
 	.venv-parity/bin/python -m pytest tests/parity
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.hostile.fuzz $(TARGETS) --seconds $(SECONDS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -44,6 +44,7 @@ def test_arguments_compare_equal_after_storing_them() -> None:
     [
         ({"licens": "MIT"}, r"a.safetensors: .*no key 'licens'. Did you mean 'license'"),
         ({"classes": ["sky"]}, "1 classes but 2 colors"),
+        ({"colors": [[0, 0, 256], [0, 0, 0]]}, r"the color \(0, 0, 256\) is not in 0\.\.255"),
         ({"preprocessing": {"resize": "keep", "size": [65, 65]}}, "preprocessing: resize 'keep' takes no size"),
         ({"preprocessing": {"resize": "squeeze", "size": [65, 65], "grid": 8}}, "takes no grid"),
         ({"preprocessing": {"resize": "squeeze", "size": [0, 65]}}, "is empty"),

@@ -112,6 +112,9 @@ class Card(StrictModel):
     def _check(self) -> Card:
         if len(self.colors) != len(self.classes):
             raise ValueError(f"{len(self.classes)} classes but {len(self.colors)} colors; every class needs one")
+        for color in self.colors:
+            if not 0 <= min(color) <= max(color) <= 255:
+                raise ValueError(f"the color {color} is not in 0..255")
         return self
 
     @classmethod

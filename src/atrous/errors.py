@@ -5,12 +5,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_LINE = 1500
+
 
 class AtrousError(ValueError):
     """An invalid input; the message names what is wrong, what was expected, and what to do.
 
     It is a `ValueError`, so `except ValueError` catches it. The command line prints the message alone and exits with 2.
+    Lines over 1500 characters, which quote something from a damaged file, are shortened in the middle.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(_shorten, message.split("\n"))))
+
+
+def _shorten(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 405]} ... {line[-400:]}"
 
 
 class UnavailableError(AtrousError):

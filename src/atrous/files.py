@@ -223,9 +223,22 @@ class CsvFile:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read the complete rows of a CSV file, without an unfinished last one; none if there is no file."""
+    """Read the complete rows of a CSV file, without an unfinished last one; none if there is no file.
+
+    Raises: `AtrousError` for a file that is no CSV file, or has more values in a row than columns.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:  # the last character may be cut, too
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:  # the last character may be cut, too
+            rows: list[dict[Any, str]] = list(csv.DictReader(file))
+    except csv.Error as error:
+        raise damaged_log_error(path, str(error)) from error
+    if wide := next((number for number, row in enumerate(rows, start=1) if None in row), None):
+        raise damaged_log_error(path, f"row {wide} has too many values")
     return [row for row in rows if None not in row.values()]
+
+
+def damaged_log_error(path: Path, problem: str) -> AtrousError:
+    """Describe a log that cannot be continued."""
+    return AtrousError(f"{path}: this log is damaged ({problem}). Correct it, or move it away to begin a new one.")

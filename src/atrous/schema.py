@@ -42,7 +42,7 @@ class StrictModel(BaseModel):
         for key in data:
             if key not in cls.model_fields:
                 raise ValueError(
-                    f"there is no key '{key}'.{did_you_mean(str(key), cls.model_fields)} "
+                    f"there is no key {key!r:.60}.{did_you_mean(str(key), cls.model_fields)} "
                     f"The keys are: {', '.join(cls.model_fields)}"
                 )
         return data

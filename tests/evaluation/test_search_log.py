@@ -59,6 +59,17 @@ def test_errors(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    "row", ['{"classes": 99999999, "counts": [], "key": ["a"]}', "[" * 50_000, '{"classes": null}']
+)
+def test_damaged_rows(row: str, tmp_path: Path) -> None:
+    """A matrix of 99999999 classes would take 71 PiB."""
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"settings": {{}}}}\n{row}\n')
+    with pytest.raises(AtrousError, match="is not the log of a CRF search"), SearchLog(path, {}):
+        pass
+
+
 def test_without_a_file() -> None:
     with SearchLog(None, {}) as log:
         log.add(("a",), matrix(0))

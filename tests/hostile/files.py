@@ -7,9 +7,9 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,24 +25,15 @@ from atrous.weights.importers.leveldb import TableError, _entries, _handle
 from atrous.weights.importers.protobuf import BYTES, ProtobufError, fields
 from tests.conftest import find_shared_data
 from tests.contract.trained import imitate_training
+from tests.hostile.kinds import Kind
 from tests.weights.importers import caffe_nets
 from tests.weights.importers.caffe_runtime import Net
 from tests.weights.importers.tensorflow_writer import deeplab_variables, write_checkpoint
 from tests.weights.importers.test_tensorflow import OPTIONS, SMALL, randomized, strided, write_archive, write_graph
 from tests.weights.importers.test_torchvision import mobile_state
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file: how to write an undamaged one into a folder, and where its keys and sizes are."""
-
-    write: Callable[[Path], Path]
-    spots: Callable[[bytes], list[int]] = lambda content: []
-    damaged: str = ""
-    """The ending of the file to damage, where several belong together; by default the one that is loaded."""
-    unwrap: Callable[[bytes], bytes] = bytes
-    wrap: Callable[[bytes], bytes] = bytes
-    """To damage what compression or checksums protect: `unwrap` before the damage, `wrap` after it."""
+SOME = 60
+"""How many files of each kind are damaged in `make test`: they take ten times as long as others."""
 
 
 def _safetensors(folder: Path) -> Path:
@@ -210,21 +201,27 @@ def _varint_length(view: memoryview, position: int) -> int:
     return next(count for count in range(1, 11) if not view[position + count - 1] & 128)
 
 
-KINDS = {
-    "safetensors": Kind(_safetensors),
-    "safetensors of another library": Kind(_state_dict_safetensors),
-    "pth": Kind(_pth),
-    "pth with right checksums": Kind(_pth, pickle_spots, wrap=right_archive_checksums),
-    "pth before torch 1.6": Kind(_legacy_pth),
-    "caffemodel": Kind(_caffemodel, message_spots),
-    "caffemodel of 2014": Kind(_caffemodel_v1, message_spots),
-    "caffemodel with batch normalization": Kind(_caffemodel_normalized, message_spots),
-    "tensorflow index": Kind(_checkpoint),
-    "tensorflow index with right checksums": Kind(_checkpoint, wrap=right_checksums),
-    "tensorflow data": Kind(_checkpoint, damaged=".data-00000-of-00001"),
-    "tensorflow archive": Kind(_archive),
-    "tensorflow archive, damaged before compression": Kind(_archive, unwrap=gzip.decompress, wrap=_gzip),
-    "pb": Kind(_frozen_graph, message_spots),
-    "tflite": Kind(_tflite, lambda content: list(range(len(content) - 40_000, len(content), 4))),
+def _kind(
+    write: Callable[[Path], Path], spots: Callable[[bytes], list[int]] = lambda content: [], **options: Any
+) -> Kind:
+    return Kind(write, "weights", spots=spots, some=SOME, **options)
+
+
+WEIGHTS = {
+    "safetensors": _kind(_safetensors),
+    "safetensors of another library": _kind(_state_dict_safetensors),
+    "pth": _kind(_pth),
+    "pth with right checksums": _kind(_pth, pickle_spots, wrap=right_archive_checksums),
+    "pth before torch 1.6": _kind(_legacy_pth),
+    "caffemodel": _kind(_caffemodel, message_spots),
+    "caffemodel of 2014": _kind(_caffemodel_v1, message_spots),
+    "caffemodel with batch normalization": _kind(_caffemodel_normalized, message_spots),
+    "tensorflow index": _kind(_checkpoint),
+    "tensorflow index with right checksums": _kind(_checkpoint, wrap=right_checksums),
+    "tensorflow data": _kind(_checkpoint, damaged=".data-00000-of-00001"),
+    "tensorflow archive": _kind(_archive),
+    "tensorflow archive, damaged before compression": _kind(_archive, unwrap=gzip.decompress, wrap=_gzip),
+    "pb": _kind(_frozen_graph, message_spots),
+    "tflite": _kind(_tflite, lambda content: list(range(len(content) - 40_000, len(content), 4))),
 }
-"""The kinds of files that are damaged."""
+"""The kinds of weights that are damaged."""

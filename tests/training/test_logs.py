@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atrous import AtrousError
 from atrous.data import open_dataset
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.files import read_csv
@@ -60,3 +61,20 @@ def test_samples_are_drawn_beside_the_ground_truth(street: str, tmp_path: Path) 
     assert read_image(tmp_path / "samples.png").shape[1] >= 2 * data[0].labels.shape[1]
     draw_samples(tmp_path / "none.png", [], [], data)
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"stage,step,loss,lr,seconds,data_seconds\none,1,high,0.1,1,1\n",
+        b"stage,step,loss,lr,seconds,data_seconds\none,first,0.5,0.1,1,1\n",
+        b"stage,step,loss,lr,seconds,data_seconds\nthree,1,0.5,0.1,1,1\n",
+        b"stage,step,loss,lr,seconds,data_seconds\none,1,0.5,0.1,1,1,1\n",
+        b"step,loss,lr\n1,0.5,0.1\n",
+    ],
+)
+def test_a_damaged_log_is_refused_when_a_training_resumes(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(AtrousError, match=r"log\.csv: this log is damaged \(.*\)\. Correct it, or move it away"):
+        StageLog(tmp_path, ["one", "two"], 0, 2, CLASSES)
+    assert (tmp_path / "log.csv").read_bytes() == content

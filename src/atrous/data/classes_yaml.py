@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
 from atrous.errors import AtrousError
 from atrous.imaging.labels import Color, voc_color_map
+from atrous.parsing import ParseError, parse_yaml
 from atrous.schema import StrictModel, describe_error
 
 FILE = "classes.yaml"
@@ -97,14 +97,14 @@ def read_classes_yaml(path: Path) -> FolderConfig:
     Raises: `AtrousError` for a file that is missing, not YAML, or has invalid entries.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8-sig"))
+        content = parse_yaml(path.read_text("utf-8-sig"))
     except FileNotFoundError as error:
         raise AtrousError(
             f"{path}: no such file. It lists the classes of the masks, for example `classes: [background, crack]`; "
             f"`atrous data init {path.parent}` writes one from the values in the masks."
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AtrousError(f"{path}: not readable as YAML: {' '.join(str(error).split())}.") from error
+    except (OSError, UnicodeDecodeError, ParseError) as error:
+        raise AtrousError(f"{path}: not readable as YAML: {error}. Correct the file.") from error
     try:
         config = FolderConfig.model_validate(content)
     except ValidationError as error:

@@ -5,7 +5,6 @@ Source: the COCO API (`maskApi.c`); Lin et al.: Microsoft COCO: Common Objects i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from atrous.data.dataset import Item
 from atrous.errors import AtrousError
 from atrous.imaging.labels import Labels
+from atrous.imaging.pixel_limit import max_pixels
+from atrous.parsing import ParseError, parse_json
 
 SPLITS = ("train2017", "val2017")
 
@@ -29,10 +30,10 @@ def read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     Raises: `AtrousError` for a file that is missing, not JSON, or lacks one of the `keys`.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except OSError as error:
         raise AtrousError(f"{path}: this annotation file is not readable: {error.strerror}.") from error
-    except ValueError as error:
+    except ParseError as error:
         raise AtrousError(f"{path}: not a JSON file, or a damaged one ({error}). Download it again.") from error
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
@@ -90,18 +91,38 @@ class RegionReader:
         return labels
 
 
+def parse_size(image: Mapping[str, Any]) -> tuple[int, int]:
+    """Get the height and width of an image's entry.
+
+    Raises: `ValueError` for a size that no image has.
+    """
+    height, width = image["height"], image["width"]
+    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+        raise ValueError(f"height {height!r:.40}, width {width!r:.40}")
+    if height * width > max_pixels():
+        raise ValueError(f"an image of {width} x {height}")
+    return height, width
+
+
 def parse_region(annotation: Mapping[str, Any], label: int, size: tuple[int, int], path: Path) -> Region:
     """Parse the segmentation of an annotation; `size` is (height, width) of its image, `path` is for error messages.
 
-    Raises: `AtrousError` for run lengths that do not add up to the size of the image.
+    Raises: `AtrousError` for run lengths that do not add up to the size of the image, and polygons far outside it.
     """
     shape = annotation["segmentation"]
     if isinstance(shape, list):
-        return Region(label, polygons=tuple(np.array(flat, np.float32).reshape(-1, 2) for flat in shape))
+        polygons = tuple(np.array(flat, np.float32).reshape(-1, 2) for flat in shape)
+        bound = 2 * max(size)  # OpenCV takes hours for polygons that reach far beyond the image
+        if not all((np.abs(points) <= bound).all() for points in polygons):
+            raise AtrousError(
+                f"{path}: a polygon of annotation {annotation.get('id')!r:.40} is far outside its image of {size[1]} x "
+                f"{size[0]}. The file is damaged: download it again."
+            )
+        return Region(label, polygons=polygons)
     runs = decode_runs(shape["counts"])
     if sum(runs) != size[0] * size[1] or min(runs, default=0) < 0:
         raise AtrousError(
-            f"{path}: the run lengths of annotation {annotation.get('id')} cover {sum(runs)} pixels; expected "
+            f"{path}: the run lengths of annotation {annotation.get('id')!r:.40} cover {sum(runs)} pixels; expected "
             f"{size[1]} x {size[0]}, the size of the image. The file is damaged: download it again."
         )
     return Region(label, runs=runs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from atrous.errors import AtrousError
 from atrous.files import write_json, writing
 from atrous.imaging.io import open_image
 from atrous.imaging.labels import MaskReader, save_labels
+from atrous.parsing import parse_json
 from atrous.progress import OnProgress
 
 MAPPING = "conversion.json"
@@ -129,7 +129,7 @@ def _common_folder(dataset: SegmentationDataset) -> str:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_bytes())
         return {**content, "sources": dict(content["sources"])}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AtrousError(f"{path}: not a record of a conversion; choose another folder with -o.") from error

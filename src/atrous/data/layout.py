@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ def find_root(root: Path, *inner: str, containing: str) -> Path:
     Raises: `AtrousError` if none of them does.
     """
     for folder in (root, *(root / name for name in inner)):
-        if (folder / containing).exists():
+        if os.path.exists(folder / containing):  # unlike Path.exists, False for names that no file can have
             return folder
     raise AtrousError(_missing(root, [containing, *(f"{name}/{containing}" for name in inner)]))
 
@@ -31,7 +32,7 @@ def first_existing(root: Path, *candidates: str) -> Path:
     Raises: `AtrousError` if none does.
     """
     for candidate in candidates:
-        if (root / candidate).exists():
+        if os.path.exists(root / candidate):
             return root / candidate
     raise AtrousError(_missing(root, candidates))
 
@@ -50,7 +51,7 @@ def _missing(root: Path, expected: Iterable[str]) -> str:
 
 def existing_splits(root: Path, splits: Iterable[str], place: str) -> tuple[str, ...]:
     """Select the `splits` whose list or folder exists; `place` is its path below `root`, with {} for the split."""
-    return tuple(split for split in splits if (root / place.format(split)).exists())
+    return tuple(split for split in splits if os.path.exists(root / place.format(split)))
 
 
 def check_choice(name: str, kind: str, value: str, known: Iterable[str]) -> None:
@@ -67,7 +68,7 @@ def read_list(path: Path) -> list[str]:
 
     Raises: `AtrousError` for a list that is missing, empty or not text.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         others = sorted(p.stem for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
         existing = f" Lists in this folder: {', '.join(others)}." if others else ""
         raise AtrousError(f"{path}: no such list.{did_you_mean(path.stem, others)}{existing or ' Check the path.'}")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.data.dataset import Item
+from atrous.data.matlab_file import MatlabError, MissingError, read_matrix
 from atrous.errors import AtrousError
 from atrous.imaging.labels import Labels, MaskReader
 
@@ -30,24 +31,17 @@ def read_mat(path: Path, field: tuple[str, ...]) -> NDArray[Any]:
     """Read a matrix of integers from a MATLAB file.
 
     Shape: -> (H, W) uint8 or uint16.
-    Raises: `AtrousError` for a file that is missing, damaged or without this matrix, and if SciPy is not installed.
+    Raises: `AtrousError` for a file that is missing, damaged or without this matrix.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise AtrousError("Reading .mat files needs SciPy: pip install 'atrous[data]'.") from error
     if not path.is_file():
         raise AtrousError(f"{path}: no such file. Unpack the data set again.")
     try:
-        content = loadmat(path, variable_names=[field[0]], struct_as_record=False, squeeze_me=True)[field[0]]
-        for name in field[1:]:
-            content = getattr(content, name)
-        values = np.atleast_2d(np.asarray(content))
-    except (KeyError, AttributeError) as error:
+        values = read_matrix(path.read_bytes(), field)
+    except MissingError as error:
         raise AtrousError(
             f"{path}: this file contains no {'.'.join(field)}. Check that it belongs to this data set."
         ) from error
-    except Exception as error:  # SciPy's reader raises many kinds for damaged files
+    except (MatlabError, OSError) as error:
         raise AtrousError(f"{path}: not a MATLAB file, or a damaged one ({error}). Download it again.") from error
     if values.ndim != 2 or values.dtype.kind not in "ui" or values.size == 0 or not 0 <= values.min() <= 65535:
         raise AtrousError(

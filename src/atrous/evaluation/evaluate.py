@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 
 from atrous.data.dataset import SegmentationDataset
 from atrous.data.overlap import check_not_trained_on, unpack_digests
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, describe_unexpected
 from atrous.evaluation.boundary import BoundaryScores, TrimapCurve
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.files import writing
+from atrous.imaging.archives import ArchiveError, read_arrays
 from atrous.imaging.draw import LabeledImage
 from atrous.imaging.labels import Labels
 from atrous.inference import Segmenter
@@ -155,17 +155,21 @@ class EvaluationResult:
         Raises: `AtrousError` for a damaged file.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if str(arrays["settings"]) != self.settings:
-                    return False
-                self.confusion.counts = arrays["confusion"]
-                if self.trimap is not None and self.boundary is not None:
-                    self.trimap.counts, self.boundary.counts = arrays["trimap"], arrays["boundary"]
-                self.image_scores = dict(zip(arrays["indices"].tolist(), arrays["scores"].tolist(), strict=True))
-                self.seconds, self.network_seconds = arrays["seconds"].tolist()
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            if str(read_arrays(path, "settings")[0]) != self.settings:
+                return False
+            parts: list[Any] = [self.confusion, *(part for part in (self.trimap, self.boundary) if part is not None)]
+            names = ("confusion", "trimap", "boundary")[: len(parts)]
+            for part, name, counts in zip(parts, names, read_arrays(path, *names), strict=True):
+                if counts.shape != part.counts.shape or counts.dtype != part.counts.dtype:
+                    raise ArchiveError(f"{name} is {counts.dtype} of shape {counts.shape}")
+                part.counts = counts
+            indices, scores, seconds = (array.tolist() for array in read_arrays(path, "indices", "scores", "seconds"))
+            self.image_scores = {int(index): float(score) for index, score in zip(indices, scores, strict=True)}
+            self.seconds, self.network_seconds = map(float, seconds)
+        except (OSError, ValueError, TypeError, MemoryError) as error:
             raise AtrousError(
-                f"{path}: the checkpoint of the evaluation is damaged ({error}); remove it to start again."
+                f"{path}: the checkpoint of the evaluation is damaged ({describe_unexpected(error)}); remove it to "
+                "start again."
             ) from error
         return True
 

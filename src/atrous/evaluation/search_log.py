@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, describe_unexpected
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.files import write_error
+from atrous.parsing import parse_json
 
+MAX_CLASSES = 4096
+"""The most classes that a log may claim, for its confusion matrices are allocated in full."""
 _START = b'{"settings"'
 """The beginning of a log."""
 
@@ -52,15 +55,18 @@ class SearchLog:
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
+            lines = [parse_json(line) for line in whole.splitlines()]
             header, rows = (lines[0]["settings"], lines[1:]) if lines else (None, [])
             for row in rows:
+                if not 0 < row["classes"] <= MAX_CLASSES:
+                    raise ValueError(f"{row['classes']} classes")
                 matrix = ConfusionMatrix(row["classes"], ignore_index=self.ignore_index)
                 for true, label, count in row["counts"]:
                     matrix.counts[true, label] = count
                 self.matrices[tuple(row["key"])] = matrix
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise AtrousError(f"{path} is not the log of a CRF search ({error!r}); choose another file") from error
+        except (ArithmeticError, ValueError, LookupError, TypeError, MemoryError) as error:
+            reason = describe_unexpected(error)
+            raise AtrousError(f"{path} is not the log of a CRF search ({reason}); choose another file") from error
         if not whole and text[: len(_START)] != _START[: len(text)]:
             raise AtrousError(f"{path} is not the log of a CRF search; choose another file")
         os.truncate(self._file if os.truncate in os.supports_fd else path, len(whole))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, describe_unexpected
 from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata
 
 
@@ -28,8 +28,10 @@ def read_metadata(path: Path) -> NetworkMetadata:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(f"/extra/{METADATA_KEY}")]
             text = archive.read(names[0]).decode() if names else None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise AtrousError(f"{path}: not a .pt2 file, or a damaged one ({error}). Export the weights again.") from error
+    except Exception as error:  # zipfile and its decompressors raise exceptions of many kinds for damaged files
+        raise AtrousError(
+            f"{path}: not a .pt2 file, or a damaged one ({describe_unexpected(error)}). Export the weights again."
+        ) from error
     return NetworkMetadata.read(text, str(path))
 
 

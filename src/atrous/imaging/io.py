@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from atrous.errors import AtrousError, did_you_mean
 from atrous.files import writing
+from atrous.imaging.bounded_file import BoundedFile
 from atrous.imaging.pixel_limit import limited, pillow_without_limit
 from atrous.imaging.tiff import REMEDY, describe_tiff
 from atrous.marks import Mark
@@ -129,10 +130,7 @@ def _open(
     source: Path | BinaryIO, name: str, limit: int | None, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
     try:
-        with pillow_without_limit(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of damaged metadata, in the words of Pillow
-            image = Image.open(source, formats=formats)
-        with image:
+        with _opened(source, formats) as image:
             if image.format in DOCUMENTS:
                 raise AtrousError(f"{name}: {image.format} is not a format of images. Save it as PNG.")
             with limited(image.width, image.height, name, limit):
@@ -147,6 +145,16 @@ def _open(
         raise AtrousError(f"{name}: no permission to read this file. Change its permissions.") from error
     except DECODING_ERRORS as error:
         raise _damaged_image_error(name, error) from error
+
+
+@contextmanager
+def _opened(source: Path | BinaryIO, formats: tuple[str, ...] | None) -> Iterator[Image.Image]:
+    with BoundedFile(source) if isinstance(source, Path) else nullcontext(source) as file:
+        with pillow_without_limit(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of damaged metadata, in the words of Pillow
+            image = Image.open(file, formats=formats)
+        with image:
+            yield image
 
 
 def _unknown_format_error(source: Path | BinaryIO, name: str) -> AtrousError:

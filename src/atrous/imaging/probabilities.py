@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.errors import AtrousError, describe_unexpected
+from atrous.imaging.archives import ArchiveError, read_array, read_arrays
 from atrous.marks import Mark
 
 
@@ -44,16 +45,15 @@ def read_probabilities(path: str | os.PathLike[str]) -> ClassProbabilities:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            maps = arrays["probabilities"].astype(np.float32)
-            classes, colors = arrays["classes"].tolist(), arrays["colors"].tolist()
+        stored, names, stored_colors = read_arrays(path, "probabilities", "classes", "colors")
+        maps, classes, colors = stored.astype(np.float32), names.tolist(), stored_colors.tolist()
         if maps.ndim != 3 or len(classes) != len(maps) or np.shape(colors) != (len(maps), 3):
             raise ValueError(f"probabilities of shape {maps.shape}, {len(classes)} classes")
     except FileNotFoundError as error:
         raise AtrousError(f"{path}: no such file. Write it with atrous predict --probabilities.") from error
     except MemoryError as error:
         raise AtrousError(f"{path}: the probabilities do not fit into memory. Use a smaller image.") from error
-    except Exception as error:  # NumPy and zipfile raise exceptions of many kinds for damaged files
+    except (ValueError, TypeError, OSError) as error:  # names and colors of another kind, too
         raise AtrousError(
             f"{path}: not a complete .npz of probabilities, classes and colors ({describe_unexpected(error)}). "
             "Write it with atrous predict --probabilities."
@@ -73,14 +73,8 @@ def read_array(path: Path) -> NDArray[np.floating]:
     if not path.is_file():
         raise AtrousError(f"{path}: no such file; save the probabilities of a network with numpy.save.")
     try:
-        # Mapping the file compares the size in its header with its own before memory is allocated.
-        maps = np.load(path, allow_pickle=False, mmap_mode="r")
-        if isinstance(maps, np.ndarray):
-            return np.array(maps)
+        return read_array(path)  # type: ignore[return-value]  # the type of the numbers is checked by the CRF
     except MemoryError as error:
         raise AtrousError(f"{path}: the probabilities do not fit into memory. Use a smaller image.") from error
-    except Exception as error:  # NumPy's reader of headers raises exceptions of many kinds
-        raise AtrousError(
-            f"{path}: not a complete .npy file of numbers ({describe_unexpected(error)}). Save it with numpy.save."
-        ) from error
-    raise AtrousError(f"{path}: an archive of several arrays, expected one array (classes, height, width).")
+    except ArchiveError as error:
+        raise AtrousError(f"{path}: not a complete .npy file of numbers ({error}). Save it with numpy.save.") from error

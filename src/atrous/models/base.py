@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from atrous.backbones import Backbone, create_backbone
 from atrous.card import Card
-from atrous.errors import AtrousError, did_you_mean
+from atrous.errors import AtrousError, describe_unexpected, did_you_mean
 from atrous.layers.dilate import check_output_stride
 from atrous.layers.freeze import FreezableModule, parameters_of
 from atrous.layers.norm import NORMALIZATION
@@ -233,7 +233,15 @@ def build_from_card(card: Card) -> SegmentationModel:
     arguments = dict(card.arguments)
     if card.align_corners and "align_corners" in MODELS.entry(card.model).arguments():
         arguments["align_corners"] = True  # DeepLab v1 and v2 always align corners
-    model = MODELS.create(card.model, num_classes=len(card.classes), **arguments)
+    try:
+        model = MODELS.create(card.model, num_classes=len(card.classes), **arguments)
+    except AtrousError:
+        raise
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise AtrousError(
+            f"{card.model} cannot be built with the arguments {arguments!r:.300} ({describe_unexpected(error)}): "
+            "correct the card or the recipe."
+        ) from error
     model.card = card
     return model
 

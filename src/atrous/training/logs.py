@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from atrous.data.dataset import Sample, SegmentationDataset
+from atrous.errors import describe_unexpected
 from atrous.evaluation.confusion import ConfusionMatrix
-from atrous.files import CsvFile, read_csv, writing
+from atrous.files import CsvFile, damaged_log_error, read_csv, writing
 from atrous.imaging.draw import Comparison, comparison_sheet
 from atrous.imaging.io import save_image
 
 STEP_COLUMNS = ("stage", "step", "loss", "lr", "seconds", "data_seconds")
 """Columns of log.csv; `data_seconds` is the part of `seconds` spent waiting for images."""
+STEP_NUMBERS = ("loss", "lr")
+"""Columns of log.csv that are drawn."""
 METRICS = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
 
 
@@ -31,6 +34,9 @@ class StageLog:
 
         self.stage = stages[number]
         evaluation_columns = ("stage", "step", *METRICS, *(f"iou {name}" for name in classes))
+
+        read_log(folder / "log.csv", STEP_NUMBERS, stages)
+        read_log(folder / "evaluations.csv", METRICS[:1], stages)
 
         def is_earlier(row: Mapping[str, str]) -> bool:
             return (stages.index(row["stage"]), int(row["step"])) <= (number, start)
@@ -64,12 +70,34 @@ def compute_metrics(matrix: ConfusionMatrix, classes: Sequence[str]) -> dict[str
     }
 
 
+def read_log(path: Path, numbers: Sequence[str], stages: Collection[str] | None = None) -> list[dict[str, str]]:
+    """Read the rows of a log of steps or evaluations.
+
+    Raises: `AtrousError` for a row without stage and step, another stage than `stages`, or a column among `numbers`
+    that is no number.
+    """
+    rows = read_csv(path)
+    for number, row in enumerate(rows, start=1):
+        try:
+            int(row["step"])
+            for column in numbers:
+                float(row[column])
+        except (KeyError, ValueError) as error:
+            raise damaged_log_error(path, f"row {number}, {describe_unexpected(error)}") from error
+        if "stage" not in row or (stages is not None and row["stage"] not in stages):
+            raise damaged_log_error(path, f"row {number} is of none of the stages of the run")
+    return rows
+
+
 def draw_curves(folder: Path) -> None:
-    """Plot loss, learning rate and mIoU over the steps of all stages, from the logs in a run folder to curves.png."""
+    """Plot loss, learning rate and mIoU over the steps of all stages, from the logs in a run folder to curves.png.
+
+    Raises: `AtrousError` for a damaged log.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = read_csv(folder / "log.csv")
+    rows = read_log(folder / "log.csv", STEP_NUMBERS)
     position = {(row["stage"], row["step"]): number for number, row in enumerate(rows, start=1)}
     figure = Figure(figsize=(9, 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -81,7 +109,7 @@ def draw_curves(folder: Path) -> None:
         smooth = np.convolve(losses, np.ones(window) / window, "valid")
         loss.plot(np.arange(window, len(losses) + 1), smooth, color="tab:blue")
     rate.plot(np.arange(1, len(rows) + 1), [float(row["lr"]) for row in rows], color="tab:orange")
-    evaluations = read_csv(folder / "evaluations.csv")
+    evaluations = read_log(folder / "evaluations.csv", METRICS[:1])
     points = [(position.get((row["stage"], row["step"]), 0), float(row["miou"])) for row in evaluations]
     quality.plot([x for x, _ in points], [100 * y for _, y in points], "o-", color="tab:green")
     quality.set_xlabel("step")

@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import yaml
-
 from atrous.errors import AtrousError, did_you_mean
+from atrous.parsing import ParseError, parse_yaml
 from atrous.training.plain_keys import expand_plain_keys
 
 Tree = dict[str, Any]
@@ -78,9 +77,9 @@ def parse_override(text: str) -> Override:
     if not equals or not key:
         raise AtrousError(f"'{text}': an override is key=value, such as optimizer.lr=0.01.")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise AtrousError(f"'{text}': the value is not valid YAML ({' '.join(str(error).split())}).") from error
+        parsed = parse_yaml(value)
+    except ParseError as error:
+        raise AtrousError(f"'{text}': the value is not valid YAML ({error}).") from error
     if isinstance(parsed, str):
         with suppress(ValueError):  # YAML requires 1.0e-3 where everyone writes 1e-3
             parsed = float(parsed)

@@ -10,6 +10,7 @@ import torch
 from atrous.analysis.counts import count_parameters
 from atrous.analysis.memory import saved_bytes
 from atrous.data.dataset import SegmentationDataset
+from atrous.errors import AtrousError, describe_unexpected
 from atrous.training.config import StageConfig
 from atrous.training.recipe import Recipe
 from atrous.training.stage import build_model, make_optimizer
@@ -52,7 +53,13 @@ def make_plan(
     values = list(model.parameters())
     trainable = sum(value.numel() for value in values if value.requires_grad)
     micro_batch = max(1, stage.batch // (stage.accumulate * processes))
-    activations = micro_batch * saved_bytes(model, height, width)
+    try:
+        activations = micro_batch * saved_bytes(model, height, width)
+    except (OverflowError, RuntimeError, TypeError) as error:
+        raise AtrousError(
+            f"stage '{stage.name}': the network does not take images of {width} x {height} "
+            f"({describe_unexpected(error)}): choose another crop."
+        ) from error
     if stage.precision != "32-true":
         activations //= 2
     copies = 1 + OPTIMIZER_COPIES[stage.optimizer.name] + bool(stage.ema)

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from atrous.errors import AtrousError, did_you_mean
 from atrous.models import MODELS, list_models
+from atrous.parsing import ParseError, parse_yaml
 from atrous.training.config import RENAMED_KEYS, RecipeModel, StageConfig
 from atrous.training.overrides import NO_WEIGHTS, expand_stages, stage_name
 from atrous.weights.pretrained import initial_normalization
@@ -80,9 +81,9 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             )
         path = included[str(source)]
     try:
-        tree = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise AtrousError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
+        tree = parse_yaml(path.read_text("utf-8"))
+    except (ParseError, UnicodeDecodeError, OSError) as error:
+        raise AtrousError(f"{path}: not valid YAML: {error}. Correct the file.") from error
     if not isinstance(tree, dict):
         raise AtrousError(f"{path}: a recipe must be a mapping of keys to values.")
     return make_recipe({"name": path.stem, **tree}, overrides, where=str(path))

@@ -14,7 +14,6 @@ last.safetensors    the newest weights; STAGE.safetensors: the final weights of 
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from atrous.environment import describe_environment
 from atrous.errors import AtrousError
 from atrous.files import check_writable, write_json, write_text, writing
 from atrous.marks import Mark, read_mark
+from atrous.parsing import ParseError, parse_json
 from atrous.training.loader import open_stage_data
 from atrous.training.recipe import Recipe, read_recipe
 
@@ -65,9 +65,20 @@ def prepare_run_dir(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any
         check_writable(folder)
         write_text(path, f"# {MARK}\n{recipe.to_yaml()}")
         starts = folder / "environment.json"
-        earlier = json.loads(starts.read_text("utf-8")) if starts.is_file() else []
-        write_json(starts, [*earlier, {"atrous": atrous.__version__, **describe_environment()}])
+        write_json(starts, [*_read_starts(starts), {"atrous": atrous.__version__, **describe_environment()}])
     return checkpoint if resume else None
+
+
+def _read_starts(path: Path) -> list[Any]:
+    """Read the descriptions of earlier starts; none if there is no file."""
+    try:
+        starts = parse_json(path.read_bytes()) if path.is_file() else []
+        if isinstance(starts, list):
+            return starts
+        problem = "expected a list"
+    except ParseError as error:
+        problem = str(error)
+    raise AtrousError(f"{path}: the record of the run's starts is damaged ({problem}): move it away to go on.")
 
 
 def _check_resumable(folder: Path, run: Recipe, requested: Recipe, checkpoint: Mapping[str, Any] | None) -> None:

@@ -7,7 +7,6 @@ address of another hub, `HF_TOKEN` the token for private repositories; tokens ar
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -23,6 +22,7 @@ from urllib.parse import quote, unquote
 
 from atrous.errors import AtrousError, did_you_mean
 from atrous.files import write_json
+from atrous.parsing import parse_json
 from atrous.telemetry import import_without_telemetry
 
 log = logging.getLogger("atrous")
@@ -224,11 +224,11 @@ def _store_listing(folder: Path, revision: str, listing: _Listing) -> None:
 def _read_listing(folder: Path, revision: str) -> _Listing | None:
     """Read a listing; None if there is none, or a damaged one."""
     try:
-        content = json.loads(_listing_path(folder, revision).read_text("utf-8"))
+        content = parse_json(_listing_path(folder, revision).read_bytes())
         files = {str(name): (int(size), str(sha256)) for name, (size, sha256) in content["files"].items()}
         valid = all(_FILE.fullmatch(name) and _SHA256.fullmatch(sha256) for name, (_, sha256) in files.items())
         return _Listing(content["commit"], files) if valid and _COMMIT.fullmatch(content["commit"]) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 

@@ -96,3 +96,31 @@ def test_run_lengths_of_another_size(root: Path) -> None:
     path.write_text(path.read_text().replace("5940, 60", "5940, 61"))
     with pytest.raises(AtrousError, match="annotation 5 cover 6001 pixels; expected 100 x 60"):
         open_dataset(f"coco_voc:{root}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"height": 10**6, "width": 10**6}, "an image of 1000000 x 1000000"),
+        ({"height": "20"}, "height '20'"),
+        ({"width": 0}, "width 0"),
+    ],
+)
+def test_sizes_that_no_image_has(root: Path, change: dict[str, object], message: str) -> None:
+    path = root / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"][0] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(AtrousError, match=f"an entry is not as in COCO's annotations .*{message}"):
+        open_dataset(f"coco_voc:{root}?subset=all")
+
+
+def test_a_polygon_far_outside_its_image(root: Path) -> None:
+    """OpenCV would fill it for hours."""
+    path = root / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    polygons = next(each for each in content["annotations"] if isinstance(each["segmentation"], list))
+    polygons["segmentation"][0][2] = 1e9
+    path.write_text(json.dumps(content))
+    with pytest.raises(AtrousError, match=r"a polygon of annotation .* is far outside its image"):
+        open_dataset(f"coco_voc:{root}?subset=all")

@@ -203,3 +203,10 @@ class TestInit:
         write(tmp_path / "masks/a.png", np.array([[[9, 0, 0], [0, 7, 0]]], np.uint8))
         write_classes_yaml(tmp_path)
         assert open_dataset(tmp_path)[0].labels.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("images", ["pictures/{split}", "x" * 5000, "a\\0b"])
+def test_folders_that_do_not_exist(images: str, own: Path, write: Write) -> None:
+    write(own / "classes.yaml", f'classes: [background, road, tree]\nimages: "{images}"\n')
+    with pytest.raises(AtrousError, match=r"expected .* in this folder, but it contains"):
+        open_dataset(own)

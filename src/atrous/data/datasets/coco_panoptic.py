@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,10 +65,13 @@ def coco_panoptic(
     with check_format(path):
         categories = content["categories"]
         label_of = {category["id"]: label for label, category in enumerate(categories)}
+        classes = tuple(str(category["name"]) for category in categories)
         colors = tuple((int(r), int(g), int(b)) for r, g, b in (category["color"] for category in categories))
+        if not all(0 <= value <= 255 for color in colors for value in color):
+            raise ValueError("a color outside 0..255")
         segments = {
             Path(entry["file_name"]).stem: {
-                part["id"]: label_of[part["category_id"]] for part in entry["segments_info"]
+                _segment_id(part): label_of[part["category_id"]] for part in entry["segments_info"]
             }
             for entry in content["annotations"]
         }
@@ -75,8 +79,15 @@ def coco_panoptic(
         name="coco_panoptic",
         split=split,
         items=in_collection("coco", pair_names(sorted(segments), image_folder, mask_folder)),
-        classes=tuple(category["name"] for category in categories),
+        classes=classes,
         colors=colors,
         reader=PanopticReader(segments, len(categories)),
         splits=existing_splits(root, SPLITS, "annotations/panoptic_{}.json") or (split,),
     )
+
+
+def _segment_id(part: Mapping[str, Any]) -> int:
+    number = part["id"]
+    if not isinstance(number, int) or not 0 <= number < 1 << 24:
+        raise ValueError(f"the segment {number!r:.40}")
+    return number

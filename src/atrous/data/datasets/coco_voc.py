@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from atrous.data.coco_annotations import SPLITS, Region, RegionReader, check_format, parse_region, read_json
+from atrous.data.coco_annotations import SPLITS, Region, RegionReader, check_format, parse_region, parse_size, read_json
 from atrous.data.dataset import DATASETS, Item, SegmentationDataset
 from atrous.data.datasets import voc
 from atrous.data.layout import check_choice, existing_splits, first_existing, in_collection
@@ -91,7 +91,7 @@ def _items_and_reader(
     for image in content["images"]:
         name = Path(image["file_name"]).stem
         names[image["id"]] = name
-        sizes[name] = (image["height"], image["width"])
+        sizes[name] = parse_size(image)
         files[name] = images / image["file_name"]
     regions: dict[str, list[Region]] = {name: [] for name in sizes}
     areas = dict.fromkeys(sizes, 0.0)

@@ -96,7 +96,11 @@ def _find_files(
     """Map names without `ending`, led by the split if `folder` contains {split}, to files; describe duplicate names."""
     before, marker, after = folder.partition("{split}")
     if marker:
-        places = [(f"{p.name}/", p / after.strip("/")) for p in sorted((root / before).iterdir()) if p.is_dir()]
+        places = [
+            (f"{p.name}/", p / after.strip("/"))
+            for p in sorted(first_existing(root, before or ".").iterdir())
+            if p.is_dir()
+        ]
     else:
         places = [("", first_existing(root, *((folder,) if folder else usual_folders)))]
     files: dict[str, Path] = {}

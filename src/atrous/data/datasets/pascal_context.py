@@ -83,11 +83,17 @@ def _labels_of_459(path: Path, labels: dict[int, int]) -> dict[int, int]:
     """Map the 459 classes of the original masks to labels by name; all other classes become background.
 
     Source: `labels.txt` of the data set, lines such as `1: accordion`.
+    Raises: `AtrousError` for another file.
     """
     stored = {0: labels[0]}
-    for line in path.read_text("utf-8").splitlines():
+    for place, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
         number, _, name = line.partition(":")
         if name:
+            if not (number.strip().isdecimal() and len(number) < 6 and int(number) < 65536):
+                raise AtrousError(
+                    f"{path}, line {place}: expected a number up to 65535 and a class, such as '1: accordion'. Unpack "
+                    "the data set again."
+                )
             known = name.strip().replace(" ", "")
             stored[int(number)] = labels[CLASSES.index(known) if known in CLASSES else 0]
     return stored

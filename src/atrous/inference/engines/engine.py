@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, describe_unexpected
 from atrous.inference.engines.metadata import NetworkMetadata, Precision
 
 if TYPE_CHECKING:
@@ -75,6 +75,26 @@ class Engine(ABC):
                 f"This network was exported for inputs of {fixed[0]} x {fixed[1]} (height, width), not {size[0]} x "
                 f"{size[1]}: export it without --size for other scales and tiles."
             )
+
+    def _check_scores(self, batch: Batch, scores: NDArray[np.float32]) -> None:
+        """Check that a file computes scores of each image and class of its card.
+
+        Raises: `AtrousError`.
+        """
+        expected = (batch.shape[0], len(self.metadata.card.classes))
+        if scores.ndim != 4 or scores.shape[:2] != expected or 0 in scores.shape:
+            raise AtrousError(
+                f"The network computes scores of shape {scores.shape}, expected {expected[0]} x {expected[1]} x h x w: "
+                "the file is damaged, or its card is another network's. Export the weights again."
+            )
+
+
+def run_error(batch: Batch, error: Exception) -> AtrousError:
+    """Describe a network that a runtime loaded but does not run."""
+    return AtrousError(
+        f"The network does not run on a batch of shape {tuple(batch.shape)} ({describe_unexpected(error)}): the file "
+        "is damaged, or its operations do not fit. Export the weights again."
+    )
 
 
 def to_numpy(batch: Any) -> NDArray[np.float32]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.errors import describe_unexpected
 from atrous.files import temporary_folder
-from atrous.inference.engines.engine import Batch, Engine, num_threads, to_numpy
+from atrous.inference.engines.engine import Batch, Engine, num_threads, run_error, to_numpy
 from atrous.inference.engines.metadata import METADATA_KEY, InvalidFileError, NetworkMetadata
 from atrous.telemetry import import_without_telemetry
 
@@ -63,12 +64,12 @@ class OnnxRuntimeEngine(Engine):
         content = source if isinstance(source, bytes) else str(source)
         try:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         except Exception as error:  # of many classes without a common base
-            reason = str(error).strip().splitlines()[0]
+            reason = describe_unexpected(error)
             raise InvalidFileError(
                 f"{file}: ONNX Runtime cannot load this file ({reason}). Export the weights again."
             ) from error
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.metadata = NetworkMetadata.read(text, file)
         self.precision = self.metadata.precision
         self.parallel = parallel
@@ -80,7 +81,8 @@ class OnnxRuntimeEngine(Engine):
         except Exception as error:
             if "alloc" in str(error).lower():
                 raise MemoryError(str(error)) from error
-            raise
+            raise run_error(batch, error) from error
+        self._check_scores(batch, scores)
         return scores
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.errors import AtrousError
-from atrous.inference.engines.engine import Batch, Engine, num_threads, to_numpy
+from atrous.inference.engines.engine import Batch, Engine, num_threads, run_error, to_numpy
 from atrous.inference.engines.metadata import METADATA_KEY, InvalidFileError, NetworkMetadata, Precision
 from atrous.inference.engines.signal_stack import keep_signal_stack
 from atrous.telemetry import import_without_telemetry
@@ -43,12 +43,13 @@ class OpenVinoEngine(Engine):
         core = create_core()
         try:
             model = core.read_model(source)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+            metadata = _read_property(model)
+        except (RuntimeError, UnicodeDecodeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise InvalidFileError(
                 f"{file}: OpenVINO cannot load this file ({reason}). Export the weights again."
             ) from error
-        self.metadata = NetworkMetadata.read(_read_property(model), file)
+        self.metadata = NetworkMetadata.read(metadata, file)
         self.precision = "int8" if (self.metadata.precision, precision) == ("int8", "float32") else precision
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise AtrousError("This CPU does not compute in bfloat16: use precision 'float32'.")
@@ -75,7 +76,8 @@ class OpenVinoEngine(Engine):
         except RuntimeError as error:
             if "alloc" in str(error).lower():
                 raise MemoryError(str(error)) from error
-            raise
+            raise run_error(batch, error) from error
+        self._check_scores(batch, scores)
         return scores
 
     def _request(self, usual: bool) -> Any:
