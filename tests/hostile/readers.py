@@ -24,7 +24,7 @@ from atrous.data.inspect import open_splits
 from atrous.data.matlab import read_mat
 from atrous.evaluation.evaluate import EvaluationResult
 from atrous.evaluation.search_log import SearchLog
-from atrous.imaging.archives import ArchiveError, read_array
+from atrous.imaging.archives import ArchiveError, read_npy
 from atrous.imaging.io import read_image
 from atrous.imaging.labels import MaskReader, read_raw_mask
 from atrous.imaging.probabilities import read_probabilities
@@ -261,7 +261,7 @@ def card(path: Path, valid: Path) -> str:
 def crf_input(path: Path, valid: Path) -> str:
     """Refine probabilities by the CRF."""
     try:
-        maps = read_array(path)
+        maps = read_npy(path)
     except ArchiveError:
         return "error"
     size = maps.shape[1:] if maps.ndim == 3 else (6, 8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atrous.imaging.archives import ArchiveError, read_array, read_arrays
+from atrous.imaging.archives import ArchiveError, read_arrays, read_npy
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -41,7 +41,7 @@ def test_an_array_larger_than_its_file_is_not_allocated(kind: str, tmp_path: Pat
     tracemalloc.start()
     try:
         with pytest.raises(ArchiveError):
-            read_array(path) if kind == "alone" else read_arrays(path, "a")
+            read_npy(path) if kind == "alone" else read_arrays(path, "a")
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:
         tracemalloc.stop()
@@ -50,4 +50,4 @@ def test_an_array_larger_than_its_file_is_not_allocated(kind: str, tmp_path: Pat
 def test_an_archive_is_not_one_array(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.ones(3))
     with pytest.raises(ArchiveError, match="several arrays"):
-        read_array(tmp_path / "a.npz")
+        read_npy(tmp_path / "a.npz")

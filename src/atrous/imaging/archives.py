@@ -34,15 +34,14 @@ def read_arrays(path: Path, *names: str) -> list[NDArray[np.generic]]:
         raise ArchiveError(describe_unexpected(error)) from error
 
 
-def read_array(path: Path) -> NDArray[np.generic]:
+def read_npy(path: Path) -> NDArray[np.generic]:
     """Read the array of a .npy file.
 
     Raises: `ArchiveError`; `MemoryError` for an array that memory does not hold.
     """
     try:
-        array = np.load(
-            path, allow_pickle=False, mmap_mode="r"
-        )  # compares the size in the header with that of the file
+        # Mapping the file compares the size in its header with its own before memory is allocated.
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
         if isinstance(array, np.ndarray):
             return np.array(array)
     except MemoryError:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.errors import AtrousError, describe_unexpected
-from atrous.imaging.archives import ArchiveError, read_array, read_arrays
+from atrous.imaging.archives import ArchiveError, read_arrays, read_npy
 from atrous.marks import Mark
 
 
@@ -73,7 +73,7 @@ def read_array(path: Path) -> NDArray[np.floating]:
     if not path.is_file():
         raise AtrousError(f"{path}: no such file; save the probabilities of a network with numpy.save.")
     try:
-        return read_array(path)  # type: ignore[return-value]  # the type of the numbers is checked by the CRF
+        return read_npy(path)  # type: ignore[return-value]  # the type of the numbers is checked by the CRF
     except MemoryError as error:
         raise AtrousError(f"{path}: the probabilities do not fit into memory. Use a smaller image.") from error
     except ArchiveError as error:
