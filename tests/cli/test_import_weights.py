@@ -10,7 +10,7 @@ import atrous
 from atrous.card import Card, Preprocessing
 from atrous.weights import save
 from tests.cli.conftest import Run
-from tests.hostile.files import KINDS
+from tests.hostile.files import WEIGHTS
 
 
 def test_a_tflite_graph_is_converted(run: Run, shared_data: Path, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_files_are_imported_and_used_directly_whatever_their_name(
 ) -> None:
     folder = tmp_path / "weights"
     folder.mkdir()
-    file = KINDS[kind].write(folder)
+    file = WEIGHTS[kind].write(folder)
     if kind != "tensorflow index":  # two files, which belong together by their names
         file = file.rename(folder / "weights.bin")
     result = run("import-weights", file, "-o", tmp_path / "a.safetensors")
