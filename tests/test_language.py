@@ -56,8 +56,10 @@ REPLACED = {
 
 BRITISH = (
     r"colour|normalis|optimis[ei]|licenc|synchronis|initialis|quantis|centre|(?<!Gr)\bgrey|neighbour|behaviour|learnt|"
-    r"labelled|labelling|modelling|cancelled|analys(e[ds]|ing)\b|generalis|recognis|minimis|maximis|summaris|favour"
+    r"labelled|labelling|modelling|cancelled(?!\(\))|analys(e[ds]|ing)\b|generalis|recognis|minimis|maximis|summaris|favour"
 )
+"""British spellings; `cancelled()` is a method of Python's futures."""
+
 RECIPE_KEYS = r"(?m)(^\s*|[{,]\s*)(head|bias|clip|fixed|hard_pixels|optimiser|warm_up|bootstrap|about):"
 
 
