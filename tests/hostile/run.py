@@ -112,9 +112,7 @@ class Worker:
         environment = {
             **os.environ,
             "ATROUS_CACHE": str(self.folder / "cache"),
-            "ATROUS_MAX_PIXELS": str(
-                1 << 24
-            ),  # whoever raises the limit has the memory: decoding takes 16 bytes a pixel
+            "ATROUS_MAX_PIXELS": str(1 << 24),  # below the limit, memory is that of the pixels, whether they lie or not
             "ATROUS_OFFLINE": "1",
             "COLUMNS": "200",
             "MALLOC_ARENA_MAX": "2",  # an arena of each thread counts as 64 MiB of address space

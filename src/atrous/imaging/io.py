@@ -23,6 +23,7 @@ from atrous.files import writing
 from atrous.imaging.bounded_file import BoundedFile
 from atrous.imaging.pixel_limit import limited, pillow_without_limit
 from atrous.imaging.tiff import REMEDY, describe_tiff
+from atrous.imaging.webp import HEADER, webp_size
 from atrous.marks import Mark
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _open(
     source: Path | BinaryIO, name: str, limit: int | None, formats: tuple[str, ...] | None = None
 ) -> Iterator[Image.Image]:
     try:
-        with _opened(source, formats) as image:
+        with _opened(source, name, limit, formats) as image:
             if image.format in DOCUMENTS:
                 raise AtrousError(f"{name}: {image.format} is not a format of images. Save it as PNG.")
             with limited(image.width, image.height, name, limit):
@@ -148,8 +149,14 @@ def _open(
 
 
 @contextmanager
-def _opened(source: Path | BinaryIO, formats: tuple[str, ...] | None) -> Iterator[Image.Image]:
+def _opened(
+    source: Path | BinaryIO, name: str, limit: int | None, formats: tuple[str, ...] | None
+) -> Iterator[Image.Image]:
     with BoundedFile(source) if isinstance(source, Path) else nullcontext(source) as file:
+        size = webp_size(file.read(HEADER))
+        file.seek(0)
+        with nullcontext() if size is None else limited(*size, name, limit):
+            pass  # the size is checked before Pillow opens the file
         with pillow_without_limit(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of damaged metadata, in the words of Pillow
             image = Image.open(file, formats=formats)
