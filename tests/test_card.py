@@ -49,6 +49,8 @@ def test_arguments_compare_equal_after_storing_them() -> None:
         ({"preprocessing": {"resize": "squeeze", "size": [65, 65], "grid": 8}}, "takes no grid"),
         ({"preprocessing": {"resize": "squeeze", "size": [0, 65]}}, "is empty"),
         ({"preprocessing": {"std": [1, 0, 1]}}, "must be positive"),
+        ({"preprocessing": {"mean": [1, float("inf"), 1]}}, "must be finite"),
+        ({"preprocessing": {"std": [1, float("nan"), 1]}}, "must be finite"),
         ({"preprocessing": {"means": [1, 0, 1]}}, "Did you mean 'mean'"),
     ],
 )

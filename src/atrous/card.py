@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -52,6 +53,8 @@ class Preprocessing(StrictModel):
             raise ValueError(f"resize '{self.resize}' gives exactly its size and takes no grid: remove grid")
         if min(self.std) <= 0:
             raise ValueError(f"std {self.std} must be positive")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise ValueError(f"mean {self.mean} and std {self.std} must be finite")
         return self
 
 

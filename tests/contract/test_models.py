@@ -17,6 +17,15 @@ from tests.contract.trained import imitate_training
 
 WIDTH = 0.125
 EVERY_MODEL = pytest.mark.parametrize("name", list_models())
+DEEPER = ("resnet101", "resnet101_beta", "resnet152", "xception65", "xception71")
+"""Backbones with more of the blocks of `resnet50`, `resnet50_beta` and `xception41`, which take longest to export."""
+
+
+def is_deeper(name: str) -> bool:
+    """Whether a network differs from another one only by the number of blocks of its backbone."""
+    architecture, _, backbone = name.partition(".")
+    shallower = {"resnet101_beta": "resnet50_beta"}.get(backbone, "resnet50" if "resnet" in backbone else "xception41")
+    return backbone in DEEPER and f"{architecture}.{shallower}" in list_models()
 
 
 @functools.cache
@@ -119,7 +128,9 @@ def test_saves_and_loads_exactly(name: str, tmp_path) -> None:
         assert torch.equal(model(image), other(image))
 
 
-@EVERY_MODEL
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if is_deeper(name) else []) for name in list_models()]
+)
 def test_exports_with_dynamic_batch_height_and_width(name: str) -> None:
     model = tiny(name)
     dynamic = torch.export.Dim.DYNAMIC
