@@ -20,7 +20,7 @@ help:
 	@echo "make lint       check formatting, style, types and the direction of imports"
 	@echo "make docs       build the documentation into site/"
 	@echo "make reference  write docs/reference from the code, after a change of options or keys"
-	@echo "make audit      look up known vulnerabilities of the pinned dependencies; needs a connection to pypi.org"
+	@echo "make audit      look up known vulnerabilities of the pinned dependencies; needs a connection"
 	@echo "make benchmark-env  install atrous beside the libraries that benchmarks/engines.py compares it with"
 	@echo "make clean      remove all of the above"
 

@@ -60,6 +60,7 @@ def _run_batches(
     rows = _start({"create": create, "arguments": arguments, "attempts": attempts}, batches, resources)
     lost = []
     for row in rows.iter_rows():
+        # As safe as Ray itself, which pickles all that passes between the processes of a cluster; nothing is of a file.
         batch, outcome = batches[row["number"]], pickle.loads(row["result"])
         if isinstance(outcome, AtrousError):
             raise outcome
