@@ -45,6 +45,7 @@ class Sent(NamedTuple):
     time: float
     seconds: float
     status: int
+    error: str = ""
 
 
 @dataclass
@@ -154,7 +155,8 @@ def apply_load(server: Server, body: bytes, rate: float, users: int, seconds: fl
             with self.client.post(
                 "/v1/segment?format=png", data=body, headers=headers, catch_response=True
             ) as response:
-                sent.append(Sent(start, time.monotonic() - start, response.status_code))
+                error = "" if response.status_code else repr(response.error)
+                sent.append(Sent(start, time.monotonic() - start, response.status_code, error))
                 response.success()
 
     environment = Environment(user_classes=[Client])
@@ -175,8 +177,13 @@ def apply_load(server: Server, body: bytes, rate: float, users: int, seconds: fl
     stopped.seconds = time.monotonic() - signaled
     gevent.sleep(0.5)  # answers that are on their way
     runner.quit()
-    load.sent = [each for each in sent if each.time < signaled]
-    stopped.sent = [each for each in sent if each.time >= signaled]
+    for each in sent:
+        part = load if each.time < signaled else stopped
+        part.sent.append(each)
+        if each.error:
+            print(
+                f"sent {each.time - begin:.2f} s after the begin, {each.seconds:.2f} s: {each.error}", file=sys.stderr
+            )
     return load, stopped, server.process.poll()
 
 

@@ -84,6 +84,17 @@ def test_export_prints_the_path(run: Run, base: Path) -> None:
     assert str(out) in result.out
 
 
+@pytest.mark.slow
+def test_quantize_prints_the_path(run: Run, base: Path) -> None:
+    skip_without("nncf")
+    skip_without("openvino")
+    out = base / "street [x].xml"
+    arguments = ("--data", base / "data [x]", "--images", "1", "--size", "33x33")
+    result = run("quantize", "-w", base / "w[bold].safetensors", *arguments, "-o", out)
+    assert result.code == 0, result.err
+    assert str(out) in result.out.replace("\n", "")
+
+
 def test_push_writes_and_prints_the_path(run: Run, base: Path) -> None:
     files = base / "files [x]"
     image = base / "photo [x].jpg"
@@ -110,8 +121,7 @@ def test_weights_in_a_folder_of_brackets_are_listed(run: Run, base: Path, monkey
 def test_every_command_is_tried() -> None:
     commands: Any = get_command(main.app)
     tried = Path(__file__).read_text("utf-8")
-    names = {name for name in commands.commands if name != "serve"}  # whose tests are in tests/serve
-    assert not {name for name in names if f'"{name}"' not in tried}
+    assert not {name for name in commands.commands if f'"{name}"' not in tried}
 
 
 def test_data_init_and_voc_aug_print_the_path(run: Run, base: Path) -> None:
@@ -140,6 +150,7 @@ def test_data_init_and_voc_aug_print_the_path(run: Run, base: Path) -> None:
         ("export", "-w", "{missing}", "-o", "{base}/a.onnx"),
         ("quantize", "-w", "{missing}", "--data", "{missing}", "-o", "{base}/a.onnx"),
         ("benchmark", "-w", "{missing}"),
+        ("serve", "-w", "{missing}", "--port", "0"),
         ("explain", "{missing}"),
         ("push", "{missing}", "me/street", "--out", "{base}/files"),
         ("data", "check", "{missing}"),
@@ -154,8 +165,8 @@ def test_data_init_and_voc_aug_print_the_path(run: Run, base: Path) -> None:
     ],
 )
 def test_errors_name_paths_as_they_are(run: Run, base: Path, arguments: tuple[str, ...]) -> None:
-    if arguments[0] == "train":
-        pytest.importorskip("lightning_fabric", reason="needs the extra 'train'")
+    needed = {"train": "lightning_fabric", "serve": "fastapi"}.get(arguments[0], "torch")
+    pytest.importorskip(needed, reason=f"needs the extra '{arguments[0]}'")
     missing = base / "none [x]" / "[b]"
     result = run(*(argument.format(base=base, missing=missing) for argument in arguments))
     assert result.code == 2

@@ -54,7 +54,8 @@ def _save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def _own(folder: Path, description: str = _CLASSES_YAML) -> Path:
+def own_data(folder: Path, description: str = _CLASSES_YAML) -> Path:
+    """Write a folder of two images and masks."""
     for number in range(2):
         _save(folder / "images" / f"{number}.png", photograph(number, SIZE))
         _save(folder / "masks" / f"{number}_gt.png", _labels(4))
@@ -64,7 +65,7 @@ def _own(folder: Path, description: str = _CLASSES_YAML) -> Path:
 
 
 def _converted(folder: Path) -> Path:
-    convert(open_splits(str(_own(folder / "own"))), folder / "converted")
+    convert(open_splits(str(own_data(folder / "own"))), folder / "converted")
     return folder
 
 
@@ -232,16 +233,16 @@ _CRF = ("crf", "{folder}/a.png", "{path}", "-o", "{out}")
 _DRY_RUN = ("train", "{path}", "--dry-run", "--no-check")
 
 DATA_FILES = {
-    "classes.yaml": Kind(_own, "own", _inspected("{path}"), damaged="classes.yaml", text=True, every=4),
+    "classes.yaml": Kind(own_data, "own", _inspected("{path}"), damaged="classes.yaml", text=True, every=4),
     "short classes.yaml": Kind(
-        partial(_own, description="classes: [a, b, c, d]\n"),
+        partial(own_data, description="classes: [a, b, c, d]\n"),
         "own",
         _inspected("{path}"),
         damaged="classes.yaml",
         text=True,
         every=4,
     ),
-    "list of names": Kind(_own, "own", _inspected("{path}"), damaged="train.txt", text=True, every=4),
+    "list of names": Kind(own_data, "own", _inspected("{path}"), damaged="train.txt", text=True, every=4),
     "record of a conversion": Kind(
         _converted,
         "converted",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
+from tests.hostile.data_files import tiny_weights
 from tests.hostile.kinds import Kind
+
+PREDICT = ("predict", "{path}", "-w", "{folder}/own.safetensors", "-o", "{out}", "--engine", "torch")
+"""The command that segments an image or a video, with weights beside it."""
 
 Picture = np.ndarray | Callable[[], Image.Image]
 
@@ -45,6 +50,22 @@ def _write(name: str, picture: Picture, options: dict[str, Any], folder: Path) -
     return folder / name
 
 
+def _image(name: str, picture: Picture, options: dict[str, Any], folder: Path) -> Path:
+    tiny_weights(folder / "own.safetensors")
+    return _write(name, picture, options, folder)
+
+
+def _mask(name: str, picture: Picture, options: dict[str, Any], folder: Path) -> Path:
+    """Write a mask in a folder of images and masks."""
+    for each in ("images", "masks"):
+        (folder / each).mkdir()
+    _write("m.png", _COLOR, {}, folder / "images")
+    (folder / "classes.yaml").write_text(
+        "classes: [{name: road, color: [0, 0, 0], values: [0]}, {name: sky, color: [128, 0, 0], values: [1]}]\n"
+    )
+    return _write(name, picture, options, folder / "masks")
+
+
 def right_png_checksums(content: bytes) -> bytes:
     """Correct the checksums of the chunks of a damaged PNG, as far as their lengths are valid."""
     corrected, position = bytearray(content), 8
@@ -58,9 +79,14 @@ def right_png_checksums(content: bytes) -> bytes:
     return bytes(corrected)
 
 
-def _kind(name: str, picture: Picture, reader: str = "image", **options: Any) -> Kind:
+def _kind(name: str, picture: Picture, **options: Any) -> Kind:
     wrap = right_png_checksums if name.endswith(".png") else bytes
-    return Kind(partial(_write, name, picture, options), reader, wrap=wrap)
+    return Kind(partial(_image, name, picture, options), "image", PREDICT, wrap=wrap, every=30)
+
+
+def _mask_kind(name: str, picture: Picture, **options: Any) -> Kind:
+    wrap = right_png_checksums if name.endswith(".png") else bytes
+    return Kind(partial(_mask, name, picture, options), "mask", ("inspect", "{folder}/.."), wrap=wrap, every=10)
 
 
 _COLOR, _GRAY = _noise(10, 12, 3), _noise(10, 12)
@@ -68,7 +94,7 @@ _MASK = (_GRAY % 2).astype(np.uint8)
 
 PICTURES = {
     "png": _kind("a.png", _COLOR),
-    "png with wrong checksums": Kind(partial(_write, "a.png", _COLOR, {}), "image"),
+    "png with wrong checksums": replace(_kind("a.png", _COLOR), wrap=bytes),
     "png of 16 bits": _kind("a.png", _noise(10, 12, dtype=np.uint16)),
     "png with a palette": _kind("a.png", _palette),
     "png with a transparent color": _kind("a.png", partial(_palette, True), transparency=3),
@@ -88,12 +114,12 @@ PICTURES = {
     "tiff jpeg": _kind("a.tif", _noise(16, 16, 3), compression="jpeg"),
     "gif": _kind("a.gif", _palette),
     "ppm": _kind("a.ppm", _COLOR),
-    "index mask": _kind("m.png", _MASK, "mask"),
-    "palette mask": _kind("m.png", lambda: Image.fromarray(_MASK).convert("P"), "mask"),
-    "mask of 16 bits": _kind("m.png", _MASK.astype(np.uint16), "mask"),
-    "color mask": _kind("m.png", np.stack([_MASK * 128, _MASK * 0, _MASK * 0], -1), "mask"),
-    "tiff mask": _kind("m.tif", _MASK, "mask", compression="tiff_lzw"),
-    "bmp mask": _kind("m.bmp", _MASK, "mask"),
+    "index mask": _mask_kind("m.png", _MASK),
+    "palette mask": _mask_kind("m.png", lambda: Image.fromarray(_MASK).convert("P")),
+    "mask of 16 bits": _mask_kind("m.png", _MASK.astype(np.uint16)),
+    "color mask": _mask_kind("m.png", np.stack([_MASK * 128, _MASK * 0, _MASK * 0], -1)),
+    "tiff mask": _mask_kind("m.tif", _MASK, compression="tiff_lzw"),
+    "bmp mask": _mask_kind("m.bmp", _MASK),
 }
 """The kinds of images and masks that are damaged."""
 if features.check("avif"):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from atrous.data.datasets import voc
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.evaluation.evaluate import EvaluationResult
 from atrous.evaluation.search_log import SearchLog
@@ -18,9 +22,10 @@ from atrous.export import export_model
 from atrous.inference.engines.cache import EngineCache
 from atrous.training import train
 from tests.export.networks import small_network
-from tests.hostile.data_files import tiny_weights
+from tests.hostile.data_files import own_data, tiny_weights
 from tests.hostile.files import message_spots, pickle_spots, right_archive_checksums
 from tests.hostile.kinds import Kind
+from tests.hostile.pictures import PREDICT
 from tests.inference.test_video import clip
 from tests.training.conftest import small, write_camvid
 
@@ -96,24 +101,44 @@ def _listing(folder: Path) -> Path:
     return folder
 
 
+def _search(folder: Path) -> Path:
+    """A data set, weights, and the folder of a search of the parameters of the CRF."""
+    names = ", ".join(voc.CLASSES)
+    own_data(folder / "data", f"classes: [{names}]\nmask_ending: _gt\nsplits: {{train: train.txt, val: 1.0}}\n")
+    tiny_weights(folder / "own.safetensors")
+    words = [each.format(path=folder) for each in _TUNE]
+    subprocess.run([sys.executable, "-m", "atrous", *words], check=True, capture_output=True)
+    return folder
+
+
+def _of_run(name: str, reader: str, **options: Any) -> Kind:
+    """A file in the folder of a run, which the command resumes."""
+    return Kind(_run, reader, ("train", "--resume", "{path}"), damaged=f"run/{name}", every=30, **options)
+
+
 _INFO = ("info", "{path}")
+_TUNE = (
+    *("crf", "tune", "--data", "{path}/data?split=train", "-w", "{path}/own.safetensors", "-o", "{path}/out"),
+    *("--images", "1", "--workers", "1", "--iterations", "1"),
+)
 
 RUN_FILES = {
-    "mp4": Kind(_mp4, "video"),
-    "avi": Kind(_avi, "video"),
+    "mp4": Kind(_mp4, "video", PREDICT, every=30),
+    "avi": Kind(_avi, "video", PREDICT, every=30),
     "onnx": Kind(partial(_exported, suffix=".onnx"), "segmenter", _INFO, spots=message_spots, every=4),
     "xml": Kind(partial(_exported, suffix=".xml"), "segmenter", _INFO, text=True, every=4, some=100),
     "bin of xml": Kind(partial(_exported, suffix=".xml"), "segmenter", _INFO, damaged=".bin", every=4, some=100),
     "pt2": Kind(partial(_exported, suffix=".pt2"), "", _INFO),
-    "checkpoint": Kind(_run, "checkpoint", damaged="run/checkpoint.pt", some=100),
-    "checkpoint with right checksums": Kind(
-        _run, "checkpoint", damaged="run/checkpoint.pt", spots=pickle_spots, wrap=right_archive_checksums, some=100
+    "checkpoint": _of_run("checkpoint.pt", "checkpoint", some=100),
+    "checkpoint with right checksums": _of_run(
+        "checkpoint.pt", "checkpoint", spots=pickle_spots, wrap=right_archive_checksums, some=100
     ),
-    "recipe of a run": Kind(_run, "resumable", damaged="run/recipe.yaml", text=True, some=60),
-    "environment of a run": Kind(_run, "resumable", damaged="run/environment.json", text=True, some=60),
-    "log.csv": Kind(_run, "logs", damaged="run/log.csv", text=True),
-    "evaluations.csv": Kind(_run, "logs", damaged="run/evaluations.csv", text=True),
+    "recipe of a run": _of_run("recipe.yaml", "resumable", text=True, some=60),
+    "environment of a run": _of_run("environment.json", "resumable", text=True, some=60),
+    "log.csv": _of_run("log.csv", "logs", text=True),
+    "evaluations.csv": _of_run("evaluations.csv", "logs", text=True),
     "log of a search": Kind(_search_log, "search_log", text=True),
+    "log of a search, continued": Kind(_search, "", _TUNE, damaged="out/search.jsonl", text=True, some=20, many=300),
     "unfinished evaluation": Kind(_evaluation, "evaluation"),
     "cached engine": Kind(_cache_entry, "cached"),
     "remembered checksum": Kind(_checksum, "checksum", damaged="a.pth.sha256", text=True),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from atrous.scale.cluster import Resources
@@ -107,6 +110,33 @@ def test_a_lost_worker_costs_its_batch_only(tmp_path: Path) -> None:
     results = run_in_actors(Doubler, {"deaths": tmp_path / "deaths"}, range(40), Resources(2, 1, 0))
     doubled = {item: result for batch, values in results for item, result in zip(batch, values or [None], strict=True)}
     assert doubled == {item: None if item == 7 else 2 * item for item in range(40)}
+
+
+@pytest.mark.slow
+def test_a_killed_driver_starts_again(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    """With a cluster of its own, whose processes end with it; what was finished is not written again."""
+    many = tmp_path / "photographs"
+    many.mkdir()
+    for number in range(100):
+        shutil.copy(photographs / "a.jpg", many / f"{number:03}.jpg")
+    assert run("predict", many, "-w", weights, "-o", tmp_path / "one").code == 0
+    out = tmp_path / "many"
+    command = [sys.executable, "-m", "atrous", "predict", str(many), "-w", str(weights), "-o", str(out), "--ray"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    while len(list(out.glob("*_overlay.png"))) < 10:
+        assert driver.poll() is None
+        time.sleep(0.02)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.wait()
+    _, left = psutil.wait_procs(family, timeout=60)
+    assert not left
+    finished = {path.name: path.stat().st_ino for path in out.glob("*_overlay.png")}
+    assert len(finished) < 100
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+    assert contents(out) == contents(tmp_path / "one")
+    assert {name: (out / name).stat().st_ino for name in finished} == finished
 
 
 def test_a_cluster_sends_nothing(tmp_path: Path) -> None:

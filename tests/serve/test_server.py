@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -61,7 +62,9 @@ def start(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture(scope="module")
 def server(start: Start) -> tuple[int, str]:
     """The process id and the address of a server with small limits."""
-    process, url = start("--max-body-mb", "0.3", "--max-megapixels", "0.1", "--client-timeout", "1.5")
+    process, url = start(
+        "--max-body-mb", "0.3", "--max-held-mb", "0.5", "--max-megapixels", "0.1", "--client-timeout", "1.5"
+    )
     return process.pid, url
 
 
@@ -130,6 +133,48 @@ def test_a_client_that_does_not_read_is_cut_off(server: tuple[int, str]) -> None
             except OSError:
                 return
     raise AssertionError("the connection is still open")
+
+
+def test_bodies_that_are_held_together_are_limited(server: tuple[int, str]) -> None:
+    _, url = server
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=30) as first:
+        first.sendall(head("Content-Length: 299999") + b"x" * 280_000)
+        deadline = time.monotonic() + 20
+        while (answer := httpx.post(f"{url}/v1/segment", content=b"x" * 250_000)).status_code != 503:
+            assert answer.status_code == 422  # the first one is on its way
+            assert time.monotonic() < deadline
+        assert (answer.json()["code"], answer.headers["Retry-After"]) == ("busy", "1")
+        assert httpx.post(f"{url}/v1/segment", content=b"x" * 1000).status_code == 422  # there is room for this one
+    while httpx.post(f"{url}/v1/segment", content=b"x" * 290_000).status_code == 503:
+        assert time.monotonic() < deadline
+
+
+def test_weights_whose_path_looks_like_markup(start: Start, weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "[" / "red]"
+    folder.mkdir(parents=True)
+    shutil.copy(weights, folder / "w[bold].safetensors")
+    _, url = start("-w", f"street={folder / 'w[bold].safetensors'}")
+    assert [model["id"] for model in httpx.get(f"{url}/v1/models").json()["models"]] == ["small", "street"]
+
+
+def test_a_client_that_leaves_frees_its_place(start: Start) -> None:
+    """Its request is given up, counted as 499, and those of others go on."""
+    _, url = start("--max-queue", "1")
+    parts = urlsplit(url)
+    body = encode(waves(2000, 2000), "BMP")
+
+    def canceled() -> bool:
+        return 'code="499",route="/v1/segment"' in httpx.get(f"{url}/metrics", timeout=30).text
+
+    deadline = time.monotonic() + 60
+    while not canceled():
+        with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+            connection.sendall(head(f"Content-Length: {len(body)}") + body)
+        assert time.monotonic() < deadline
+    while (code := httpx.post(f"{url}/v1/segment", content=encode(waves(61, 97))).status_code) == 429:
+        assert time.monotonic() < deadline
+    assert code == 200
 
 
 def test_nothing_of_a_request_is_written_to_disk(start: Start, tmp_path: Path) -> None:

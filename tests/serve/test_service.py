@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import threading
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from atrous import Segmenter
+from atrous.cli.serve import serve
 from atrous.inference.refine import segment
 from atrous.serve import Limits, SegmentOptions, Service, ServiceError
 from tests.inference.networks import waves
@@ -126,6 +131,39 @@ def test_a_full_queue_a_late_result_and_a_caller_that_left(weights: Path, gate: 
     asyncio.run(run())
     service.close()
     assert count_passes(service) <= service.networks.parallel + 1  # what waited was dropped
+
+
+def test_the_defaults_of_the_command_are_those_of_the_service() -> None:
+    options = {name: each.default for name, each in inspect.signature(serve).parameters.items()}
+    limits = Limits()
+    assert options["max_body_mb"] * 1e6 == limits.body_bytes
+    assert options["max_held_mb"] * 1e6 == limits.held_bytes
+    assert options["max_megapixels"] * 1e6 == limits.pixels
+    assert options["max_probabilities"] * 1e6 == limits.probability_values
+    assert (options["max_queue"], options["max_uploads"]) == (limits.queue, limits.uploads)
+    assert (options["timeout"], options["client_timeout"]) == (limits.seconds, limits.client_seconds)
+
+
+def test_memory_of_a_request_is_freed_at_once(service: Service) -> None:
+    """Without waiting for the garbage collector, which comes after dozens of requests."""
+    made: list[weakref.ref[Any]] = []
+
+    def encode_result(segmentation: Any) -> bytes:
+        made.append(weakref.ref(segmentation))
+        return b""
+
+    async def run() -> None:
+        for _ in range(3):
+            await service.segment(encode(waves(61, 97)), encode=encode_result)
+
+    gc.disable()
+    try:
+        asyncio.run(run())
+        time.sleep(0.2)  # threads forget their last work
+        assert len(made) == 3
+        assert [reference() for reference in made] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_limits_of_size(weights: Path) -> None:

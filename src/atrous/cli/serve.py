@@ -50,6 +50,9 @@ def serve(
     max_body_mb: Annotated[
         float, typer.Option(min=0.001, help="The size of a request in megabytes; larger ones: 413.")
     ] = 32.0,
+    max_held_mb: Annotated[
+        float, typer.Option(min=0.001, help="The megabytes of all requests in progress together; more: 503.")
+    ] = 512.0,
     max_megapixels: Annotated[
         float,
         typer.Option(min=0.001, max=67, help="The size of an image, checked before it is decoded; larger ones: 413."),
@@ -99,6 +102,7 @@ def serve(
     token = _read_token(token_file)
     limits = Limits(
         body_bytes=int(max_body_mb * 1e6),
+        held_bytes=int(max_held_mb * 1e6),
         pixels=int(max_megapixels * 1e6),
         probability_values=int(max_probabilities * 1e6),
         queue=max_queue,

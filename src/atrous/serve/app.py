@@ -76,7 +76,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _disconnected(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # which nobody receives
+    return Response(status_code=499)  # which nobody receives; nginx counts them so
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

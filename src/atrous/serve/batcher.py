@@ -76,29 +76,36 @@ class Batcher(Generic[Item, Result]):
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            try:
-                results = self._process([each.item for each in batch])
-            except BaseException as error:
-                results = [error] * len(batch)
-            for each, result in zip(batch, results, strict=True):
-                if isinstance(result, BaseException):
-                    each.future.set_exception(result)
-                else:
-                    each.future.set_result(result)
+            self._finish(batch)
+            del batch  # while the thread waits, it keeps nothing
+
+    def _finish(self, batch: list[_Waiting]) -> None:
+        try:
+            results = self._process([each.item for each in batch])
+        except BaseException as error:
+            results = [error] * len(batch)
+        for each, result in zip(batch, results, strict=True):
+            if isinstance(result, BaseException):
+                each.future.set_exception(result)
+            else:
+                each.future.set_result(result)
 
     def _next_batch(self) -> list[_Waiting]:
         """Wait for a batch; empty if the batcher was closed and nothing waits."""
         with self._changed:
-            while True:
-                batch: list[_Waiting] = []
-                rest: deque[_Waiting] = deque()
-                for each in self._waiting:
-                    fits = not batch or (len(batch) < self._max_batch and each.key == batch[0].key)
-                    if not fits:
-                        rest.append(each)
-                    elif each.future.set_running_or_notify_cancel():
-                        batch.append(each)
-                self._waiting = rest
-                if batch or self._closed:
-                    return batch
+            while not (batch := self._take_batch()) and not self._closed:
                 self._changed.wait()
+            return batch
+
+    def _take_batch(self) -> list[_Waiting]:
+        """Take the item that has waited longest, and others of its key."""
+        batch: list[_Waiting] = []
+        rest: deque[_Waiting] = deque()
+        for each in self._waiting:
+            fits = not batch or (len(batch) < self._max_batch and each.key == batch[0].key)
+            if not fits:
+                rest.append(each)
+            elif each.future.set_running_or_notify_cancel():
+                batch.append(each)
+        self._waiting = rest
+        return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 from atrous.errors import AtrousError
@@ -36,20 +37,24 @@ class Job:
     waited: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     submitted: float = 0.0
-    given_up: bool = False
     network_input: NetworkInput | None = None
 
     def __post_init__(self) -> None:
+        self._given_up = given_up = threading.Event()
         self.segmenter = Segmenter.from_engine(self.engine, tta=self.options.tta_config)
-        self.segmenter.on_progress = lambda done, total: self.check()
+        # Not with `self`: in a cycle of references, images and labels would stay until the garbage collector comes.
+        self.segmenter.on_progress = lambda done, total: _check(given_up)
+
+    def give_up(self) -> None:
+        """Let what remains to be done end with `GivenUpError`."""
+        self._given_up.set()
 
     def check(self) -> None:
         """End the work on a request that was given up.
 
         Raises: `GivenUpError`.
         """
-        if self.given_up:
-            raise GivenUpError
+        _check(self._given_up)
 
     def decode(self, image: bytes | Pixels) -> None:
         """Decode the image.
@@ -102,3 +107,8 @@ class Job:
         """Refine the labels by the CRF."""
         assert self.options.crf is not None
         self.segmentation = refine_labels(self.segmentation, self.options.crf)
+
+
+def _check(given_up: threading.Event) -> None:
+    if given_up.is_set():
+        raise GivenUpError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
@@ -19,15 +19,17 @@ class Limits:
     Raises: `AtrousError` for a limit that is not positive, or more pixels than are held in memory.
     """
 
-    body_bytes: int = 32 * 2**20
+    body_bytes: int = 32_000_000
     """The size of the body of a request."""
+    held_bytes: int = 512_000_000
+    """The sizes of all bodies that are held at the same time, from their reception to the response."""
     pixels: int = 32_000_000
     """The pixels of an image, which are checked before it is decoded."""
-    probability_values: int = 2**27
+    probability_values: int = 134_000_000
     """Pixels times classes of a request that needs the probability of each class: a CRF, or probabilities as result."""
     queue: int = 64
     """Requests that are accepted and not yet answered."""
-    uploads: int = 64
+    uploads: int = 256
     """Requests whose bodies are received at the same time."""
     seconds: float = 60.0
     """The time from the acceptance of a request to its result."""
@@ -39,6 +41,11 @@ class Limits:
             value = getattr(self, each.name)
             if not 0 < value < math.inf:
                 raise AtrousError(f"The limit {each.name} is {value}: a positive number is expected.")
+        if self.held_bytes < self.body_bytes:
+            raise AtrousError(
+                f"The limit of {self.held_bytes / 1e6:g} MB for all bodies is below that of one, "
+                f"{self.body_bytes / 1e6:g} MB: raise the former or lower the latter."
+            )
         if self.pixels >= MEMMAP_PIXELS:
             raise AtrousError(
                 f"The limit of {self.pixels / 1e6:.0f} megapixels is too high: labels of {MEMMAP_PIXELS / 1e6:.0f} "
@@ -61,7 +68,7 @@ REASONS: dict[str, tuple[int, str]] = {
     "queue_full": (429, "Too many requests wait: try again after `Retry-After` seconds."),
     "internal_error": (500, "An error of atrous itself."),
     "stopping": (503, "The service stops and takes no new requests."),
-    "busy": (503, "Too many bodies are being received."),
+    "busy": (503, "Too many bodies are being received, or held in memory."),
     "out_of_memory": (503, "Memory ran out."),
     "timeout": (503, "The result was not ready in time."),
 }
@@ -129,18 +136,41 @@ class Admission:
 
 
 class Uploads:
-    """Count the bodies that are being received, and refuse those beyond a limit.
+    """Count the bodies that are being received, and the bytes of all that are held, and refuse those beyond a limit.
 
     They are counted apart from `Admission`, so that slow clients take no place of a request that could be processed.
+    It is used by one thread, that of the event loop.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, byte_limit: int) -> None:
         self._limit = limit
-        self.running = self.total = 0
+        self._byte_limit = byte_limit
+        self.running = self.total = self.held_bytes = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        """Hold a body within the block: its bytes, told to the function that is returned, are counted until the end.
+
+        The function raises `ServiceError` (busy).
+        """
+        held = 0
+
+        def count(size: int) -> None:
+            nonlocal held
+            if self.held_bytes + size > self._byte_limit:
+                megabytes = f"{self.held_bytes / 1e6:.0f} MB"
+                raise ServiceError("busy", f"{megabytes} of requests are held: try again.", {"Retry-After": "1"})
+            held += size
+            self.held_bytes += size
+
+        try:
+            yield count
+        finally:
+            self.held_bytes -= held
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Count a body within the block; for one thread, that of the event loop.
+        """Count a body that is received within the block.
 
         Raises: `ServiceError` (busy).
         """

@@ -12,7 +12,7 @@ from atrous.export.push import example_image
 from atrous.inference.segmentation import Segmentation
 from atrous.serve.limits import ServiceError
 from atrous.serve.negotiate import ResultFormat
-from atrous.serve.routes import AnyService, receive_upload, respond
+from atrous.serve.routes import AnyService, received_upload, respond
 from atrous.serve.schemas import SegmentQuery
 from atrous.serve.view import encode_view
 
@@ -41,13 +41,13 @@ async def segment(request: Request, service: AnyService, query: Annotated[ViewQu
     def view(needs_probabilities: bool) -> ResultFormat:
         return ResultFormat("view", "application/octet-stream", "for the page", encode, needs_probabilities)
 
-    upload = await receive_upload(request, service)
-    try:
-        return await respond(request, service, upload, query, view(needs_probabilities=True))
-    except ServiceError as error:
-        if error.code != "image_too_large":
-            raise
-    return await respond(request, service, upload, query, view(needs_probabilities=False))
+    async with received_upload(request, service) as upload:
+        try:
+            return await respond(request, service, upload, query, view(needs_probabilities=True))
+        except ServiceError as error:
+            if error.code != "image_too_large":
+                raise
+        return await respond(request, service, upload, query, view(needs_probabilities=False))
 
 
 @router.get("/viewer/street.jpg")

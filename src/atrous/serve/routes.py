@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -67,19 +68,23 @@ async def segment(request: Request, service: AnyService, query: Annotated[Segmen
     `Server-Timing` has the milliseconds of each stage, `X-Model` the id of the weights.
     """
     result_format = choose_format(query.format, request.headers.get("accept", ""))
-    upload = await receive_upload(request, service)
-    return await respond(request, service, upload, query, result_format)
+    async with received_upload(request, service) as upload:
+        return await respond(request, service, upload, query, result_format)
 
 
-async def receive_upload(request: Request, service: Service) -> Upload:
-    """Receive the image of a request, unless the request could not be accepted.
+@asynccontextmanager
+async def received_upload(request: Request, service: Service) -> AsyncIterator[Upload]:
+    """Receive the image of a request, unless the request could not be accepted, and hold it within the block.
 
     Raises: `ServiceError` for a load or a body beyond the limits, and a damaged form.
     """
     service.admission.check()  # refused requests are not received first
-    with service.uploads.enter():
-        body = await read_body(request, service.limits)
-        return await asyncio.to_thread(parse_upload, body, request.headers.get("content-type", ""))
+    with service.uploads.hold() as count:
+        with service.uploads.enter():
+            body = await read_body(request, service.limits, count)
+            upload = await asyncio.to_thread(parse_upload, body, request.headers.get("content-type", ""))
+        del body  # of a form it is a copy
+        yield upload
 
 
 async def respond(

@@ -102,7 +102,7 @@ class Service:
         # Others wait with their bodies alone: decoded images and network inputs take up to a hundred times the memory.
         self._turns = Turns(2 * workers * self.max_batch + 2)
         self.admission = Admission(self.limits.queue, workers)
-        self.uploads = Uploads(self.limits.uploads)
+        self.uploads = Uploads(self.limits.uploads, self.limits.held_bytes)
         self.metrics = Metrics(
             queued=lambda: len(self._turns) + len(self._batcher), running=lambda: self.admission.running
         )
@@ -178,7 +178,7 @@ class Service:
             try:
                 content = await self._work(job, image, encode)
             finally:
-                job.given_up = True
+                job.give_up()
         return SegmentResult(job.segmentation, model, engine.output_stride, job.seconds, content)
 
     async def _work(self, job: Job, image: bytes | Pixels, encode: Encoder | None) -> bytes | None:

@@ -27,10 +27,11 @@ class Upload(NamedTuple):
     file_name: str = "image"
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """Read the body of a request.
+async def read_body(request: Request, limits: Limits, count: Callable[[int], None]) -> bytes:
+    """Read the body of a request; `count` is told the sizes of its pieces.
 
-    Raises: `ServiceError` (body_too_large, slow_upload, unsupported_media_type); starlette's `ClientDisconnect`.
+    Raises: `ServiceError` (body_too_large, slow_upload, unsupported_media_type), and what `count` raises; starlette's
+    `ClientDisconnect`.
     """
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
@@ -45,18 +46,19 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     if length.isdecimal() and int(length) > limits.body_bytes:
         raise too_large
     try:
-        return await asyncio.wait_for(_receive(request, limits.body_bytes, too_large), limits.client_seconds)
+        return await asyncio.wait_for(_receive(request, limits.body_bytes, too_large, count), limits.client_seconds)
     except (asyncio.TimeoutError, TimeoutError):
         raise ServiceError("slow_upload", f"The body did not arrive within {limits.client_seconds:g} s.") from None
 
 
-async def _receive(request: Request, limit: int, too_large: ServiceError) -> bytes:
+async def _receive(request: Request, limit: int, too_large: ServiceError, count: Callable[[int], None]) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
             raise too_large
+        count(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
 

@@ -175,6 +175,21 @@ def order_pieces(following):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def find_bends(points, offsets):  # type: ignore[no-untyped-def]
+    """Tell which points of the rings are not on the line between their neighbors."""
+    bends = np.empty(len(points), np.bool_)
+    for ring in range(len(offsets) - 1):
+        first, end = offsets[ring], offsets[ring + 1]
+        for index in range(first, end):
+            previous = index - 1 if index > first else end - 1
+            following = index + 1 if index + 1 < end else first
+            x, y = points[index, 0], points[index, 1]
+            before = (x - points[previous, 0]) * (points[following, 1] - y)
+            bends[index] = before != (y - points[previous, 1]) * (points[following, 0] - x)
+    return bends
+
+
+@numba.njit(cache=True, nogil=True)
 def split_rings(vertex, offsets, num_vertices):  # type: ignore[no-untyped-def]
     """Split rings that visit a vertex twice into rings that visit it once each.
 

@@ -168,7 +168,7 @@ class PolygonTracer:
             active = np.ones(len(keys), np.bool_)
             kernels.simplify_rings(points, offsets, kinds, vertex, keys, row_length, float(simplify), active)
             points, kinds, offsets = _select(points, kinds, offsets, active[vertex])
-        bends = _bends(points, offsets)
+        bends = kernels.find_bends(points, offsets)
         points, kinds, offsets = _select(points, kinds, offsets, bends | (kinds > 0) if keep_nodes else bends)
         return _group(points, offsets, components, labels)
 
@@ -177,7 +177,8 @@ class PolygonTracer:
         from atrous.inference.formats import polygon_kernels as kernels
 
         pieces = np.concatenate(self._pieces)
-        points, kinds = np.concatenate(self._points).astype(np.int64), np.concatenate(self._kinds)
+        points, kinds = np.concatenate(self._points), np.concatenate(self._kinds)
+        self._points = [points]  # there can be millions of points: free the parts
         following = np.arange(len(pieces))
         for before, after in self._links:
             following[before] = after
@@ -189,7 +190,7 @@ class PolygonTracer:
         gather = np.arange(offsets[-1]) + np.repeat(begins[order] - offsets[:-1], lengths)
         first = order[starts[:-1]]
         roots = np.array([kernels.find(self._parent, index) for index in pieces[first, 5].tolist()], np.int64)
-        return points[gather], kinds[gather], offsets[starts], roots, pieces[first, 6]
+        return points[gather].astype(np.int64), kinds[gather], offsets[starts], roots, pieces[first, 6]
 
 
 def ring_areas(points: Points, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -209,16 +210,6 @@ def _following(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     following = np.arange(1, offsets[-1] + 1)
     following[offsets[1:] - 1] = offsets[:-1]
     return following
-
-
-def _bends(points: Points, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell which points are not on the line between their neighbors."""
-    following = _following(offsets)
-    previous = np.empty_like(following)
-    previous[following] = np.arange(len(following))
-    dx, dy = (axis[following] - axis for axis in points.T)
-    del following  # there can be millions of points
-    return dx[previous] * dy != dy[previous] * dx
 
 
 def _select(
