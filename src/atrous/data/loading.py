@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from atrous.data.class_mix import mix_classes
 from atrous.data.dataset import InstancesReader, Item, Sample, SegmentationDataset
 from atrous.data.datasets.voc import HARD_CLASSES
 from atrous.data.instances import border_weights
-from atrous.data.transforms import Transform, as_transform
+from atrous.data.transforms import Pair, Transform, as_transform
 from atrous.errors import AtrousError, did_you_mean
 from atrous.imaging.labels import describe_classes
 
@@ -40,7 +41,9 @@ class BorderWeights:
 class AugmentedDataset:
     """A data set whose samples are augmented, differently in every epoch.
 
-    A `weight_map` is augmented like the labels, by the same random numbers; ignored pixels get the weight 0.
+    A `weight_map` is augmented like the labels, by the same random numbers; ignored pixels get the weight 0. With the
+    probability `class_mix`, half of the classes of another augmented sample are pasted onto a sample, see
+    `class_mix.mix_classes`; there is no weight map then.
 
     An item is asked for by its index, in the epoch that `set_epoch` set, or by `(epoch, index)`. The generator of a
     sample is seeded with `(seed, epoch, index)`: the result does not depend on the number of workers or their order.
@@ -53,9 +56,11 @@ class AugmentedDataset:
         *,
         seed: int = 0,
         weight_map: WeightMap | None = None,
+        class_mix: float = 0.0,
     ) -> None:
         self.dataset = dataset
         self.weight_map = weight_map
+        self.class_mix = class_mix
         self.transform = as_transform(transform)
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -77,12 +82,22 @@ class AugmentedDataset:
         sample = self.dataset[index]
         seeds = (self.seed, epoch, index)
         image, labels = self.transform(sample.image, sample.labels, np.random.default_rng(seeds))
+        if self.class_mix:
+            image, labels = self._mixed((image, labels), np.random.default_rng((*seeds, 1)))
         if self.weight_map is None:
             return replace(sample, image=image, labels=labels)
         weight_map: Any = self.weight_map(self.dataset.items[index])
         _, weights = self.transform(sample.image, weight_map, np.random.default_rng(seeds))
         valid = labels != self.dataset.ignore_index  # the border is filled with the ignore index, as in labels
         return replace(sample, image=image, labels=labels, weights=np.where(valid, weights, 0).astype(np.float32))
+
+    def _mixed(self, target: Pair, rng: np.random.Generator) -> Pair:
+        """Paste classes of another sample onto this one, with the probability of that."""
+        if rng.random() >= self.class_mix:
+            return target
+        other = self.dataset[int(rng.integers(len(self)))]
+        source = self.transform(other.image, other.labels, rng)
+        return mix_classes(target, source, rng, ignore_index=self.dataset.ignore_index)
 
 
 @dataclass(frozen=True)

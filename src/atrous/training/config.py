@@ -256,6 +256,9 @@ class StageConfig(RecipeModel):
     transforms: Annotated[tuple[TransformConfig, ...], BeforeValidator(_require_list)] = ()
     """Augmentation in order: scale, rotate, elastic, crop, margin_crop, flip, blur, color, pad, resize, each
     with its arguments."""
+    class_mix: float = Field(default=0, ge=0, le=1)
+    """Probability with which half of the classes of another sample are pasted onto a sample (ClassMix, arXiv
+    2007.07936); for samples of one size."""
     preprocessing: Preprocessing = Preprocessing()
     """Mean, std and channel order of the network's input; image size and grid in validation and inference."""
     steps: int = Field(default=0, ge=0)
@@ -316,6 +319,8 @@ class StageConfig(RecipeModel):
             raise ValueError(
                 "data.border_weight excludes class_aware crops, which depend on labels: remove one of them"
             )
+        if self.data.border_weight and self.class_mix:
+            raise ValueError("data.border_weight excludes class_mix, which moves objects: set one of them to 0")
         self.make_loss(255)
         self.make_schedule()
         self.make_transform(255)

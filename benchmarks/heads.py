@@ -1,0 +1,170 @@
+"""Compare the heads of the lineage on one backbone and one budget: accuracy, cost and memory.
+
+    python benchmarks/heads.py --data camvid:/data/CamVid -o runs/heads [--steps 500] [--minutes 120] [--only v3]
+
+Each network has its full width, and a backbone with ImageNet weights: EfficientNet-Lite0, and MobileNetV2 for some. All
+are trained with the same steps, crops, augmentation and schedule; the learning rate is that of three with the best mIoU
+after a short training of its own. Two seeds each. SegNet does not apply: its decoder needs the pooling indices of VGG.
+
+The script goes on where it was stopped, and stops by itself after `--minutes`. It writes the figures of each training
+to `benchmarks/results/heads.csv`, the search to `heads_search.csv`, a plot of mIoU against time per image, and prints
+the table of what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from trainings import OutOfTimeError, Rows, Trainings, mean_and_spread
+
+from atrous import load
+from atrous.analysis.counts import count_parameters, multiply_adds
+from atrous.inference.benchmark import benchmark_engines
+from atrous.models import SegmentationModel
+
+RESULTS = Path(__file__).parent / "results"
+LITE0, MOBILENET = "efficientnet_lite0", "mobilenet_v2"
+NETWORKS = (
+    ("FCN-8s", "fcn_8s_at_once", LITE0),
+    ("LargeFOV (DeepLab v1)", "deeplab_v1", LITE0),
+    ("ASPP-L (DeepLab v2)", "deeplab_v2", LITE0),
+    ("PSPNet", "pspnet", LITE0),
+    ("RefineNet", "refinenet", LITE0),
+    ("GCN", "gcn", LITE0),
+    ("U-Net", "unet", LITE0),
+    ("DeepLab v3", "deeplab_v3", LITE0),
+    ("DeepLab v3+", "deeplab_v3_plus", LITE0),
+    ("PSPNet", "pspnet", MOBILENET),
+    ("DeepLab v3", "deeplab_v3", MOBILENET),
+    ("DeepLab v3+", "deeplab_v3_plus", MOBILENET),
+)
+RATES = ("1.0e-4", "3.0e-4", "1.0e-3")
+SEARCH_STEPS = 100
+SEEDS = (1, 2)
+SIZE = (360, 480)
+THIN = ("pole", "sign", "fence", "pedestrian", "bicyclist")
+BUDGET = (
+    "backbone_weights=imagenet",
+    "preprocessing.grid=16",
+    "transforms=[{scale: {low: 0.5, high: 2.0}}, {crop: {height: 257, width: 337}}, flip, "
+    "{color: {brightness: 0.3, contrast: 0.3, saturation: 0.3, hue: 0.02}}]",
+    "batch=8",
+    "workers=1",
+    "precision=bf16-mixed",
+    "channels_last=true",
+    "warmup.steps=50",
+    "evaluate.every=0",
+    "checkpoint_every=50",
+)
+
+
+def overrides(model: str, backbone: str, rate: str, steps: int, seed: int) -> tuple[str, ...]:
+    """Describe a training of the comparison."""
+    optimizer = f"optimizer={{name: adamw, lr: {rate}, weight_decay: 0.01, lr_mult: {{head: 5}}}}"
+    average = f"ema={0.98 if steps > SEARCH_STEPS else 0}"
+    return f"model={model}", f"model.options.backbone={backbone}", optimizer, average, f"steps={steps}", f"seed={seed}"
+
+
+def search_rate(trainings: Trainings, model: str, backbone: str, rows: Rows) -> str:
+    """Find the learning rate with the best mIoU after a short training."""
+    scores = {}
+    for rate in RATES:
+        name = f"search/{model}.{backbone}.{rate}"
+        trainings.train(name, overrides(model, backbone, rate, SEARCH_STEPS, 0))
+        figures = trainings.evaluate(name)
+        scores[rate] = figures["miou"]
+        rows.add({"network": model, "backbone": backbone, "rate": rate}, figures)
+    return max(scores, key=lambda rate: scores[rate])
+
+
+def measure_cost(weights: Path) -> dict[str, float]:
+    """Count parameters and multiply-adds, and measure milliseconds per image of the CPU's default engine."""
+    model = load(weights)
+    assert isinstance(model, SegmentationModel)
+    timing = benchmark_engines(weights, [("onnxruntime", "float32")], size=SIZE).timings[-1]
+    return {
+        "parameters": count_parameters(model),
+        "multiply_adds": multiply_adds(model, *SIZE),
+        "milliseconds": 1000 * timing.median,
+    }
+
+
+def main() -> None:
+    """Train what is not trained yet, and tell what is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="camvid:FOLDER")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--minutes", type=float, default=1e6)
+    parser.add_argument("--only", default="", help="networks whose id contains this")
+    arguments = parser.parse_args()
+    end = time.monotonic() + 60 * arguments.minutes
+    trainings = Trainings(arguments.out, arguments.data, shared=BUDGET, end=end)
+    rows, searched = Rows(), Rows()
+    try:
+        for title, model, backbone in NETWORKS:
+            if arguments.only not in f"{model}.{backbone}":
+                continue
+            rate = search_rate(trainings, model, backbone, searched)
+            for seed in SEEDS:
+                name = f"{model}.{backbone}.{arguments.steps}.{seed}"
+                weights = trainings.train(name, overrides(model, backbone, rate, arguments.steps, seed))
+                keys = {"title": title, "network": model, "backbone": backbone, "seed": seed, "rate": rate}
+                figures = trainings.evaluate(name) | trainings.describe(name)
+                rows.add(keys, figures | measure_cost(weights / "last.safetensors"))
+    except OutOfTimeError:
+        print("the time is over: the same command continues", file=sys.stderr)
+    rows.write(RESULTS / "heads.csv")
+    searched.write(RESULTS / "heads_search.csv")
+    print_table(rows)
+    plot(rows, arguments.out / "heads.png")
+
+
+def print_table(rows: Rows) -> None:
+    """Print the means over the seeds as Markdown."""
+    print(
+        "\n| network | backbone | mIoU | boundary F | mIoU within 5 pixels of boundaries | thin classes | parameters | "
+        "multiply-adds | ms per image | memory in training |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    )
+    for title, _, backbone, group in _groups(rows):
+        cells = [
+            *(mean_and_spread([row[key] for row in group]) for key in ("miou", "boundary_f", "trimap_5")),
+            mean_and_spread([statistics.mean(row[f"iou {name}"] for name in THIN) for row in group]),
+            f"{group[0]['parameters'] / 1e6:.1f} M",
+            f"{group[0]['multiply_adds'] / 1e9:.1f} G",
+            f"{statistics.median(row['milliseconds'] for row in group):.0f}",
+            f"{max(row['training_mib'] for row in group) / 1024:.1f} GiB",
+        ]
+        print(f"| {title} | {backbone} | {' | '.join(cells)} |")
+
+
+def plot(rows: Rows, path: Path) -> None:
+    """Draw mIoU against milliseconds per image."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for title, _, backbone, group in _groups(rows):
+        x = statistics.median(row["milliseconds"] for row in group)
+        scores = [row["miou"] for row in group]
+        axes.plot([x, x], [min(scores), max(scores)], "C0-" if backbone == LITE0 else "C1-", marker="_")
+        axes.annotate(title, (x, max(scores)), xytext=(4, 2), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", xlabel="milliseconds per image of 480 x 360", ylabel="mIoU, CamVid val")
+    figure.savefig(path, dpi=150)
+
+
+def _groups(rows: Rows) -> list[tuple[str, str, str, list[dict[str, float]]]]:
+    """Group the rows of the seeds of each network."""
+    return [
+        (title, model, backbone, group)
+        for title, model, backbone in NETWORKS
+        if (group := [row for row in rows.rows if (row["network"], row["backbone"]) == (model, backbone)])
+    ]
+
+
+if __name__ == "__main__":
+    main()
