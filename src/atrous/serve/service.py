@@ -35,8 +35,7 @@ Worker: TypeAlias = Batcher[Step, Any]
 MAX_BATCH = {"cpu": 1, "cuda": 8, "mps": 8}
 """The largest batch by kind of device, unless another is chosen.
 
-On a CPU a batch takes longer than its images one by one, because activations leave the caches: see
-`benchmarks/serve_batching.py`.
+On a CPU a batch takes no less time than its images one by one: see `benchmarks/serve_batching.py`.
 """
 
 CLOSE_SECONDS = 5.0
