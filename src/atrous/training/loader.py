@@ -141,9 +141,7 @@ def make_loader(
     """Load the batches of a stage from step `start` on, for one of several processes."""
     weight_map = make_weight_map(dataset, stage.data)
     transform = stage.make_transform(dataset.ignore_index)
-    augmented = AugmentedDataset(
-        dataset, transform, seed=seed, weight_map=weight_map, class_mix=stage.class_mix
-    )
+    augmented = AugmentedDataset(dataset, transform, seed=seed, weight_map=weight_map, class_mix=stage.class_mix)
     sampler = StepBatchSampler(len(dataset), stage.batch, steps, start, stage.accumulate, rank, processes, seed)
     return DataLoader(
         augmented,  # type: ignore[arg-type]
