@@ -27,3 +27,11 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
         return sorted({*modules, *vars(sys.modules[package])} - {"annotations", "TYPE_CHECKING"})
 
     return get, names
+
+
+def imported(name: str) -> Any:
+    """Return a module if it is imported, else None; wait for a thread that is just importing it.
+
+    `sys.modules` has modules from the beginning of their import on, when most of their names are not defined yet.
+    """
+    return import_module(name) if name in sys.modules else None

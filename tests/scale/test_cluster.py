@@ -115,7 +115,7 @@ def test_a_lost_worker_costs_its_batch_only(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_driver_starts_again(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
     """With a cluster of its own, whose processes end with it; what was finished is not written again."""
-    many = tmp_path / "photographs"
+    many = tmp_path / "copies"
     many.mkdir()
     for number in range(100):
         shutil.copy(photographs / "a.jpg", many / f"{number:03}.jpg")
@@ -130,7 +130,7 @@ def test_a_killed_driver_starts_again(run: Run, photographs: Path, weights: Path
     family = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.wait()
-    _, left = psutil.wait_procs(family, timeout=60)
+    _, left = psutil.wait_procs(family, timeout=240)  # agents of the cluster notice after a minute or two
     assert not left
     finished = {path.name: path.stat().st_ino for path in out.glob("*_overlay.png")}
     assert len(finished) < 100

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from atrous.imaging.bounded_file import BoundedFile
 from atrous.imaging.pixel_limit import limited, pillow_without_limit
 from atrous.imaging.tiff import REMEDY, describe_tiff
 from atrous.imaging.webp import HEADER, webp_size
+from atrous.lazy import imported
 from atrous.marks import Mark
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def decode_image(content: bytes, *, max_pixels: int) -> Pixels:
 
 def _is_tensor(value: object) -> TypeGuard[Tensor]:
     """Tell whether a value is a torch tensor, without importing torch: where there is a tensor, torch is imported."""
-    torch = sys.modules.get("torch")
+    torch = imported("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 

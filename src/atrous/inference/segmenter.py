@@ -28,6 +28,7 @@ from atrous.inference.preprocess import NetworkInput, preprocess, preprocessed_s
 from atrous.inference.segmentation import Segmentation
 from atrous.inference.tta import TTAConfig, tta_preset
 from atrous.inference.upsampled_argmax import Scores
+from atrous.lazy import imported
 from atrous.progress import OnProgress
 
 if TYPE_CHECKING:
@@ -499,5 +500,5 @@ class Segmenter:
 
 def _inference_mode() -> contextlib.AbstractContextManager[object]:
     """Torch's inference mode, if torch is loaded."""
-    torch = sys.modules.get("torch")
+    torch = imported("torch")
     return torch.inference_mode() if torch else contextlib.nullcontext()

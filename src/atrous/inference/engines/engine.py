@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from atrous.errors import AtrousError, describe_unexpected
 from atrous.inference.engines.metadata import NetworkMetadata, Precision
+from atrous.lazy import imported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +109,7 @@ def num_threads() -> int:
 
     That is `OMP_NUM_THREADS`, or the number of physical cores that this process may run on.
     """
-    if torch := sys.modules.get("torch"):
+    if torch := imported("torch"):
         threads: int = torch.get_num_threads()
         return threads
     setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
