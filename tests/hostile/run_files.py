@@ -138,7 +138,7 @@ RUN_FILES = {
     "log.csv": _of_run("log.csv", "logs", text=True),
     "evaluations.csv": _of_run("evaluations.csv", "logs", text=True),
     "log of a search": Kind(_search_log, "search_log", text=True),
-    "log of a search, continued": Kind(_search, "", _TUNE, damaged="out/search.jsonl", text=True, some=20, many=300),
+    "log of a search, continued": Kind(_search, "", _TUNE, damaged="out/search.jsonl", text=True, some=10, many=300),
     "unfinished evaluation": Kind(_evaluation, "evaluation"),
     "cached engine": Kind(_cache_entry, "cached"),
     "remembered checksum": Kind(_checksum, "checksum", damaged="a.pth.sha256", text=True),

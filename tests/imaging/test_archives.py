@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atrous.imaging.archives import ArchiveError, read_arrays, read_npy
+from atrous.files import DiskFullError, writing
+from atrous.imaging.archives import ArchiveError, read_arrays, read_npy, write_npy
+from tests.full_disk import file_size_limit
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -25,7 +27,7 @@ def test_arrays_that_numpy_writes(compressed: bool, tmp_path: Path) -> None:
         read_arrays(tmp_path / "o.npz", "a")
 
 
-def write_npy(size: int, stored: int = 8) -> bytes:
+def npy_file(size: int, stored: int = 8) -> bytes:
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({size},), }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(stored)
 
@@ -34,10 +36,10 @@ def write_npy(size: int, stored: int = 8) -> bytes:
 def test_an_array_larger_than_its_file_is_not_allocated(kind: str, tmp_path: Path) -> None:
     path = tmp_path / ("a.npy" if kind == "alone" else "a.npz")
     if kind == "alone":
-        path.write_bytes(write_npy(1 << 30))
+        path.write_bytes(npy_file(1 << 30))
     else:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED if kind == "stored" else zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("a.npy", write_npy(1 << 30))
+            archive.writestr("a.npy", npy_file(1 << 30))
     tracemalloc.start()
     try:
         with pytest.raises(ArchiveError):
@@ -51,3 +53,18 @@ def test_an_archive_is_not_one_array(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.ones(3))
     with pytest.raises(ArchiveError, match="several arrays"):
         read_npy(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("array", [np.arange(24, dtype=np.float16).reshape(2, 3, 4), np.zeros((0, 3)), np.eye(3).T])
+def test_an_array_that_is_written_is_read(array: np.ndarray, tmp_path: Path) -> None:
+    write_npy(tmp_path / "a.npy", array)
+    read = read_npy(tmp_path / "a.npy")
+    assert read.dtype == array.dtype
+    np.testing.assert_array_equal(read, array)
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    with file_size_limit(2000), pytest.raises(DiskFullError, match="Free disk space"):
+        with writing(tmp_path / "a.npy") as temporary:
+            write_npy(temporary, np.zeros(1000))
+    assert list(tmp_path.iterdir()) == []

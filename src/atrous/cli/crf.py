@@ -228,6 +228,7 @@ def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> 
 
     from atrous.evaluation.crf_search import SearchImage
     from atrous.files import writing
+    from atrous.imaging.archives import write_npy
     from atrous.imaging.probabilities import read_array
     from atrous.inference import Segmenter
 
@@ -241,7 +242,7 @@ def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> 
                 probabilities = segmenter(dataset[index].image, probabilities=True).probabilities
                 assert probabilities is not None
                 with writing(files[index]) as temporary:
-                    np.save(temporary, probabilities.astype(np.float16))
+                    write_npy(temporary, probabilities.astype(np.float16))
                 advance(done + 1, len(missing))
 
     def loader(index: int) -> Any:

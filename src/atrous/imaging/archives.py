@@ -1,10 +1,11 @@
-"""Read NumPy arrays (.npy) and archives of them (.npz), whose sizes are checked before memory is allocated."""
+"""Read NumPy arrays (.npy) and archives of them (.npz), whose sizes are checked before memory is allocated; write them."""
 
 from __future__ import annotations
 
 import math
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.lib import format as npy
@@ -49,6 +50,12 @@ def read_npy(path: Path) -> NDArray[np.generic]:
     except Exception as error:  # NumPy's reader of headers raises exceptions of many kinds
         raise ArchiveError(describe_unexpected(error)) from error
     raise ArchiveError("an archive of several arrays, expected one array (classes, height, width)")
+
+
+def write_npy(path: Path, array: NDArray[np.generic]) -> None:
+    """Write an array to a .npy file; a full disk is an `OSError` that says so, unlike that of `numpy.save`."""
+    with path.open("wb") as file:
+        np.save(SimpleNamespace(write=file.write), array)  # type: ignore[call-overload]  # a file would get `tofile`
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:

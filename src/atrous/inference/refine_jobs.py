@@ -80,9 +80,8 @@ def refine_image(job: RefineJob, options: RefineOptions, mark: Mark) -> dict[str
 
     Raises: `AtrousError` for files that cannot be read, do not fit together, or cannot be written.
     """
-    import numpy as np
-
     from atrous.crf import dense_crf
+    from atrous.imaging.archives import write_npy
     from atrous.imaging.io import read_image, save_image
     from atrous.imaging.labels import label_dtype
     from atrous.inference.segmentation import Segmentation
@@ -98,7 +97,7 @@ def refine_image(job: RefineJob, options: RefineOptions, mark: Mark) -> dict[str
     save_image(before.overlay(), job.outputs[2], mark)
     if job.keep:
         with writing(job.outputs[3]) as temporary:
-            np.save(temporary, refined)
+            write_npy(temporary, refined)
             mark.append_to(temporary)
     changed = float((before.labels != after.labels).mean())
     return {"image": str(job.source), "labels": str(labels), "overlay": str(overlay), "changed": round(changed, 4)}
