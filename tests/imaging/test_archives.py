@@ -64,7 +64,7 @@ def test_an_array_that_is_written_is_read(array: np.ndarray, tmp_path: Path) -> 
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    with file_size_limit(2000), pytest.raises(DiskFullError, match="Free disk space"):
-        with writing(tmp_path / "a.npy") as temporary:
-            write_npy(temporary, np.zeros(1000))
+    full = pytest.raises(DiskFullError, match="Free disk space")
+    with file_size_limit(2000), full, writing(tmp_path / "a.npy") as temporary:
+        write_npy(temporary, np.zeros(1000))
     assert list(tmp_path.iterdir()) == []

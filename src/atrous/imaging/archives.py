@@ -1,4 +1,4 @@
-"""Read NumPy arrays (.npy) and archives of them (.npz), whose sizes are checked before memory is allocated; write them."""
+"""Read and write NumPy arrays (.npy), and read archives of them (.npz), with sizes checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def read_npy(path: Path) -> NDArray[np.generic]:
 def write_npy(path: Path, array: NDArray[np.generic]) -> None:
     """Write an array to a .npy file; a full disk is an `OSError` that says so, unlike that of `numpy.save`."""
     with path.open("wb") as file:
-        np.save(SimpleNamespace(write=file.write), array)  # type: ignore[call-overload]  # a file would get `tofile`
+        np.save(SimpleNamespace(write=file.write), array)  # a file would get `tofile`
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
