@@ -1,4 +1,4 @@
-"""Read and write NumPy arrays (.npy), and read archives of them (.npz), with sizes checked before memory is allocated."""
+"""Read and write NumPy arrays (.npy), read archives of them (.npz); sizes are checked before memory is allocated."""
 
 from __future__ import annotations
 
