@@ -25,7 +25,8 @@ class Kind:
     wrap: Callable[[bytes], bytes] = bytes
     """To damage what compression or checksums protect: `unwrap` before the damage, `wrap` after it."""
     every: int = 1
-    """In `make test` the command reads each of this many damaged files; the reader reads all."""
+    """In `make test` the command reads each of this many damaged files, in the slow tests ten times as many; the reader
+    reads all."""
     text: bool = False
     """Whether it is a file of words and numbers."""
     some: int = 300
