@@ -149,3 +149,15 @@ def post(path: str, body: bytes = b"", headers: Iterable[tuple[str, str]] = (), 
     if length != "":
         lines.append(f"Content-Length: {len(body) if length is None else length}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def wait_for_handler(pid: int) -> None:
+    """Wait until a process handles SIGTERM, on Linux."""
+    deadline = time.monotonic() + 60
+    while True:
+        status = Path(f"/proc/{pid}/status").read_text()
+        (caught,) = re.findall(r"SigCgt:\s*([0-9a-f]+)", status)
+        if int(caught, 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

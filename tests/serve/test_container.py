@@ -20,6 +20,7 @@ from PIL import Image
 
 from atrous import Segmenter
 from tests.serve.dockerfile import Build, Container, Stage, build_context, parse
+from tests.serve.server import wait_for_handler
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
@@ -161,7 +162,8 @@ def test_the_container_serves_with_a_read_only_root(image: Stage, tmp_path: Path
 def test_the_container_stops_while_it_starts(image: Stage, tmp_path: Path) -> None:
     with Container(image, tmp_path) as container:
         assert not container.healthy()
-        assert container.stop(60) is not None
+        wait_for_handler(container.pid)
+        assert container.stop(60) == 143
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ pytest.importorskip("fastapi")
 from tests.inference.networks import waves
 from tests.pictures import bomb
 from tests.serve.conftest import encode
+from tests.serve.server import wait_for_handler
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX systems")
 
@@ -247,6 +248,15 @@ def test_sigterm_finishes_what_is_running(start: Start) -> None:
         thread.join()
     assert set(answers) == {200, 503}
     assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_sigterm_while_the_server_starts_ends_it(weights: Path) -> None:
+    """Also as the first process of a container, which ignores signals that it does not handle."""
+    process = subprocess.Popen([sys.executable, "-m", "atrous", "serve", "-w", str(weights), "--port", "0"])
+    wait_for_handler(process.pid)
+    process.terminate()
+    assert process.wait(60) == 143
 
 
 def test_ctrl_c_ends_with_130_and_a_port_in_use_with_2(start: Start, weights: Path) -> None:

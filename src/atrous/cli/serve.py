@@ -8,7 +8,11 @@ import os
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +26,24 @@ TOKEN_VARIABLE = "ATROUS_TOKEN"
 """The environment variable of the token."""
 
 
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Exit with 143 on SIGTERM while the server is prepared; as the first process of a container it would ignore it."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@_exit_on_sigterm()
 def serve(
     weights: Annotated[
         list[str] | None,
