@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import atrous
 from atrous import AtrousError
 from atrous.card import Card
+from atrous.weights.tensors import load_tensors
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,11 @@ def test_all_that_does_not_fit_is_reported_at_once(saved: Path, card: Card) -> N
     assert message.count("and 2 more keys are missing") == message.count("and 2 more keys are unexpected") == 1
     assert "'classifier.bias' has shape (3,), expected (21,), in a DeepLabV3 on mobilenet_v2 with 21 cl" in message
     assert "\n" not in message
+
+
+def test_names_of_tensors_that_are_no_text_are_escaped_and_cut() -> None:
+    model = nn.Linear(2, 1)
+    tensors = {**model.state_dict(), "a\nerror: \x1b[31m" + "b" * 10_000: torch.zeros(1)}
+    with pytest.raises(AtrousError, match=r"'a\\nerror: \\x1b\[31mb+' is unexpected") as error:
+        load_tensors(model, tensors, "a.pb")
+    assert len(str(error.value)) < 1000

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atrous.console import printable
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def check_shapes(
     }
     problems = (
         _list({f"'{key}'" for key in expected.keys() - common}, "is missing", "are missing"),
-        _list({f"'{key}'" for key in shapes.keys() - common}, "is unexpected", "are unexpected"),
+        _list({f"'{printable(key):.200}'" for key in shapes.keys() - common}, "is unexpected", "are unexpected"),
         _list(other_shapes),
     )
     if any(problems):

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from atrous.card import Card
+from atrous.console import printable
 from atrous.errors import AtrousError
 from atrous.models import SegmentationModel
 from atrous.weights.importers.networks import (
@@ -123,7 +124,7 @@ def _find_encoder(state: Mapping[str, Tensor], path: Path) -> str:
 
 
 def _first(state: Mapping[str, Tensor], prefix: str) -> str:
-    return next((f"'{key}'" for key in state if key.startswith(prefix)), "none")
+    return next((f"'{printable(key):.200}'" for key in state if key.startswith(prefix)), "none")
 
 
 def _build_deeplab(

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from atrous.console import printable
 from atrous.errors import AtrousError
 from atrous.weights.importers.formats import is_safetensors
 from atrous.weights.importers.pickled import Placeholder, SurveyError, survey
@@ -61,7 +62,7 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
         if library.recognizes(state):
             result: tuple[SegmentationModel, Card] = library.build(state, path)
             return result
-    shown = ", ".join(f"'{key}' {tuple(value.shape)}" for key, value in list(state.items())[:_SHOWN])
+    shown = ", ".join(f"'{printable(key):.200}' {tuple(value.shape)}" for key, value in list(state.items())[:_SHOWN])
     more = f" and {len(state) - _SHOWN} more" if len(state) > _SHOWN else ""
     raise AtrousError(
         f"{path}: this file has no card of atrous, and its keys are those of no known network: {shown}{more}. Known "
