@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from atrous import Segmenter
+from atrous.lazy import imported
 from atrous.weights import save
 from tests.inference.engines.examples import small_network
 
@@ -30,6 +34,13 @@ def segment(seed):
 with ThreadPoolExecutor(4) as pool:
     assert list(pool.map(segment, range(12))) == [(5, 60, 70)] * 12
 """
+
+
+def test_a_module_that_is_not_there_or_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert imported("json") is json
+    assert imported("atrous.none") is None
+    monkeypatch.setitem(sys.modules, "atrous.none", None)
+    assert imported("atrous.none") is None
 
 
 def test_threads_that_need_torch_first_wait_for_its_import(tmp_path: Path) -> None:

@@ -34,4 +34,4 @@ def imported(name: str) -> Any:
 
     `sys.modules` has modules from the beginning of their import on, when most of their names are not defined yet.
     """
-    return import_module(name) if name in sys.modules else None
+    return import_module(name) if sys.modules.get(name) is not None else None
