@@ -14,14 +14,11 @@ Source: DeepLab v3, tables 1 to 8 and 10; v3+, tables 1 and 3; v1 and v2, the CR
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from heads import BUDGET, RESULTS, SEEDS
-from trainings import OutOfTimeError, Rows, Trainings, mean_and_spread
+from trainings import OutOfTimeError, Rows, Trainings, mean_and_spread, parse_arguments
 
 
 class Finding(NamedTuple):
@@ -71,15 +68,8 @@ SHARED = (*BUDGET, OPTIMIZER, "ema=0.98", "model.options.backbone=efficientnet_l
 
 def main() -> None:
     """Train and evaluate what is not yet, and tell what is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="camvid:FOLDER")
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--minutes", type=float, default=1e6)
-    parser.add_argument("--only", default="", help="findings whose name contains this")
-    arguments = parser.parse_args()
-    end = time.monotonic() + 60 * arguments.minutes
-    trainings = Trainings(arguments.out, arguments.data, shared=SHARED, end=end)
+    arguments = parse_arguments(__doc__, 3000, "findings")
+    trainings = Trainings(arguments.out, arguments.data, shared=SHARED, end=arguments.end)
     rows = Rows()
     try:
         for finding in FINDINGS:

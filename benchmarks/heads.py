@@ -13,13 +13,11 @@ the table of what is finished.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 
-from trainings import OutOfTimeError, Rows, Trainings, mean_and_spread
+from trainings import OutOfTimeError, Rows, Trainings, mean_and_spread, parse_arguments
 
 from atrous import load
 from atrous.analysis.counts import count_parameters, multiply_adds
@@ -57,7 +55,7 @@ BUDGET = (
     "precision=bf16-mixed",
     "channels_last=true",
     "warmup.steps=50",
-    "evaluate.every=0",
+    "evaluate={every: 0, max_images: 8, samples: 0}",  # the whole split is evaluated afterwards
     "checkpoint_every=50",
 )
 
@@ -95,15 +93,8 @@ def measure_cost(weights: Path) -> dict[str, float]:
 
 def main() -> None:
     """Train what is not trained yet, and tell what is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="camvid:FOLDER")
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--minutes", type=float, default=1e6)
-    parser.add_argument("--only", default="", help="networks whose id contains this")
-    arguments = parser.parse_args()
-    end = time.monotonic() + 60 * arguments.minutes
-    trainings = Trainings(arguments.out, arguments.data, shared=BUDGET, end=end)
+    arguments = parse_arguments(__doc__, 500, "networks")
+    trainings = Trainings(arguments.out, arguments.data, shared=BUDGET, end=arguments.end)
     rows, searched = Rows(), Rows()
     try:
         for title, model, backbone in NETWORKS:

@@ -5,6 +5,7 @@ Used by `heads.py` and `findings.py`.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -57,7 +58,8 @@ class Trainings:
         words = [self.recipe, "--data", self.data, "--out", str(out), *self.shared, *overrides]
         resumed = ["--resume"] if (out / "recipe.yaml").is_file() else []
         print(f"{name}: {'continues' if resumed else 'begins'}", flush=True)
-        process = subprocess.Popen([sys.executable, "-m", "atrous", "train", *words, "--no-check", "--quiet", *resumed])
+        command = [sys.executable, "-m", "atrous", "train", *words, "--no-check", *resumed]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         alarm = threading.Timer(min(self.end - time.monotonic(), 1e6), process.terminate)
         alarm.start()
         try:
@@ -65,11 +67,11 @@ class Trainings:
         finally:
             alarm.cancel()
         code = os.waitstatus_to_exitcode(status)
+        if code not in (0, STOPPED):
+            raise SystemExit(f"{name}: the training ended with {code}")
         _keep_largest(out / "peak_memory.json", usage.ru_maxrss << 10)
         if code == STOPPED:
             raise OutOfTimeError
-        if code:
-            raise SystemExit(f"{name}: the training ended with {code}")
         return out
 
     def describe(self, name: str) -> dict[str, float]:
@@ -89,6 +91,19 @@ class Trainings:
             with writing(path) as temporary:
                 temporary.write_text(json.dumps(metrics, indent=2))
         return dict(json.loads(path.read_text()))
+
+
+def parse_arguments(description: str | None, steps: int, what: str) -> argparse.Namespace:
+    """Read the command line of a comparison: `end` is the time at which it stops."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="camvid:FOLDER")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--minutes", type=float, default=1e6)
+    parser.add_argument("--only", default="", help=f"{what} whose name contains this")
+    arguments = parser.parse_args()
+    arguments.end = time.monotonic() + 60 * arguments.minutes
+    return arguments
 
 
 def evaluate_weights(
@@ -119,7 +134,9 @@ class Rows:
         print(", ".join(str(value) for value in keys.values()), f"mIoU {figures['miou']:.2f}", flush=True)
 
     def write(self, path: Path) -> None:
-        """Write the rows as CSV."""
+        """Write the rows as CSV, if there are any."""
+        if not self.rows:
+            return
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing(path) as temporary, temporary.open("w", newline="") as file:
