@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from atrous import AtrousError
 from atrous.data import open_dataset
-from atrous.data.loading import AugmentedDataset, collate, duplicate_hard_images
+from atrous.data.loading import AugmentedDataset, SampleLoader, collate, duplicate_hard_images
 from atrous.data.transforms import ColorJitter, Compose, RandomCrop, RandomFlip, RandomScale
 
 TRANSFORM = Compose([RandomScale(), RandomCrop(16, 20), RandomFlip(), ColorJitter()])
@@ -94,3 +94,21 @@ def test_batches_need_one_size(own: Path) -> None:
     assert set(batch.labels.unique().tolist()) == {0, 1, 2, 255}
     with pytest.raises(AtrousError, match="have different sizes"):
         collate([samples[0], AugmentedDataset(open_dataset(own), RandomCrop(9, 9))[1]])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_workers_are_one_line(own: Path, workers: int) -> None:
+    data = open_dataset(own)
+    data.items[1].image.write_bytes(b"no image")
+    loader = SampleLoader(data, num_workers=workers, batch_size=None)
+    with pytest.raises(AtrousError) as raised:
+        list(loader)
+    assert str(data.items[1].image) in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_of_samples_of_two_sizes(own: Path, workers: int) -> None:
+    data = AugmentedDataset(open_dataset(own), RandomScale(0.5, 2.0))
+    with pytest.raises(AtrousError, match=r"^The samples of a batch have different sizes: "):
+        list(SampleLoader(data, collate_fn=collate, num_workers=workers, batch_size=2))

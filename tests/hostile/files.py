@@ -35,6 +35,8 @@ from tests.weights.importers.test_torchvision import mobile_state
 SOME = 60
 """How many files of each kind are damaged in `make test`: they take ten times as long as others."""
 
+_IMPORT = ("import-weights", "{path}", "-o", "{out}/imported.safetensors")
+
 
 def _safetensors(folder: Path) -> Path:
     model = atrous.create_model("deeplab_v3.mobilenet_v2", width=0.125)
@@ -204,7 +206,7 @@ def _varint_length(view: memoryview, position: int) -> int:
 def _kind(
     write: Callable[[Path], Path], spots: Callable[[bytes], list[int]] = lambda content: [], **options: Any
 ) -> Kind:
-    return Kind(write, "weights", spots=spots, some=SOME, **options)
+    return Kind(write, "weights", _IMPORT, spots=spots, every=6, some=SOME, **options)
 
 
 WEIGHTS = {

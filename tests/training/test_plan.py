@@ -10,6 +10,12 @@ from atrous.training.plan import make_plan, summarize
 from tests.training.conftest import small
 
 
+def test_augmentation() -> None:
+    assert summarize(small("camvid:nowhere").stages[0])["augmentation"] == "crop, flip"
+    mixed = small("camvid:nowhere", "class_mix=0.5").stages[0]
+    assert summarize(mixed)["augmentation"] == "crop, flip, class_mix 0.5"
+
+
 def test_the_stride_of_the_loss() -> None:
     assert summarize(small("camvid:nowhere", "loss_stride=8").stages[0])["loss"] == "cross_entropy, stride 8"
     assert summarize(small("camvid:nowhere").stages[0])["loss"] == "cross_entropy"

@@ -45,6 +45,17 @@ def test_data_without_any_label_is_refused(run: Run, tmp_path: Path, split: str)
     assert "are ignored. Check the values in the masks" in result.err
 
 
+def test_an_image_that_a_worker_cannot_read_is_named_in_one_line(run: Run, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "cells")
+    damaged = sorted((data / "images" / "train").iterdir())[0]
+    damaged.write_bytes(b"no image")
+    options = ("--no-check", "--out", tmp_path / "run", "steps=8", "batch=2", "workers=1", "crop=[33,33]")
+    result = run("train", "--model", "unet.padded", "model.options.width=0.125", "--data", data, *options)
+    assert result.code == 2, result.err
+    assert damaged.name in result.err
+    assert "Traceback" not in result.err
+
+
 def test_files_of_a_run(street: str, tmp_path: Path) -> None:
     messages: list[str] = []
     steps: list[int] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from atrous.data.class_mix import mix_classes
 from atrous.data.dataset import InstancesReader, Item, Sample, SegmentationDataset
@@ -194,3 +194,47 @@ def collate(samples: Sequence[Sample]) -> Batch:
     weights = torch.from_numpy(np.stack(maps)) if len(maps) == len(samples) else None
     pixels = torch.from_numpy(np.ascontiguousarray(images))
     return Batch(pixels, torch.from_numpy(labels), tuple(sample.name for sample in samples), weights)
+
+
+class SampleLoader(DataLoader[Any]):
+    """A `DataLoader` that raises an `AtrousError` of a worker as the worker raised it.
+
+    torch's own puts the traceback of the worker into the message. Options are those of a `DataLoader`; without a
+    `collate_fn`, samples are not changed.
+    """
+
+    def __init__(self, dataset: Any, *, collate_fn: Callable[[Any], Any] | None = None, **options: Any) -> None:
+        super().__init__(_Guarded(dataset, collate_fn or _identity), collate_fn=_identity, **options)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch asks for a private class
+        for result in super().__iter__():
+            if isinstance(result, AtrousError):
+                raise result
+            yield result
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """Read and collate samples of a data set; an `AtrousError` is returned, not raised."""
+
+    dataset: Any
+    collate: Callable[[Any], Any]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._guard(lambda: self.dataset[key])
+
+    def __getitems__(self, keys: Sequence[Any]) -> Any:
+        return self._guard(lambda: [self.dataset[key] for key in keys])
+
+    def _guard(self, read: Callable[[], Any]) -> Any:
+        try:
+            return self.collate(read())
+        except AtrousError as error:
+            return error
+
+
+def _identity(value: Any) -> Any:
+    return value

@@ -57,7 +57,8 @@ def connect(address: str | None, resources: Resources) -> Iterator[Resources]:
     """Connect to the cluster at an address, or start one on this machine, for the block; yields resolved resources.
 
     "auto" is the cluster that this machine belongs to. A cluster on this machine has no dashboard, and ends with the
-    block, or with this process if it is killed. A connection that exists already is used and kept.
+    block, or with this process if it is killed; two idle processes of Ray's then remain for some minutes. A connection
+    that exists already is used and kept.
 
     Raises: `AtrousError` if Ray is not installed, no cluster answers, or a worker does not fit into it.
     """

@@ -149,9 +149,9 @@ class Uploads:
 
     @contextmanager
     def hold(self) -> Iterator[Callable[[int], None]]:
-        """Hold a body within the block: its bytes, told to the function that is returned, are counted until the end.
+        """Count the bytes of a body as held until the end of the block, which reports them to the yielded function.
 
-        The function raises `ServiceError` (busy).
+        Raises: `ServiceError` (busy), from that function, for a body that does not fit.
         """
         held = 0
 

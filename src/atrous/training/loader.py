@@ -16,6 +16,7 @@ from atrous.data.loading import (
     AugmentedDataset,
     Batch,
     BorderWeights,
+    SampleLoader,
     collate,
     duplicate_hard_images,
     join_datasets,
@@ -143,8 +144,8 @@ def make_loader(
     transform = stage.make_transform(dataset.ignore_index)
     augmented = AugmentedDataset(dataset, transform, seed=seed, weight_map=weight_map, class_mix=stage.class_mix)
     sampler = StepBatchSampler(len(dataset), stage.batch, steps, start, stage.accumulate, rank, processes, seed)
-    return DataLoader(
-        augmented,  # type: ignore[arg-type]
+    return SampleLoader(
+        augmented,
         batch_sampler=sampler,
         num_workers=min(stage.workers, os.cpu_count() or 1),
         collate_fn=collate,

@@ -91,7 +91,11 @@ def summarize(stage: StageConfig) -> Mapping[str, str]:
     rates = [f"{optimizer.lr:g} {next(iter(stage.schedule))}"]
     rates += [f"{part} x{multiplier:g}" for part, multiplier in optimizer.lr_mult.items()]
     stride = f", stride {stage.loss_stride}" if stage.loss_stride > 1 else ""
+    augmentation = [next(iter(entry)) for entry in stage.transforms]
+    if stage.class_mix:
+        augmentation.append(f"class_mix {stage.class_mix:g}")
     return {
+        "augmentation": ", ".join(augmentation) or "none",
         "optimizer": f"{optimizer.name}, lr {', '.join(rates)}, weight decay {optimizer.weight_decay:g}",
         "loss": " + ".join(stage.loss) + stride,
         "batch normalization": stage.batch_norm,

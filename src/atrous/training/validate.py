@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from atrous.card import Card
 from atrous.data.dataset import Sample, SegmentationDataset
+from atrous.data.loading import SampleLoader
 from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.imaging.io import Pixels
 from atrous.inference.preprocess import preprocess
@@ -49,11 +49,10 @@ def validate(
     """Validate a network on a data set; each of several processes takes every n-th image, so that each counts once."""
     config = stage.evaluate
     count = min(len(data), config.max_images or len(data))
-    loader: DataLoader[Sample] = DataLoader(
+    loader: DataLoader[Sample] = SampleLoader(
         Subset(data, range(rank, count, processes)),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(stage.workers, 2),
-        collate_fn=_identity,
         generator=torch.Generator(),  # so that loading does not consume the global random numbers
     )
     result = ValidationResult(ConfusionMatrix(num_classes=len(card.classes), ignore_index=data.ignore_index), [], [])
@@ -101,7 +100,3 @@ def _evaluation_mode(model: SegmentationModel, output_stride: int | None) -> Ite
             model.set_output_stride(stride)
         for module, training in modes.items():
             module.training = training
-
-
-def _identity(sample: Any) -> Any:
-    return sample
