@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from atrous import AtrousError
 from atrous.backbones import create_backbone
-from atrous.weights.importers.tflite_mobilenet import read_classifier
+from atrous.weights.importers.tflite import read_backbone, read_normalization
 from atrous.weights.pretrained import find_pretrained
 
 CATS = {281, 282, 283, 284, 285}  # tabby, tiger cat, Persian, Siamese, Egyptian: ImageNet's house cats
@@ -48,17 +47,14 @@ def test_efficientnet_lite0_names_what_it_sees(name: str, right: set[int], lite0
 @pytest.mark.parametrize(("name", "right"), [("cat_720p.jpg", CATS), ("parrot.jpg", MACAW)])
 @torch.no_grad()
 def test_a_quantized_mobilenet_v2_names_what_it_sees(name: str, right: set[int], shared_data: Path) -> None:
-    backbone, how = read_classifier(shared_data / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite")
-    assert how.size == (224, 224)
-    image = torch.from_numpy((photograph(shared_data / "images" / name) - how.mean[0]) / how.std[0])
+    path = shared_data / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"
+    backbone = create_backbone("mobilenet_v2", padding="tensorflow", num_classes=1001).eval()
+    backbone.load_state_dict(read_backbone(path, backbone))
+    mean, std = read_normalization(path)
+    image = torch.from_numpy((photograph(shared_data / "images" / name) - mean[0]) / std[0])
     logits = backbone.classify(image.float().permute(2, 0, 1)[None])
     assert logits.shape == (1, 1001)  # the first is the background
     assert right & {index - 1 for index in logits[0].topk(5).indices.tolist()}
-
-
-def test_a_segmentation_graph_is_no_classifier(shared_data: Path) -> None:
-    with pytest.raises(AtrousError, match=r"operator 61 \(AVERAGE_POOL_2D\) is not as in a MobileNetV2 classifier"):
-        read_classifier(shared_data / "weights" / "deeplabv3_257_mv_gpu.tflite")
 
 
 def test_every_key_of_efficientnet_lite0_is_used(lite0: dict) -> None:

@@ -25,7 +25,7 @@ def test_initial_weights_are_located_but_not_downloaded(tmp_path: Path, monkeypa
     assert locate(*vgg) == f"backbone_weights imagenet, to be downloaded from {VGG} {once}"
     file = tmp_path / "own.pth"
     torch.save({}, file)
-    assert locate(f"backbone_weights={file}") == f"backbone_weights {file}, {file}"
+    assert locate(f"backbone_weights={file}") == f"backbone_weights {file}"
     monkeypatch.setenv("ATROUS_OFFLINE", "1")
     with pytest.raises(AtrousError, match=r"vgg16_bn-6c64b313.pth is not on this machine, and ATROUS_OFFLINE is set"):
         locate(*vgg)
@@ -42,7 +42,7 @@ def test_trained_weights_are_located(street: str, tmp_path: Path) -> None:
     recipe = small(street)
     model = build_model(recipe, recipe.stages[0], open_dataset(f"{street}?split=train"))
     file = save(model, tmp_path / "trained.safetensors")
-    assert locate_initial_weights(small(street, f"weights={file}")) == f"weights {file}, {file}"
+    assert locate_initial_weights(small(street, f"weights={file}")) == f"weights {file}"
 
 
 def test_everything_that_is_missing_is_reported_at_once(street: str) -> None:

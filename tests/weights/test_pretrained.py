@@ -19,6 +19,7 @@ from atrous.backbones import base, create_backbone
 from atrous.backbones.resnet import IMAGENET
 from atrous.weights.download import compute_sha256
 from atrous.weights.find import DownloadNeededError, downloads_disabled
+from atrous.weights.importers.tflite import read_backbone
 from atrous.weights.pretrained import (
     find_pretrained,
     load_pretrained_backbone,
@@ -326,3 +327,27 @@ def test_a_backbone_without_released_weights_is_refused() -> None:
     with pytest.raises(AtrousError, match=r"No 'imagenet' weights are known for the backbone resnet50_beta"):
         atrous.create_backbone("resnet50_beta", pretrained=True)
     assert atrous.create_backbone("resnet50", width=0.25).training
+
+
+def test_a_tensorflow_lite_classifier_starts_a_backbone(shared_data: Path) -> None:
+    path = shared_data / "weights" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"
+    model = create_model("deeplab_v3.mobilenet_v2", backbone_options={"padding": "tensorflow"})
+    report = load_pretrained_backbone(model, str(path))
+    assert {name.partition(".")[0] for name in report.fresh} == {"aspp", "classifier"}
+    classifier = create_backbone("mobilenet_v2", padding="tensorflow", num_classes=1001)
+    classifier.load_state_dict(read_backbone(path, classifier))
+    image = torch.rand(1, 3, 65, 65)
+    for ours, theirs in zip(model.eval().backbone(image), classifier.eval()(image), strict=True):
+        if ours.shape == theirs.shape:  # the last stage is dilated in one
+            torch.testing.assert_close(ours, theirs)
+    normalization = pretrained_normalization("deeplab_v3.mobilenet_v2", {}, str(path))
+    assert normalization["mean"] == pytest.approx((127.5,) * 3, abs=1)
+    with pytest.raises(AtrousError, match="holds the weights of mobilenet_v2, not of resnet50"):
+        load_pretrained_backbone(create_model("deeplab_v3.resnet50", width=0.125), str(path))
+
+
+def test_a_file_of_another_format_is_no_start_of_a_backbone(tmp_path: Path) -> None:
+    path = tmp_path / "vgg.caffemodel"
+    path.write_bytes(b"\x0a\x03VGG\xa2\x06")
+    with pytest.raises(AtrousError, match=r"a Caffe network does not start a backbone; expected a state dict"):
+        load_pretrained_backbone(create_model("fcn_8s.vgg16", width=0.125), str(path))

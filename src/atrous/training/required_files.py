@@ -79,7 +79,8 @@ def locate_initial_weights(recipe: Recipe) -> str:
     except DownloadNeededError as error:
         once = f" once; {key}=none switches this off" if first.backbone_weights == "imagenet" else ""
         return f"{key} {getattr(first, key)}, to be downloaded from {error.url}{once}"
-    return f"{key} {getattr(first, key)}, {path}"
+    weights = getattr(first, key)
+    return f"{key} {weights}" if Path(weights) == path else f"{key} {weights}, {path}"
 
 
 def why_unavailable(recipe: Recipe, *, download: bool) -> str:

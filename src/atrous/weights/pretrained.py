@@ -96,11 +96,11 @@ def pretrained_normalization(
 ) -> dict[str, Any]:
     """Look up mean and std of the pretrained weights of a backbone; empty if they are not known for it.
 
-    `tag` can be a file; only those of TensorFlow tell their normalization.
+    `tag` can be a file; only those of TensorFlow and TensorFlow Lite tell their normalization.
     """
     order = -1 if channel_order == "BGR" else 1
-    if _is_tensorflow(path := _checkpoint(tag)):
-        mean, std = import_module("atrous.weights.importers.tensorflow").read_normalization(path)
+    if source := _tensorflow_reader(path := _checkpoint(tag)):
+        mean, std = source.read_normalization(path)
         return {"mean": mean[::order], "std": std[::order]}
     entry = None if Path(tag).suffix else pretrained_entry(model_id, options, tag)
     return {} if entry is None else {"mean": entry.mean[::order], "std": entry.std[::order]}
@@ -202,23 +202,30 @@ def _checkpoint(weights: str) -> Path:
     return path if path.is_file() else checkpoint_index(path) or path
 
 
-def _is_tensorflow(path: Path) -> bool:
-    return path.is_file() and find_format(path).module == "tensorflow"
+def _tensorflow_reader(path: Path) -> Any:
+    """Get the module with `read_backbone` and `read_normalization` for a file of TensorFlow (Lite), else None."""
+    module = find_format(path).module if path.is_file() else ""
+    return import_module(f"atrous.weights.importers.{module}") if module in ("tensorflow", "tflite") else None
 
 
 def _read_state(path: Path, backbone: Backbone) -> Mapping[str, Tensor]:
-    """Read the tensors for a backbone from a state dict, or from a TensorFlow checkpoint."""
-    if not _is_tensorflow(path):
-        return read_state_dict(path)
-    state: Mapping[str, Tensor] = import_module("atrous.weights.importers.tensorflow").read_backbone(path, backbone)
-    return state
+    """Read the tensors for a backbone from a state dict, or from a file of TensorFlow or TensorFlow Lite."""
+    if (source := _tensorflow_reader(path)) is not None:
+        state: Mapping[str, Tensor] = source.read_backbone(path, backbone)
+        return state
+    if (format := find_format(path)).module != "state_dict":
+        raise AtrousError(
+            f"{path}: a {format.name} does not start a backbone; expected a state dict (.pth, .safetensors), or a file "
+            "of TensorFlow or TensorFlow Lite. `weights` takes whole networks."
+        )
+    return read_state_dict(path)
 
 
 def load_pretrained_backbone(model: SegmentationModel, weights: str) -> LoadReport:
     """Load a classifier into the backbone of a model (into each of them, if there are several).
 
-    `weights` is a file, also one of TensorFlow, or the tag of pretrained weights registered with the backbone, such as
-    "imagenet".
+    `weights` is a file, also one of TensorFlow or TensorFlow Lite, or the tag of pretrained weights registered with the
+    backbone, such as "imagenet".
 
     Raises: `AtrousError` for a file that does not fit the backbone, or a tag that the backbone does not have.
     """

@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from atrous.backbones import Backbone
 from atrous.backbones.mobilenet_v2 import MobileNetV2
 from atrous.card import Card
+from atrous.errors import AtrousError
 from atrous.layers.meta import meta_device
 from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.importers.classes import name_classes
@@ -25,6 +27,7 @@ from atrous.weights.importers.tflite_mobilenet import (
     GraphReader,
     backbone_tensors,
     check_geometry,
+    classifier_tensors,
     graph_preprocessing,
     unfold_norm,
     width_multiplier,
@@ -53,6 +56,34 @@ def read(path: Path) -> tuple[SegmentationModel, Card]:
     assert isinstance(model.backbone, MobileNetV2)
     check_geometry(path, model.backbone, convs)
     return model, card
+
+
+def read_backbone(path: Path, backbone: Backbone) -> dict[str, Tensor]:
+    """Read the tensors of a MobileNetV2, by its keys: of an ImageNet classifier, or of a segmentation network.
+
+    Those of a classifier include its last layers.
+
+    Raises: `AtrousError` for a damaged file, a graph of another network, or another backbone.
+    """
+    if not isinstance(backbone, MobileNetV2):
+        raise AtrousError(f"{path}: a TensorFlow Lite graph holds the weights of mobilenet_v2, not of {backbone.name}.")
+    reader = _backbone_reader(path)
+    convs = reader.read_backbone()
+    is_classifier = len(reader.graph.consumers(reader.tensor)) == 1  # ASPP has branches
+    return backbone_tensors(convs) | (classifier_tensors(reader) if is_classifier else {})
+
+
+def read_normalization(path: Path) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Read which mean and standard deviation a graph was trained with, in units of the 8-bit pixel.
+
+    Raises: `AtrousError` for a damaged file.
+    """
+    preprocessing = graph_preprocessing(_backbone_reader(path).graph)
+    return preprocessing.mean, preprocessing.std
+
+
+def _backbone_reader(path: Path) -> GraphReader:
+    return GraphReader(Graph(path), "a network on MobileNetV2")
 
 
 @dataclass

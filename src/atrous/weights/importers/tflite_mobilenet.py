@@ -23,39 +23,11 @@ from torch import Tensor
 from atrous.backbones.mobilenet_v2 import BOTTLENECKS, InvertedResidual, MobileNetV2, find_width
 from atrous.card import Preprocessing
 from atrous.errors import AtrousError
-from atrous.layers.meta import meta_device
 from atrous.weights.importers.tflite_graph import Graph, Operator
-from atrous.weights.tensors import load_tensors
 
 UNITS = sum(repeats for _, _, repeats, _ in BOTTLENECKS)
 EPS = 1e-3
 """The epsilon of MobileNetV2's batch normalization."""
-
-
-def read_classifier(path: Path) -> tuple[MobileNetV2, Preprocessing]:
-    """Read an ImageNet classifier, `backbone.classify(image)`, and its preprocessing.
-
-    Raises: `AtrousError` for a damaged file, or a graph of another network, naming the first operator that differs.
-    """
-    graph = Graph(path)
-    reader = GraphReader(graph, "a MobileNetV2 classifier")
-    backbone_convs = reader.read_backbone()
-    last = reader.conv(activation="relu6")
-    mean = reader.next("MEAN")
-    reader.tensor = mean.outputs[0]
-    scores = reader.conv(activation="none")
-    for name in ("RESHAPE", "SOFTMAX", "QUANTIZE"):
-        reader.skip(name)
-    if reader.tensor != graph.output:
-        reader.unknown(reader.graph.consumers(reader.tensor)[0])
-    width, divisor = width_multiplier(graph, backbone_convs)
-    with meta_device():
-        backbone = MobileNetV2(width=width, divisor=divisor, padding="tensorflow", num_classes=scores.weight.shape[0])
-    tensors = backbone_tensors(backbone_convs) | unfold_norm("features.18.0", "features.18.1", last, EPS)
-    tensors |= {"classifier.1.weight": scores.weight.flatten(1), "classifier.1.bias": scores.bias}
-    load_tensors(backbone, tensors, str(path))
-    check_geometry(path, backbone, backbone_convs)
-    return backbone.eval(), graph_preprocessing(graph)
 
 
 @dataclass
@@ -242,6 +214,22 @@ def backbone_tensors(backbone_convs: BackboneConvs, prefix: str = "") -> dict[st
             tensors |= unfold_norm(f"{name}.{position}.0", f"{name}.{position}.1", conv, EPS)
         tensors |= unfold_norm(f"{name}.{len(nested)}", f"{name}.{len(nested) + 1}", project, EPS)
     return tensors
+
+
+def classifier_tensors(reader: GraphReader) -> dict[str, Tensor]:
+    """Read the layers of an ImageNet classifier after `read_backbone`, by the keys of `MobileNetV2`.
+
+    Raises: `AtrousError` for other layers, naming the first operator that differs.
+    """
+    last = reader.conv(activation="relu6")
+    reader.tensor = reader.next("MEAN").outputs[0]
+    scores = reader.conv(activation="none")
+    for name in ("RESHAPE", "SOFTMAX", "QUANTIZE"):
+        reader.skip(name)
+    if reader.tensor != reader.graph.output:
+        reader.unknown(reader.graph.consumers(reader.tensor)[0])
+    tensors = unfold_norm("features.18.0", "features.18.1", last, EPS)
+    return tensors | {"classifier.1.weight": scores.weight.flatten(1), "classifier.1.bias": scores.bias}
 
 
 def check_geometry(path: Path, backbone: MobileNetV2, backbone_convs: BackboneConvs) -> None:
