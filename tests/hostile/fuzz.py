@@ -104,6 +104,7 @@ def fuzz(name: str, seconds: int, folder: Path, given: Path | None) -> None:
     if given is not None:
         one(given.read_bytes())
         return
+    one(content if text else b"")  # what is compiled at first use is no slow input
     length = 20_000 if text else 8 * EDIT.size
     options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/", "-timeout=20", "-rss_limit_mb=4096"]
     atheris.Setup([sys.argv[0], *options, f"-max_len={length}", "-print_final_stats=1", str(folder / "corpus")], one)

@@ -50,7 +50,7 @@ def check_format(path: Path) -> Iterator[None]:
         yield
     except AtrousError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise AtrousError(
             f"{path}: an entry is not as in COCO's annotations ({type(error).__name__}: {error}). Check that this is "
             "the right file, or download it again."

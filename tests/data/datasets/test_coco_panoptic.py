@@ -27,7 +27,14 @@ def test_segments_that_are_not_in_the_json_file(tmp_path: Path, write: Write) ->
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("513", '"513"'), ("513", "-1"), ("513", "null"), ("[1, 2, 3]", "[1, 2, 300]")]
+    ("before", "after"),
+    [
+        ("513", '"513"'),
+        ("513", "-1"),
+        ("513", "null"),
+        ("[1, 2, 3]", "[1, 2, 300]"),
+        ("[1, 2, 3]", "[1e309, 2, 3]"),
+    ],
 )
 def test_numbers_that_no_segment_or_color_has(before: str, after: str, tmp_path: Path, write: Write) -> None:
     write(tmp_path / "val2017/1.jpg", photograph(0, (2, 2)))

@@ -91,6 +91,17 @@ def test_damaged_annotations(root: Path, write: Write, content: str, message: st
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("change", [{"area": 10**400}, {"segmentation": [[1, 10**400, 2, 2, 3, 3]]}])
+def test_numbers_that_no_float_holds(root: Path, change: dict[str, object]) -> None:
+    path = root / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(AtrousError, match=r"an entry is not as in COCO's annotations .*too large"):
+        open_dataset(f"coco_voc:{root}")
+
+
 def test_run_lengths_of_another_size(root: Path) -> None:
     path = root / "annotations/instances_train2017.json"
     path.write_text(path.read_text().replace("5940, 60", "5940, 61"))
