@@ -191,7 +191,7 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         """Whether a name can be used, listed or not."""
-        return name in self._entries or (isinstance(name, str) and name.startswith(tuple(self._prefixes)))
+        return isinstance(name, str) and (name in self._entries or name.startswith(tuple(self._prefixes)))
 
     def names(self, pattern: str = "*") -> list[str]:
         """List the registered names that match a pattern, see `matching`."""

@@ -54,3 +54,8 @@ class TestSpec:
     def test_all_are_listed(self) -> None:
         assert list_datasets("coco") == ["coco_panoptic", "coco_stuff", "coco_voc"]
         assert len(list_datasets()) == 11
+
+
+def test_a_home_folder_that_does_not_exist() -> None:
+    with pytest.raises(AtrousError, match="~nobody-of-this-name/data"):
+        open_dataset("camvid:~nobody-of-this-name/data")

@@ -14,6 +14,7 @@ from atrous.layers.norm import (
     LayerNorm2d,
     freeze_batch_norm,
     recalibrate_batch_norm,
+    unfold_batch_norm,
     unfreeze_batch_norm,
 )
 
@@ -53,6 +54,36 @@ def test_dropout_is_off_frozen_layers_stay_and_modes_are_as_before() -> None:
     torch.testing.assert_close(model[2].running_mean, batch.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert [layer.training for layer in model] == [True, False, True]
     assert model[2].momentum == 0.1
+
+
+def folded_network() -> nn.Sequential:
+    """Two convolutions with folded normalization, as converters write them, and a layer that was not folded."""
+    torch.manual_seed(0)
+    convs = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 5, 1)
+    model = nn.Sequential(convs[0], BatchNorm2d(4), nn.ReLU6(), convs[1], BatchNorm2d(5), BatchNorm2d(5))
+    for layer in (model[1], model[4]):
+        layer.running_var.fill_(1 - layer.eps)
+        nn.init.uniform_(layer.bias, -1, 1)
+    return model
+
+
+def test_unfolding_keeps_the_network_and_makes_training_compute_the_same() -> None:
+    model = folded_network().eval()
+    images = 3 + 2 * torch.randn(8, 3, 9, 9)
+    before = model[:5](images)
+    unfold_batch_norm(model, images.split(3))
+    assert not model.training
+    torch.testing.assert_close(model[:5](images), before)
+    torch.testing.assert_close(model[1].running_mean, model[0](images).mean((0, 2, 3)))
+    assert model[5].running_var.eq(1).all()  # was not folded
+    model.train()
+    torch.testing.assert_close(model[:5](images), before, rtol=2e-3, atol=2e-3)  # unbiased variance
+
+
+def test_a_folded_layer_that_stays_frozen_is_not_unfolded() -> None:
+    model = freeze_batch_norm(folded_network())
+    unfold_batch_norm(model, [torch.randn(2, 3, 9, 9)])
+    assert not model[1].running_mean.any()
 
 
 def test_no_batches_is_an_error_that_changes_nothing() -> None:

@@ -140,3 +140,9 @@ except ValueError as error:
         [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == "Training requires lightning_fabric: pip install 'atrous[train]'."
+
+
+@pytest.mark.parametrize("name", [[], {}, [1], 7, None])
+def test_a_network_whose_id_is_no_text(name: object) -> None:
+    with pytest.raises(AtrousError, match=r"model\.id"):
+        make_recipe({**BASE, "model": {"id": name}})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from atrous import AtrousError
+from atrous import AtrousError, load
 from atrous.data import open_dataset
 from atrous.layers.norm import BatchNorm2d
 from atrous.training.config import StageConfig
 from atrous.training.schedules import Poly, set_learning_rate
 from atrous.training.stage import batch_norm_warning, build_model, make_optimizer, normalize, prepare_model
+from atrous.weights import save
 from tests.training.conftest import small, tiny_model
 
 
@@ -86,3 +89,25 @@ def test_crf_rnn_takes_the_std_of_the_recipe(street: str) -> None:
     recipe = small(street, "model.id=crf_rnn.vgg16", "preprocessing.std=[1, 2, 3]")
     model = build_model(recipe, recipe.stages[0], open_dataset(f"{street}?split=train"))
     assert model.std == (1, 2, 3)
+
+
+def test_folded_batch_norm_is_unfolded_before_it_is_trained(street: str, tmp_path: Path) -> None:
+    """A converted network, whose normalization only adds biases, computes the same after one tiny step."""
+    train = pytest.importorskip("atrous.training", reason="needs the extra 'train'").train
+    torch.manual_seed(0)
+    model = build_model(recipe := small(street), recipe.stages[0], open_dataset(f"{street}?split=train"))
+    for layer in model.modules():
+        if isinstance(layer, BatchNorm2d):
+            layer.running_var.fill_(1 - layer.eps)
+            torch.nn.init.uniform_(layer.bias, -0.5, 0.5)
+    file = save(model, tmp_path / "converted.safetensors")
+    messages: list[str] = []
+    options = (f"weights={file}", "steps=1", "optimizer.lr=1e-12", "batch_norm_momentum=1e-6")
+    result = train(small(street, *options), tmp_path / "run", on_message=messages.append)
+    assert any("folded into the convolutions by a converter, have statistics of training images" in m for m in messages)
+    image = torch.randn(1, 3, 65, 65)
+    with torch.no_grad():
+        expected = model.eval()(image)
+        assert (load(result.last)(image) - expected).abs().max() < 1e-3 * expected.abs().max()
+    frozen = train(small(street, *options, "batch_norm=frozen"), tmp_path / "frozen")
+    assert not load(frozen.last).backbone.state_dict()["features.0.1.running_mean"].any()

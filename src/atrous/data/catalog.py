@@ -69,7 +69,8 @@ def open_dataset(spec: str | os.PathLike[str], **options: Any) -> SegmentationDa
     if parsed.name in DATASETS.names():
         entry = DATASETS.entry(parsed.name)
         types = {key: type_ for key, type_ in get_type_hints(entry.function).items() if key in entry.arguments()}
-        return entry.build(root=Path(parsed.target).expanduser(), **_typed(merged, types))
+        root = Path(os.path.expanduser(parsed.target))  # not Path.expanduser: it raises for an unknown user
+        return entry.build(root=root, **_typed(merged, types))
     if not parsed.target.isidentifier():
         raise AtrousError(
             f"There is no data set '{parsed.name}'.{did_you_mean(parsed.name, DATASETS.names())} The data sets are "

@@ -1,4 +1,4 @@
-"""Batch normalization (frozen, synchronized, recalibrated; single values) and channels-first layer normalization."""
+"""Batch normalization (frozen, synchronized, recalibrated, unfolded; single values), channels-first layer norm."""
 
 from __future__ import annotations
 
@@ -202,3 +202,63 @@ def recalibrate_batch_norm(model: M, batches: Iterable[Tensor]) -> M:
     if not pixels:
         raise AtrousError("recalibrate_batch_norm: there are no batches to compute the statistics on.")
     return model
+
+
+def folded_batch_norms(model: nn.Module) -> list[BatchNorm2d]:
+    """List the layers that would train although their normalization is folded into the convolutions before them.
+
+    Importers give such layers mean 0 and variance 1 - eps: they only scale and shift.
+    """
+    training = model.training
+    layers = [layer for layer in model.train().modules() if isinstance(layer, BatchNorm2d) and layer.training]
+    model.train(training)
+    return [layer for layer in layers if not _mean(layer).any() and (_variance(layer) == 1 - layer.eps).all()]
+
+
+@torch.no_grad()
+def unfold_batch_norm(model: M, batches: Iterable[Tensor]) -> M:
+    """Give every layer of `folded_batch_norms` the statistics of its input on these images; the outputs stay the same.
+
+    Scale and shift change with the statistics. Trained as it is, a folded layer would suddenly normalize what the next
+    layers expect as it is.
+
+    Shape: `batches` of (N, in_channels, H, W), the input of `model`.
+    Raises: `AtrousError` if there are no batches.
+    """
+    layers = folded_batch_norms(model)
+    sums = {layer: [_mean(layer).new_zeros((), dtype=torch.float64)] * 3 for layer in layers}
+
+    def measure(layer: BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        values = inputs[0].double().transpose(0, 1).flatten(1)
+        added = values.new_tensor(values.shape[1]), values.sum(1), values.square().sum(1)
+        sums[layer] = [old + new for old, new in zip(sums[layer], added, strict=True)]
+
+    hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
+    training, count = model.training, 0
+    model.eval()
+    for batch in batches:
+        model(batch)
+        count += 1
+    for hook in hooks:
+        hook.remove()
+    model.train(training)
+    if layers and not count:
+        raise AtrousError("unfold_batch_norm: there are no batches to compute the statistics on.")
+    for layer, (pixels, total, squares) in sums.items():
+        mean = total / pixels
+        variance = (squares / pixels - mean.square()).clamp(min=0) * pixels / (pixels - 1).clamp(min=1)
+        layer.bias.add_(layer.weight * mean)
+        layer.weight.mul_((variance + layer.eps).sqrt())
+        _mean(layer).copy_(mean)
+        _variance(layer).copy_(variance)
+    return model
+
+
+def _mean(layer: BatchNorm2d) -> Tensor:
+    assert layer.running_mean is not None
+    return layer.running_mean
+
+
+def _variance(layer: BatchNorm2d) -> Tensor:
+    assert layer.running_var is not None
+    return layer.running_var

@@ -16,13 +16,13 @@ from atrous.card import Card, Measurement
 from atrous.data.dataset import SegmentationDataset
 from atrous.errors import AtrousError
 from atrous.layers.losses import Loss
-from atrous.layers.norm import BatchNorm2d, set_batch_norm
+from atrous.layers.norm import BatchNorm2d, folded_batch_norms, set_batch_norm, unfold_batch_norm
 from atrous.models import SegmentationModel, build_from_card
 from atrous.training.config import StageConfig
 from atrous.training.ema import EMA, averaged_model
 from atrous.training.fsdp import load_optimizer_state
 from atrous.training.initialize import CardAndState, initial_images, initialize_stage
-from atrous.training.loader import add_trained_images, open_stage_data
+from atrous.training.loader import add_trained_images, make_loader, open_stage_data
 from atrous.training.losses import check_loss
 from atrous.training.recipe import Recipe
 from atrous.training.run_dir import RECIPE, damaged_checkpoint_error
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 OnMessage = Callable[[str], None]
 
+UNFOLD_IMAGES = 32
+"""The number of training images that give folded batch normalization its statistics."""
 MIN_BATCH = 8
 """Images per batch normalization below which its statistics are too noisy: DeepLab v3, table 9."""
 
@@ -121,6 +123,9 @@ def set_up_stage(
         for message in initialize_stage(model, recipe, number, previous):
             on_message(f"{stage.name}: {message}")
     prepare_model(model, stage)
+    seed = recipe.seed + 1000 * number  # stages draw different samples
+    if checkpoint is None and (message := restore_batch_norm(model, stage, data, seed)):
+        on_message(f"{stage.name}: {message}")
     if checkpoint is not None:
         with _damaged_checkpoint(folder):
             model.load_state_dict(checkpoint["model"])
@@ -133,9 +138,8 @@ def set_up_stage(
         model.training_outputs = torch.compile(model.training_outputs)  # type: ignore[method-assign]
     optimizer: Any = fabric.setup_optimizers(make_optimizer(model, stage))
     ema = EMA(model, stage.ema) if stage.ema else None
-    schedule, seed = stage.make_schedule(), recipe.seed + 1000 * number  # stages draw different samples
     trained = model, network, optimizer, ema, loss
-    run = StageRun(recipe, number, folder, fabric, data, val, *trained, schedule, seed, steps)
+    run = StageRun(recipe, number, folder, fabric, data, val, *trained, stage.make_schedule(), seed, steps)
     if checkpoint is not None:
         with _damaged_checkpoint(folder):
             _restore(run, checkpoint)
@@ -193,6 +197,19 @@ def prepare_model(model: SegmentationModel, stage: StageConfig) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if stage.precision == "64-true":
         model.double()
+
+
+def restore_batch_norm(model: SegmentationModel, stage: StageConfig, data: SegmentationDataset, seed: int) -> str:
+    """Undo folded batch normalization that is to be trained, on training images; return a message if there is any."""
+    layers = len(folded_batch_norms(model))
+    if not layers:
+        return ""
+    loader = make_loader(data, stage, -(-UNFOLD_IMAGES // stage.batch), seed=seed)
+    unfold_batch_norm(model, (normalize(batch.images, stage) for batch in loader))
+    return (
+        f"{layers} layers of batch normalization, folded into the convolutions by a converter, have statistics of "
+        "training images again; batch_norm=frozen would leave them folded."
+    )
 
 
 def batch_norm_warning(model: nn.Module, stage: StageConfig, processes: int) -> str:

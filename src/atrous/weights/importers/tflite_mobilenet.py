@@ -4,7 +4,7 @@ Channels, strides, dilations, paddings and residual connections are read from th
 an unexpected operator is an error.
 
 In such files batch normalization is folded into the convolutions. Our normalization layers become identities (scale 1,
-mean 0) that hold the bias, so the network can be fine-tuned, preferably with these layers frozen.
+mean 0) that hold the bias; training gives them statistics again, see `layers.norm.unfold_batch_norm`.
 
 Source: TensorFlow Lite's schema; MobileNetV2 table 2.
 """
