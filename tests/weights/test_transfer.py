@@ -13,6 +13,7 @@ from atrous.card import Card, Preprocessing
 from atrous.data.datasets import voc
 from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.transfer import class_axes, transfer
+from tests.contract.trained import imitate_training
 
 MODEL = "deeplab_v3_plus.mobilenet_v2"
 
@@ -149,3 +150,18 @@ def test_the_new_network_is_saved_and_loaded(saved: Path, image: torch.Tensor, t
 def test_invalid_classes_are_refused(saved: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(AtrousError, match=message):
         atrous.load(saved, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"decoder_separable": False}, {"conv3_tap": True}])
+def test_a_decoder_that_is_added_begins_as_the_identity(options: dict[str, object]) -> None:
+    """DeepLab v3+ from DeepLab v3 computes its scores: with aligned corners, two upsamplings are one."""
+    arguments = {"width": 0.125, "align_corners": True}
+    old_card = card_of(("sky", "road", "car"), "deeplab_v3.mobilenet_v2").model_copy(update={"arguments": arguments})
+    new_card = old_card.model_copy(update={"model": MODEL, "arguments": {**arguments, "atrous_rates": (), **options}})
+    encoder, model = build_from_card(old_card), build_from_card(new_card)
+    imitate_training(encoder)
+    report = transfer(model, new_card, encoder.state_dict(), old_card, "a file")
+    assert any(name.startswith("decoder") for name in report.fresh)
+    image = torch.randn(1, 3, 65, 65)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(image), encoder.eval()(image), rtol=1e-4, atol=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -107,6 +107,9 @@ class SegmentationModel(FreezableModule):
         """Load a classifier's weights into the backbones, and into other layers that the paper initializes from it."""
         for backbone in self.backbones():
             backbone.load_state_dict(dict(state_dict))
+
+    def init_missing(self, loaded: Collection[str]) -> None:
+        """Initialize what trained weights do not have, if there is a better start than random; `loaded` lists keys."""
 
     def head(self) -> Iterable[nn.Module]:
         """List the modules that the paper trains at a higher rate than the backbone; by default, all others."""

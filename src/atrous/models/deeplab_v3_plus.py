@@ -18,13 +18,16 @@ they are the output of the stage. MobileNetV2 and EfficientNet-Lite are not in t
 convolutions by default. The release takes MobileNetV2's features after a block's depthwise convolution:
 `backbone_options={"maps_from": "depthwise"}`.
 
+A decoder that is added to a trained DeepLab v3 (`weights` of a recipe) begins as the identity: the network computes the
+scores of DeepLab v3 until it is trained, so that few images suffice.
+
 On ResNets with torchvision's layout the multi-grid gives other rates than the paper's, unless whole stages are dilated:
 see `models.deeplab_v3`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +36,7 @@ from torch import Tensor, nn
 from atrous.backbones import Backbone
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
+from atrous.layers.norm import BatchNorm2d
 from atrous.layers.resize import resize
 from atrous.models.base import register_family, scaled
 from atrous.models.deeplab_v3 import EFFICIENTNETS, MOBILENETS, RESNETS, XCEPTIONS, DeepLabV3, build_classifier
@@ -89,6 +93,20 @@ class Decoder(nn.Module):
         high = resize(high, (height, width), align_corners=self.align_corners)
         return self.refine(torch.cat([high, self.reduce(low)], 1))
 
+    @torch.no_grad()
+    def init_identity(self) -> None:
+        """Initialize the convolutions so that the result is the encoder's features, upsampled.
+
+        Their batch normalization is that of folded layers, see `layers.norm.folded_batch_norms`.
+        """
+        for layer in self.refine.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.dirac_(layer.weight, groups=layer.groups)
+            elif isinstance(layer, BatchNorm2d):
+                layer.reset_parameters()
+                assert layer.running_var is not None
+                layer.running_var.fill_(1 - layer.eps)
+
 
 class DeepLabV3Plus(DeepLabV3):
     """DeepLab v3+: DeepLab v3 with a decoder between ASPP and classifier.
@@ -131,6 +149,14 @@ class DeepLabV3Plus(DeepLabV3):
             if part is not None:
                 init_convs(part)
         self.classifier = build_classifier(decoder_channels, self.num_classes)
+
+    def init_missing(self, loaded: Collection[str]) -> None:
+        """Begin with the scores of the encoder, if it and the classifier are loaded from a network without decoder."""
+        decoders = [decoder for decoder in (self.conv3, self.decoder) if decoder is not None]
+        added = not any(key.startswith(("conv3.", "decoder.")) for key in loaded)
+        if added and any(key.startswith("aspp.") for key in loaded) and "classifier.weight" in loaded:
+            for decoder in decoders:
+                decoder.init_identity()
 
     def _classify(self, maps: list[Tensor]) -> Tensor:
         x = self._encode(maps)

@@ -148,6 +148,7 @@ def transfer(
             target[index] = value.to(target.dtype)
         else:
             fresh.append(key)
+    model.init_missing(model.state_dict().keys() - set(fresh))
     if not copied:
         raise AtrousError(f"{where}: {source.model} has no tensor in common with {card.model}: choose other weights.")
     return LoadReport(
