@@ -207,8 +207,8 @@ def restore_batch_norm(model: SegmentationModel, stage: StageConfig, data: Segme
     loader = make_loader(data, stage, -(-UNFOLD_IMAGES // stage.batch), seed=seed)
     unfold_batch_norm(model, (normalize(batch.images, stage) for batch in loader))
     return (
-        f"{layers} layers of batch normalization, folded into the convolutions by a converter, have statistics of "
-        "training images again; batch_norm=frozen would leave them folded."
+        f"{layers} layers of batch normalization that only scaled and shifted have statistics of training "
+        "images now; batch_norm=frozen would leave them as they were."
     )
 
 
