@@ -36,3 +36,16 @@ def test_aliases_that_expand_to_billions_of_values() -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
     with pytest.raises(ParseError, match=f"over {MAX_VALUES:,} values"):
         parse_yaml("\n".join(lines))
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', '{"\\uDC00": 1}', '[["a\\ud83d"]]'])
+def test_halves_of_characters_are_refused(text: str) -> None:
+    for parse in (parse_json, parse_yaml):
+        with pytest.raises(ParseError, match="surrogates not allowed"):
+            parse(text)
+    with pytest.raises(ParseError, match="surrogates not allowed"):
+        parse_json(text.encode())
+
+
+def test_characters_of_two_halves() -> None:
+    assert parse_json('"\\ud83d\\ude00"') == "\N{GRINNING FACE}"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import yaml
 
 MAX_VALUES = 1_000_000
 """The number of values that a YAML file may have once its aliases are expanded; short texts expand to billions."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape of one half of a character."""
 
 
 class ParseError(ValueError):
@@ -21,7 +25,10 @@ def parse_json(text: str | bytes) -> Any:
     Raises: `ParseError`.
     """
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        if _SURROGATE.search(text if isinstance(text, bytes) else text.encode("utf-8", "replace")):
+            _count_values(content, {})
+        return content
     except RecursionError:
         raise ParseError("nested too deeply") from None
     except ValueError as error:
@@ -46,11 +53,16 @@ def parse_yaml(text: str) -> Any:
 
 
 def _count_values(content: Any, known: dict[int, int]) -> int:
-    """Count the values of a tree in which branches may occur several times, looking at each branch once."""
+    """Count the values of a tree in which branches may occur several times, looking at each branch once.
+
+    Raises: `UnicodeEncodeError` for halves of characters, which escapes can write, and no file can hold.
+    """
+    if isinstance(content, str):
+        content.encode()
     if not isinstance(content, dict | list):
         return 1
     if id(content) not in known:
-        branches = content.values() if isinstance(content, dict) else content
+        branches = [*content, *content.values()] if isinstance(content, dict) else content
         known[id(content)] = 1 + sum(_count_values(branch, known) for branch in branches)
     return known[id(content)]
 

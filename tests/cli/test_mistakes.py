@@ -135,6 +135,14 @@ def test_a_list_of_stages_is_expected(run: Run, tmp_path: Path) -> None:
     assert "stages must be a list of mappings of keys to values, not 5" in result.err
 
 
+def test_a_very_long_path(run: Run) -> None:
+    result = run("train", "--model", "unet.padded", "--data", f"camvid:{'x' * 5000}", "--dry-run")
+    assert result.code == 2
+    (line,) = result.err.splitlines()
+    assert "File name too long. Check the path" in line
+    assert len(line) < 1600
+
+
 def test_a_folder_without_permission(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(self))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from atrous import AtrousError
 from atrous.data.transforms import (
+    TRANSFORMS,
     ColorJitter,
     Compose,
     Pad,
@@ -236,3 +238,16 @@ def test_invalid_results_of_albumentations_callables_are_refused() -> None:
 def test_arguments_out_of_range(wrong: Callable) -> None:
     with pytest.raises(AtrousError, match=r"expected|empty"):
         wrong()
+
+
+@pytest.mark.parametrize("name", ["crop", "margin_crop", "pad", "resize"])
+@pytest.mark.parametrize("side", [0, -3, 2.5, math.nan, math.inf, "33"])
+def test_sides_that_no_image_has(name: str, side: object) -> None:
+    with pytest.raises(AtrousError, match=r"expected whole numbers of at least 1"):
+        TRANSFORMS[name](**{"height": 33, "width": side} | ({"margin": 3} if name == "margin_crop" else {}))
+
+
+def test_endless_scales_are_refused() -> None:
+    for name in ("scale", "blur"):
+        with pytest.raises(AtrousError, match="expected 0 < low <= high"):
+            TRANSFORMS[name](low=1.0, high=math.inf)

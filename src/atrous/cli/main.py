@@ -151,7 +151,8 @@ def _describe_error(error: Exception) -> tuple[str, int]:
         return str(error), 2
     if isinstance(error, OSError) and error.filename is not None:
         place = printable(os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename)
-        return f"{place}: {error.strerror or describe_unexpected(error)}. Check the path and its permissions.", 2
+        message = f"{place}: {error.strerror or describe_unexpected(error)}. Check the path and its permissions."
+        return str(AtrousError(message)), 2  # which shortens a very long path
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
         return f"Memory ran out ({describe_unexpected(error)}): free memory, or choose smaller images or batches.", 2
     return (

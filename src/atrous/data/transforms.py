@@ -61,7 +61,10 @@ class RandomScale:
     step: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(0 < self.low <= self.high, f"RandomScale from {self.low} to {self.high}: expected 0 < low <= high")
+        _check(
+            0 < self.low <= self.high < math.inf,
+            f"RandomScale from {self.low} to {self.high}: expected 0 < low <= high",
+        )
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
         factor = float(rng.uniform(self.low, self.high))
@@ -112,9 +115,8 @@ class RandomElastic:
     ignore_index: int = 255
 
     def __post_init__(self) -> None:
-        _check(
-            self.sigma >= 0 and self.grid > 0, f"RandomElastic with sigma {self.sigma} and grid {self.grid}: too small"
-        )
+        _check_sides("RandomElastic with a grid", self.grid)
+        _check(0 <= self.sigma < math.inf, f"RandomElastic with sigma {self.sigma}: expected 0 or more pixels")
         _check_probability(self.probability)
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
@@ -145,10 +147,7 @@ class RandomCrop:
     ignore_index: int = 255
 
     def __post_init__(self) -> None:
-        _check(
-            min(self.height, self.width) > 0,
-            f"RandomCrop of {self.height} x {self.width}: expected sides of at least 1",
-        )
+        _check_sides("RandomCrop", self.height, self.width)
         _check_probability(self.class_aware)
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
@@ -194,10 +193,12 @@ class RandomMarginCrop:
     ignore_index: int = 255
 
     def __post_init__(self) -> None:
+        _check_sides("RandomMarginCrop", self.height, self.width)
+        _check_sides("RandomMarginCrop with a label stride", self.label_stride)
         _check(
-            min(self.height, self.width) > 2 * self.margin >= 0 and self.label_stride > 0,
-            f"RandomMarginCrop of {self.height} x {self.width} with margin {self.margin} and label stride "
-            f"{self.label_stride}: expected sides above twice the margin, and a stride of at least 1",
+            isinstance(self.margin, int) and min(self.height, self.width) > 2 * self.margin >= 0,
+            f"RandomMarginCrop of {self.height} x {self.width} with margin {self.margin}: expected sides above twice "
+            "the margin, which is a whole number",
         )
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
@@ -239,7 +240,9 @@ class RandomBlur:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        _check(0 < self.low <= self.high, f"RandomBlur from {self.low} to {self.high}: expected 0 < low <= high")
+        _check(
+            0 < self.low <= self.high < math.inf, f"RandomBlur from {self.low} to {self.high}: expected 0 < low <= high"
+        )
         _check_probability(self.probability)
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
@@ -288,6 +291,9 @@ class Pad:
     mean: tuple[float, float, float] = MEAN
     ignore_index: int = 255
 
+    def __post_init__(self) -> None:
+        _check_sides("Pad", self.height, self.width)
+
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
         return pad_pair(image, labels, self.height, self.width, mean=self.mean, ignore_index=self.ignore_index)
 
@@ -298,6 +304,9 @@ class Resize:
 
     height: int
     width: int
+
+    def __post_init__(self) -> None:
+        _check_sides("Resize", self.height, self.width)
 
     def __call__(self, image: Pixels, labels: Labels, rng: np.random.Generator) -> Pair:
         return resize_pair(image, labels, self.height, self.width)
@@ -396,6 +405,11 @@ def _seeded(seed: int) -> Iterator[None]:
 def _check(valid: bool, message: str) -> None:
     if not valid:
         raise AtrousError(f"{message}.")
+
+
+def _check_sides(name: str, *sides: int) -> None:
+    valid = all(isinstance(side, (int, np.integer)) and side > 0 for side in sides)
+    _check(valid, f"{name} of {' x '.join(map(str, sides))}: expected whole numbers of at least 1")
 
 
 def _check_probability(probability: float) -> None:

@@ -71,6 +71,14 @@ def test_a_damaged_file(tmp_path: Path) -> None:
         OpenVinoEngine(tmp_path / "model.onnx")
 
 
+def test_a_file_that_is_read_and_does_not_compile(converted: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "model.xml"
+    openvino.save_model(openvino.Core().read_model(converted), file, compress_to_fp16=False)
+    file.write_bytes(file.read_bytes().replace(b' element_type="f32"', b"", 1))
+    with pytest.raises(AtrousError, match=r"model\.xml: OpenVINO cannot load this file \(.*Export the weights again"):
+        OpenVinoEngine(file)
+
+
 def test_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(AtrousError, match=r"openvino is not installed: pip install 'atrous\[openvino\]'"):

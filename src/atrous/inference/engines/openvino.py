@@ -45,10 +45,7 @@ class OpenVinoEngine(Engine):
             model = core.read_model(source)
             metadata = _read_property(model)
         except (RuntimeError, UnicodeDecodeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise InvalidFileError(
-                f"{file}: OpenVINO cannot load this file ({reason}). Export the weights again."
-            ) from error
+            raise _load_error(file, error) from error
         self.metadata = NetworkMetadata.read(metadata, file)
         self.precision = "int8" if (self.metadata.precision, precision) == ("int8", "float32") else precision
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -66,7 +63,10 @@ class OpenVinoEngine(Engine):
         self._compiled: dict[bool, Any] = {}
         self._lock = threading.Lock()
         self._requests = threading.local()
-        self._request(self._usual_shape is not None)  # what is damaged is found now
+        try:
+            self._request(self._usual_shape is not None)  # what is damaged is found now
+        except RuntimeError as error:
+            raise _load_error(file, error) from error
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
         self._check_size(batch)
@@ -92,6 +92,11 @@ class OpenVinoEngine(Engine):
                     self._compiled[usual] = self._core.compile_model(model, "CPU", self._options)
             requests[usual] = self._compiled[usual].create_infer_request()
         return requests[usual]
+
+
+def _load_error(file: str, error: Exception) -> InvalidFileError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return InvalidFileError(f"{file}: OpenVINO cannot load this file ({reason}). Export the weights again.")
 
 
 def _usual_shape(metadata: NetworkMetadata) -> tuple[int, ...] | None:
