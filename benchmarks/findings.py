@@ -63,7 +63,7 @@ FINDINGS = (
     Finding("v1", "v1, LargeFOV at output stride 8", (V1,), (CRF,)),
 )
 OPTIMIZER = "optimizer={name: adamw, lr: 3.0e-4, weight_decay: 0.01, lr_mult: {head: 5}}"
-SHARED = (*BUDGET, OPTIMIZER, "ema=0.98", "model.options.backbone=efficientnet_lite0")
+SHARED = (*BUDGET, OPTIMIZER, "ema=0.98", "model.options.backbone=efficientnet_lite0", "backbone_weights=imagenet")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Compare the heads of the lineage on one backbone and one budget: accuracy, cost and memory.
 
     python benchmarks/heads.py --data camvid:/data/CamVid -o runs/heads [--steps 500] [--minutes 120] [--only v3]
+        [--mobilenet-weights tf2_mobilenet_v2_1.0_224_ptq.tflite]
 
 Each network has its full width, and a backbone with ImageNet weights: EfficientNet-Lite0, and MobileNetV2 for some. All
 are trained with the same steps, crops, augmentation and schedule; the learning rate is that of three with the best mIoU
@@ -46,7 +47,6 @@ SEEDS = (1, 2)
 SIZE = (360, 480)
 THIN = ("pole", "sign", "fence", "pedestrian", "bicyclist")
 BUDGET = (
-    "backbone_weights=imagenet",
     "preprocessing.grid=16",
     "transforms=[{scale: {low: 0.5, high: 2.0}}, {crop: {height: 257, width: 337}}, flip, "
     "{color: {brightness: 0.3, contrast: 0.3, saturation: 0.3, hue: 0.02}}]",
@@ -61,18 +61,26 @@ BUDGET = (
 
 
 def overrides(model: str, backbone: str, rate: str, steps: int, seed: int) -> tuple[str, ...]:
-    """Describe a training of the comparison."""
+    """Describe a training of the comparison, except for the weights of its backbone."""
     optimizer = f"optimizer={{name: adamw, lr: {rate}, weight_decay: 0.01, lr_mult: {{head: 5}}}}"
     average = f"ema={0.98 if steps > SEARCH_STEPS else 0}"
     return f"model={model}", f"model.options.backbone={backbone}", optimizer, average, f"steps={steps}", f"seed={seed}"
 
 
-def search_rate(trainings: Trainings, model: str, backbone: str, rows: Rows) -> str:
+def choose_weights(backbone: str, file: str) -> tuple[str, ...]:
+    """Name the ImageNet weights of a backbone: the registered ones, or the `file` of MobileNetV2."""
+    if backbone != MOBILENET or not file:
+        return ("backbone_weights=imagenet",)
+    padding = ("model.options.backbone_options={padding: tensorflow}",) if file.endswith(".tflite") else ()
+    return f"backbone_weights={file}", *padding
+
+
+def search_rate(trainings: Trainings, model: str, backbone: str, weights: tuple[str, ...], rows: Rows) -> str:
     """Find the learning rate with the best mIoU after a short training."""
     scores = {}
     for rate in RATES:
         name = f"search/{model}.{backbone}.{rate}"
-        trainings.train(name, overrides(model, backbone, rate, SEARCH_STEPS, 0))
+        trainings.train(name, (*overrides(model, backbone, rate, SEARCH_STEPS, 0), *weights))
         figures = trainings.evaluate(name)
         scores[rate] = figures["miou"]
         rows.add({"network": model, "backbone": backbone, "rate": rate}, figures)
@@ -93,17 +101,19 @@ def measure_cost(weights: Path) -> dict[str, float]:
 
 def main() -> None:
     """Train what is not trained yet, and tell what is."""
-    arguments = parse_arguments(__doc__, 500, "networks")
+    file = "ImageNet weights of MobileNetV2, instead of those that are downloaded"
+    arguments = parse_arguments(__doc__, 500, "networks", mobilenet_weights=file)
     trainings = Trainings(arguments.out, arguments.data, shared=BUDGET, end=arguments.end)
     rows, searched = Rows(), Rows()
     try:
         for title, model, backbone in NETWORKS:
             if arguments.only not in f"{model}.{backbone}":
                 continue
-            rate = search_rate(trainings, model, backbone, searched)
+            start = choose_weights(backbone, arguments.mobilenet_weights)
+            rate = search_rate(trainings, model, backbone, start, searched)
             for seed in SEEDS:
                 name = f"{model}.{backbone}.{arguments.steps}.{seed}"
-                weights = trainings.train(name, overrides(model, backbone, rate, arguments.steps, seed))
+                weights = trainings.train(name, (*overrides(model, backbone, rate, arguments.steps, seed), *start))
                 keys = {"title": title, "network": model, "backbone": backbone, "seed": seed, "rate": rate}
                 figures = trainings.evaluate(name) | trainings.describe(name)
                 rows.add(keys, figures | measure_cost(weights / "last.safetensors"))
@@ -134,17 +144,26 @@ def print_table(rows: Rows) -> None:
 
 
 def plot(rows: Rows, path: Path) -> None:
-    """Draw mIoU against milliseconds per image."""
+    """Draw mIoU, from the lowest to the highest of the seeds, against milliseconds per image."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
+    colors = {LITE0: "C0", MOBILENET: "C1"}
     figure = Figure((7, 4.5), layout="constrained")
     axes = figure.subplots()
     for title, _, backbone, group in _groups(rows):
         x = statistics.median(row["milliseconds"] for row in group)
         scores = [row["miou"] for row in group]
-        axes.plot([x, x], [min(scores), max(scores)], "C0-" if backbone == LITE0 else "C1-", marker="_")
-        axes.annotate(title, (x, max(scores)), xytext=(4, 2), textcoords="offset points", fontsize=8)
+        axes.plot([x, x], [min(scores), max(scores)], colors[backbone], marker="_")
+        middle = x, statistics.mean(scores)
+        axes.annotate(title, middle, xytext=(5, 0), textcoords="offset points", fontsize=8, va="center")
+    for backbone, color in colors.items():
+        axes.plot([], [], color, label=backbone)
+    axes.legend()
     axes.set(xscale="log", xlabel="milliseconds per image of 480 x 360", ylabel="mIoU, CamVid val")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(ScalarFormatter())
+    axes.margins(x=0.15)
     figure.savefig(path, dpi=150)
 
 

@@ -93,14 +93,16 @@ class Trainings:
         return dict(json.loads(path.read_text()))
 
 
-def parse_arguments(description: str | None, steps: int, what: str) -> argparse.Namespace:
-    """Read the command line of a comparison: `end` is the time at which it stops."""
+def parse_arguments(description: str | None, steps: int, what: str, **options: str) -> argparse.Namespace:
+    """Read the command line of a comparison, with further `options` and their help; `end` is when it stops."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="camvid:FOLDER")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--only", default="", help=f"{what} whose name contains this")
+    for name, text in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", default="", help=text)
     arguments = parser.parse_args()
     arguments.end = time.monotonic() + 60 * arguments.minutes
     return arguments
