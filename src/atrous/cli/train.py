@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -109,7 +110,8 @@ def train(
         recipe = drop_unavailable(recipe, download=False)
     if first_process:
         start = "the checkpoint of the run" if resume else download
-        _check_and_plan(console, recipe, check=check and not resume, initial_weights=start)
+        with _downloads(allowed=not dry_run):
+            _check_and_plan(console, recipe, check=check and not resume, initial_weights=start)
     if dry_run:
         return
     if not resume:
@@ -210,14 +212,24 @@ def _read_without_download(words: list[str], model: str, data: list[str]) -> tup
         return _read_recipe([*words, "weights="], model, data), f"weights, to be downloaded from {error.url}"
 
 
+def _downloads(*, allowed: bool) -> AbstractContextManager[None]:
+    from atrous.weights.find import downloads_disabled
+
+    return nullcontext() if allowed else downloads_disabled()
+
+
 def _check_and_plan(console: Console, recipe: Recipe, *, check: bool, initial_weights: str) -> None:
     from atrous.training.initialize import initial_images
     from atrous.training.loader import add_trained_images
     from atrous.training.required_files import resolve_files
+    from atrous.weights.find import DownloadNeededError
 
     opened, initial_weights = resolve_files(recipe, initial_weights)
     checked: set[str] = set()
-    trained = initial_images(recipe.stages[0], None)
+    try:
+        trained = initial_images(recipe.stages[0], None)
+    except DownloadNeededError:
+        trained = ""  # a dry run
     for stage, (train_data, val) in zip(recipe.stages, opened, strict=True):
         trained = add_trained_images(trained, train_data, val, stage.data)
         if check and (key := f"{stage.data.train} {stage.data.val}") not in checked:
