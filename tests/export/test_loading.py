@@ -45,6 +45,16 @@ def test_a_segmenter_gives_the_labels_of_the_network(suffix: str, files: Path) -
         assert (labels == expected).mean() > 0.9999
 
 
+def test_a_flipped_bit_in_the_values_of_an_openvino_file(files: Path, tmp_path: Path) -> None:
+    for name in ("a.xml", "a.bin"):
+        shutil.copy(files / name, tmp_path / name)
+    values = bytearray((tmp_path / "a.bin").read_bytes())
+    values[len(values) // 2] ^= 1
+    (tmp_path / "a.bin").write_bytes(values)
+    with pytest.raises(AtrousError, match=r"a\.bin: this file is damaged, or not that of a\.xml\. Export the weights"):
+        Segmenter.load(tmp_path / "a.xml")
+
+
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
 def test_info_shows_the_card(suffix: str, files: Path, run: Run) -> None:
     network = small_network(grid=4)

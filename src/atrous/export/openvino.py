@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.export.onnx import convert
-from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata
+from atrous.inference.engines.metadata import CHECKSUM_KEY, METADATA_KEY, NetworkMetadata
 from atrous.inference.engines.openvino import create_core, import_openvino
+from atrous.weights.download import compute_sha256
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -23,9 +24,12 @@ def write(program: ExportedProgram, path: Path, metadata: NetworkMetadata) -> No
 
 
 def save(model: Any, path: Path, metadata: NetworkMetadata) -> None:
-    """Write an OpenVINO model with its metadata; floats keep their 32 bits."""
+    """Write an OpenVINO model with its metadata and the checksum of its values; floats keep their 32 bits."""
+    save_model = import_openvino().save_model
     model.set_rt_info(metadata.model_dump_json(), [METADATA_KEY])
-    import_openvino().save_model(model, path, compress_to_fp16=False)
+    save_model(model, path, compress_to_fp16=False)
+    model.set_rt_info(compute_sha256(path.with_suffix(".bin")), [CHECKSUM_KEY])
+    save_model(model, path, compress_to_fp16=False)
 
 
 class Runner:

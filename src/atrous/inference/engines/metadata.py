@@ -12,6 +12,8 @@ from atrous.schema import StrictModel, describe_error
 
 METADATA_KEY = "atrous"
 """The key of the metadata, as JSON, in the properties of an ONNX file or of an OpenVINO model."""
+CHECKSUM_KEY = "atrous_bin_sha256"
+"""The key of the SHA-256 of an OpenVINO model's `.bin` file, in its `.xml` file."""
 
 Precision = Literal["float32", "bfloat16", "int8"]
 """The data type that convolutions are computed in."""

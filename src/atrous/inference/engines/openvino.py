@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,13 @@ from numpy.typing import NDArray
 
 from atrous.errors import AtrousError
 from atrous.inference.engines.engine import Batch, Engine, num_threads, run_error, to_numpy
-from atrous.inference.engines.metadata import METADATA_KEY, InvalidFileError, NetworkMetadata, Precision
+from atrous.inference.engines.metadata import (
+    CHECKSUM_KEY,
+    METADATA_KEY,
+    InvalidFileError,
+    NetworkMetadata,
+    Precision,
+)
 from atrous.inference.engines.signal_stack import keep_signal_stack
 from atrous.telemetry import import_without_telemetry
 
@@ -40,6 +47,8 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, source: Path | bytes, *, precision: Precision = "float32", parallel: int = 1) -> None:
         file = str(source) if isinstance(source, Path) else "the converted network"
+        if isinstance(source, Path):
+            _check_values(source)
         core = create_core()
         try:
             model = core.read_model(source)
@@ -97,6 +106,21 @@ class OpenVinoEngine(Engine):
 def _load_error(file: str, error: Exception) -> InvalidFileError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return InvalidFileError(f"{file}: OpenVINO cannot load this file ({reason}). Export the weights again.")
+
+
+def _check_values(path: Path) -> None:
+    """Check the `.bin` file beside an `.xml` file, which OpenVINO itself does not.
+
+    Raises: `AtrousError` if it is not the one that was written with it.
+    """
+    from atrous.weights.download import compute_sha256
+
+    values = path.with_suffix(".bin")
+    if path.suffix != ".xml" or not path.is_file() or not values.is_file():
+        return
+    checksum = re.search(rf'<{CHECKSUM_KEY} value="([0-9a-f]+)"'.encode(), path.read_bytes())
+    if checksum and compute_sha256(values).encode() != checksum[1]:
+        raise InvalidFileError(f"{values}: this file is damaged, or not that of {path.name}. Export the weights again.")
 
 
 def _usual_shape(metadata: NetworkMetadata) -> tuple[int, ...] | None:
