@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,13 +42,25 @@ def test_a_damaged_checkpoint(street: str, tmp_path: Path) -> None:
         train(recipe, tmp_path / "run", resume=True)
 
 
+def with_longer_moments(state: dict[str, Any]) -> dict[str, Any]:
+    entries = {
+        name: {key: value[..., None] if torch.is_tensor(value) else value for key, value in entry.items()}
+        for name, entry in state["state"].items()
+    }
+    return {**state, "state": entries}
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda state: [],
         lambda state: {key: value for key, value in state.items() if key != "step"},
         lambda state: {**state, "step": "many"},
+        lambda state: {**state, "step": -1},
+        lambda state: {**state, "step": 2**40},
+        lambda state: {**state, "step": float("inf")},
         lambda state: {**state, "optimizer": {}},
+        lambda state: {**state, "optimizer": with_longer_moments(state["optimizer"])},
         lambda state: {**state, "model": {name: value[..., None] for name, value in state["model"].items()}},
         lambda state: {**state, "model": None},
         lambda state: {**state, "stage": 7},

@@ -71,14 +71,20 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restore the state that `optimizer_state` gathered, sharded as the parameters are."""
+    """Restore the state that `optimizer_state` gathered, sharded as the parameters are.
+
+    Raises: `ValueError`, or others, for the state of other parameters.
+    """
     parameters = dict(model.named_parameters())
     order = [name for group in state["param_groups"] for name in group["params"]]
     indices = {name: index for index, name in enumerate(order)}
 
     def sharded(value: Any, parameter: Tensor) -> Any:
-        moment = isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim > 0
-        return shard_like(value, parameter) if moment else value
+        if not isinstance(value, Tensor) or not value.ndim:
+            return value
+        if value.shape != parameter.shape:
+            raise ValueError(f"a moment of shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}")
+        return shard_like(value, parameter)
 
     optimizer.load_state_dict(
         {

@@ -153,6 +153,8 @@ def _restore(run: StageRun, checkpoint: dict[str, Any]) -> None:
         run.ema.load_state_dict(checkpoint["ema"])
     run.step, run.metrics, run.best_miou = int(checkpoint["step"]), checkpoint["metrics"], checkpoint["best_miou"]
     run.stale = int(checkpoint.get("stale", 0))  # checkpoints of earlier versions have no count
+    if not 0 <= run.step <= run.steps:
+        raise ValueError(f"step {run.step} of {run.steps}")
 
 
 @contextmanager
@@ -162,7 +164,7 @@ def _damaged_checkpoint(folder: Path) -> Iterator[None]:
         yield
     except AtrousError:
         raise
-    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise damaged_checkpoint_error(folder, error) from error
 
 
