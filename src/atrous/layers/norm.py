@@ -229,8 +229,9 @@ def unfold_batch_norm(model: M, batches: Iterable[Tensor]) -> M:
     sums = {layer: [_mean(layer).new_zeros((), dtype=torch.float64)] * 3 for layer in layers}
 
     def measure(layer: BatchNorm2d, inputs: tuple[Tensor]) -> None:
-        values = inputs[0].double().transpose(0, 1).flatten(1)
-        added = values.new_tensor(values.shape[1]), values.sum(1), values.square().sum(1)
+        (x,), axes = inputs, (0, 2, 3)
+        total, squares = (values.sum(axes, dtype=torch.float64) for values in (x, x.square()))
+        added = total.new_tensor(x.numel() // x.shape[1]), total, squares
         sums[layer] = [old + new for old, new in zip(sums[layer], added, strict=True)]
 
     hooks = [layer.register_forward_pre_hook(measure) for layer in layers]

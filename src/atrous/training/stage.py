@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 OnMessage = Callable[[str], None]
 
-UNFOLD_IMAGES = 32
-"""The number of training images that give folded batch normalization its statistics."""
+UNFOLD_IMAGES, UNFOLD_BATCH = 32, 4
+"""The number of training images that give folded batch normalization its statistics, and how many at a time."""
 MIN_BATCH = 8
 """Images per batch normalization below which its statistics are too noisy: DeepLab v3, table 9."""
 
@@ -206,7 +206,8 @@ def restore_batch_norm(model: SegmentationModel, stage: StageConfig, data: Segme
     layers = len(folded_batch_norms(model))
     if not layers:
         return ""
-    loader = make_loader(data, stage, -(-UNFOLD_IMAGES // stage.batch), seed=seed)
+    few = stage.model_copy(update={"batch": UNFOLD_BATCH, "accumulate": 1})
+    loader = make_loader(data, few, UNFOLD_IMAGES // UNFOLD_BATCH, seed=seed)
     unfold_batch_norm(model, (normalize(batch.images, stage) for batch in loader))
     return (
         f"{layers} layers of batch normalization that only scaled and shifted have statistics of training "
