@@ -19,7 +19,7 @@ convolutions by default. The release takes MobileNetV2's features after a block'
 `backbone_options={"maps_from": "depthwise"}`.
 
 A decoder that is added to a trained DeepLab v3 (`weights` of a recipe) begins as the identity: the network computes the
-scores of DeepLab v3 until it is trained, so that few images suffice.
+scores of DeepLab v3 until it is trained, and does not have to learn the classes again.
 
 On ResNets with torchvision's layout the multi-grid gives other rates than the paper's, unless whole stages are dilated:
 see `models.deeplab_v3`.

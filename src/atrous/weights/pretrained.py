@@ -213,10 +213,10 @@ def _read_state(path: Path, backbone: Backbone) -> Mapping[str, Tensor]:
     if (source := _tensorflow_reader(path)) is not None:
         state: Mapping[str, Tensor] = source.read_backbone(path, backbone)
         return state
-    if (format := find_format(path)).module != "state_dict":
+    if (file_format := find_format(path)).module != "state_dict":
         raise AtrousError(
-            f"{path}: a {format.name} does not start a backbone; expected a state dict (.pth, .safetensors), or a file "
-            "of TensorFlow or TensorFlow Lite. `weights` takes whole networks."
+            f"{path}: a {file_format.name} does not start a backbone; expected a state dict (.pth, .safetensors), or a "
+            "file of TensorFlow or TensorFlow Lite. `weights` takes whole networks."
         )
     return read_state_dict(path)
 
