@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atrous.layers.depthwise import depthwise_conv2d, has_faster_gradients
 from atrous.layers.norm import BatchNorm2d
 
 Padding = Literal["symmetric", "tensorflow", "before_expansion"]
@@ -19,18 +20,28 @@ Norm = Callable[[int], nn.Module]
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with correct gradients for atrous depthwise convolutions in bfloat16 on a CPU.
+    """`torch.nn.Conv2d` with fast and correct gradients for depthwise convolutions on a CPU.
 
-    In that case oneDNN (as of torch 2.13) returns wrong gradients or NaN, or crashes, for tensors in channels-last
-    order. Such a convolution runs in float32 here; it is bound by memory, not by arithmetic.
+    Those of strided, atrous and wide kernels are computed by `atrous.layers.depthwise`. For atrous depthwise
+    convolutions in bfloat16 oneDNN (as of torch 2.13) returns wrong gradients or NaN, or crashes, for tensors in
+    channels-last order. Where torch computes these (in a compiled network), they run in float32; such a convolution is
+    bound by memory, not by arithmetic.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not (self.groups > 1 and max(self.dilation) > 1 and input.device.type == "cpu" and _is_half(input)):
-            return super()._conv_forward(input, weight, bias)
+        if self.padding_mode == "zeros" and isinstance(self.padding, tuple):
+            return self._convolve(input, weight, bias, self.padding)
+        return super()._conv_forward(input, weight, bias)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
+        options = self.stride, padding, self.dilation, self.groups
+        if has_faster_gradients(self, x, padding):
+            return depthwise_conv2d(x, weight, bias, self.stride[0], padding, self.dilation[0])
+        if not (self.groups > 1 and max(self.dilation) > 1 and x.device.type == "cpu" and _is_half(x)):
+            return F.conv2d(x, weight, bias, *options)
         with torch.autocast("cpu", enabled=False):
-            output = super()._conv_forward(input.float(), weight.float(), None if bias is None else bias.float())
-        return output.to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype)
+            output = F.conv2d(x.float(), weight.float(), None if bias is None else bias.float(), *options)
+        return output.to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype)
 
 
 def _is_half(x: Tensor) -> bool:
@@ -51,7 +62,7 @@ class Conv2dSame(Conv2d):
         for size, k, s, d in zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True):
             total = same_padding(size, k, s, d)
             pads = [total // 2, total - total // 2, *pads]  # F.pad counts dimensions from the last
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return self._convolve(F.pad(x, pads), self.weight, self.bias, (0, 0))
 
 
 class PrepaddedConv2d(Conv2d):
@@ -61,7 +72,7 @@ class PrepaddedConv2d(Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return self._convolve(x, self.weight, self.bias, (0, 0))
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
