@@ -245,10 +245,15 @@ def command(recipe_file: Path, folder: Path, *more: str) -> list[str]:
     return ["-m", "atrous.cli.main", "train", str(recipe_file), "--out", str(folder), "--no-check", *more]
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """Start Python on the sources, on one thread."""
+def start(arguments: list[str], *, own_group: bool = False) -> subprocess.Popen[str]:
+    """Start Python on the sources, on one thread; in a process group of its own to signal all its processes."""
     return subprocess.Popen(
-        [sys.executable, *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=own_group,
     )
 
 

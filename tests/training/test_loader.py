@@ -43,6 +43,9 @@ def test_data_sets_join_by_their_classes(tmp_path: Path) -> None:
     pascal = f"voc2012:{write_voc(tmp_path / 'voc')}?split=train"
     both = open_training_data(DataConfig(train=(pascal, f"sbd:{write_sbd(tmp_path / 'sbd')}?split=train")))
     assert len(both) == 4
+    assert (both.name, both.split) == ("voc2012+sbd", "train")
+    splits = open_training_data(DataConfig(train=(pascal, pascal.replace("=train", "=val"))))
+    assert (splits.name, splits.split) == ("voc2012", "train+val")
     assert all(both.labels(index).shape == (60, 80) for index in range(4))
     with pytest.raises(AtrousError, match="their classes or ignore indices differ"):
         join_datasets([open_dataset(pascal), open_dataset(f"camvid:{write_camvid(tmp_path / 'camvid')}")])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -123,6 +125,12 @@ def test_a_killed_run_resumes_exactly(street: str, tmp_path: Path) -> None:
     assert read_csv(folder / "evaluations.csv") == read_csv(whole / "evaluations.csv")
 
 
+def wait_for_steps(process: subprocess.Popen[str], folder: Path) -> None:
+    deadline = time.monotonic() + 240
+    while len(read_csv(folder / "log.csv")) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_process_that_a_signal_stops_says_how_to_continue(
@@ -130,12 +138,10 @@ def test_a_process_that_a_signal_stops_says_how_to_continue(
 ) -> None:
     """As `kill`, a cluster or Ctrl-C stop it: the status of the process itself, which `train && evaluate` looks at."""
     path, folder = tmp_path / "recipe.yaml", tmp_path / "my run"
-    path.write_text(small(street, "steps=100000", "evaluate.every=100000").to_yaml())
-    process = start(command(path, folder))
-    deadline = time.monotonic() + 240
-    while len(read_csv(folder / "log.csv")) < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
+    path.write_text(small(street, "steps=100000", "evaluate.every=100000", "workers=2").to_yaml())
+    process = start(command(path, folder), own_group=True)
+    wait_for_steps(process, folder)
+    os.killpg(process.pid, number)  # a terminal, systemd and clusters signal the loading workers, too
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == code, printed
     step = losses(folder)[-1][1]
@@ -143,6 +149,23 @@ def test_a_process_that_a_signal_stops_says_how_to_continue(
     assert state is not None
     assert str(state["step"]) == step
     assert f"stopped after step {step}; continue with: atrous train {path} --out '{folder}' --resume" in printed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_a_killed_loading_worker_is_one_line(street: str, tmp_path: Path) -> None:
+    """As the kernel does when memory runs out."""
+    path, folder = tmp_path / "recipe.yaml", tmp_path / "run"
+    path.write_text(small(street, "steps=100000", "evaluate.every=100000", "workers=2").to_yaml())
+    process = start(command(path, folder), own_group=True)
+    wait_for_steps(process, folder)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, printed
+    assert "error: A process that loads images was killed" in printed
+    assert "--resume" in printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step: {milestones: [3, 6]}", "poly"])

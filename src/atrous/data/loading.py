@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -21,6 +24,9 @@ from atrous.data.instances import border_weights
 from atrous.data.transforms import Pair, Transform, as_transform
 from atrous.errors import AtrousError, did_you_mean
 from atrous.imaging.labels import describe_classes
+
+SECONDS_AFTER_SIGTERM = 60
+"""How long a loading worker lives after SIGTERM, if its process does not end it."""
 
 WeightMap: TypeAlias = Callable[[Item], NDArray[np.float32]]
 """A function that computes the weights of the pixels of an item in the loss, (H, W); picklable."""
@@ -126,7 +132,8 @@ def join_datasets(datasets: Sequence[SegmentationDataset]) -> SegmentationDatase
     instances = {item: dataset.instances for dataset in datasets if dataset.instances for item in dataset.items}
     return replace(
         first,
-        name="+".join(dataset.name for dataset in datasets),
+        name="+".join(dict.fromkeys(dataset.name for dataset in datasets)),
+        split="+".join(dict.fromkeys(dataset.split for dataset in datasets)),
         items=tuple(item for dataset in datasets for item in dataset.items),
         instances=_JoinedReader(instances) if all(dataset.instances for dataset in datasets) else None,
         reader=_JoinedReader({item: dataset.reader for dataset in datasets for item in dataset.items}),
@@ -200,13 +207,15 @@ class SampleLoader(DataLoader[Any]):
     """A `DataLoader` that raises an `AtrousError` of a worker as the worker raised it.
 
     torch's own puts the traceback of the worker into the message. Options are those of a `DataLoader`; without a
-    `collate_fn`, samples are not changed.
+    `collate_fn`, samples are not changed. Workers go on for a while after a signal to stop; close the iterator to end
+    them at once.
     """
 
     def __init__(self, dataset: Any, *, collate_fn: Callable[[Any], Any] | None = None, **options: Any) -> None:
-        super().__init__(_Guarded(dataset, collate_fn or _identity), collate_fn=_identity, **options)  # type: ignore[arg-type]
+        guarded: Any = _Guarded(dataset, collate_fn or _identity)
+        super().__init__(guarded, collate_fn=_identity, worker_init_fn=_outlive_signals, **options)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch asks for a private class
+    def __iter__(self) -> Generator[Any]:  # type: ignore[override]  # torch asks for a private class
         for result in super().__iter__():
             if isinstance(result, AtrousError):
                 raise result
@@ -238,3 +247,28 @@ class _Guarded:
 
 def _identity(value: Any) -> Any:
     return value
+
+
+def _outlive_signals(worker: int) -> None:
+    """Let a worker live on after Ctrl-C and, for some time, SIGTERM.
+
+    A terminal, systemd and clusters send these to all processes of a run. The training then finishes its step and
+    writes a checkpoint, which it could not if its workers died first.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SECONDS_AFTER_SIGTERM))
+
+
+@contextmanager
+def dead_worker_error() -> Iterator[None]:
+    """Turn the end of a loading worker, which torch raises wherever the process is, into an `AtrousError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise AtrousError(
+            f"A process that loads images was killed ({error}). Usually memory ran out: close other programs or set "
+            "workers=0, and continue with --resume."
+        ) from error

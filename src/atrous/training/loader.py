@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from atrous.data.catalog import open_dataset
 from atrous.data.dataset import SegmentationDataset
 from atrous.data.loading import (
     AugmentedDataset,
-    Batch,
     BorderWeights,
     SampleLoader,
     collate,
@@ -138,7 +137,7 @@ def make_loader(
     rank: int = 0,
     processes: int = 1,
     seed: int = 0,
-) -> DataLoader[Batch]:
+) -> SampleLoader:
     """Load the batches of a stage from step `start` on, for one of several processes."""
     weight_map = make_weight_map(dataset, stage.data)
     transform = stage.make_transform(dataset.ignore_index)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from atrous.allocator import keep_freed_memory
-from atrous.data.loading import Batch
+from atrous.data.loading import Batch, dead_worker_error
 from atrous.errors import AtrousError
 from atrous.training.ema import averaged_model
 from atrous.training.fabric import (
@@ -126,7 +126,8 @@ def train_stage(run: StageRun, interrupted: StopRequest, on_progress: OnTrainPro
     with closing(log) if log else nullcontext():
         if run.step == 0:
             save_checkpoint(run)
-        training_loop(run, iter(loader), log, interrupted, on_progress, on_message)
+        with dead_worker_error(), closing(iter(loader)) as batches:
+            training_loop(run, batches, log, interrupted, on_progress, on_message)
 
 
 def training_loop(
