@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from atrous import AtrousError, create_model, list_models
 from atrous.models import MODELS, SegmentationModel
@@ -64,6 +66,17 @@ def test_trains_at_batch_1_and_every_parameter_gets_a_gradient(name: str) -> Non
     for logits, weight in outputs:
         assert logits.shape == (1, 5, 70, 45)
         assert weight > 0
+
+
+@EVERY_MODEL
+@torch.no_grad()
+def test_training_begins_near_the_loss_of_guessing(name: str) -> None:
+    """Not at a loss of hundreds, after which the first steps destroy what the backbone knows."""
+    torch.manual_seed(0)
+    model = create_model(name, width=WIDTH, num_classes=5).train()
+    labels = torch.randint(0, 5, (2, 70, 45))
+    for logits, _ in model.training_outputs(torch.randn(2, 3, 70, 45)):
+        assert float(functional.cross_entropy(logits, labels)) < math.log(5) + 1.5
 
 
 @EVERY_MODEL

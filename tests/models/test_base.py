@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,7 +82,10 @@ def test_unknown_parts_get_the_nearest_names(part: str, suggestion: str) -> None
 def test_an_architecture_on_any_backbone(architecture: str) -> None:
     model = create_model(architecture, backbone="convnext_tiny", num_classes=5, width=0.125).eval()
     with torch.no_grad():
-        assert model(torch.randn(1, 3, 65, 33)).shape == (1, 5, 65, 33)
+        logits = model(torch.randn(1, 3, 65, 33))
+    assert logits.shape == (1, 5, 65, 33)
+    loss = nn.functional.cross_entropy(logits, torch.randint(0, 5, (1, 65, 33)))
+    assert float(loss) < math.log(5) + 1.5  # that of guessing
     assert architecture not in list_models()
     with pytest.raises(AtrousError, match=f"{architecture} needs the argument backbone"):
         create_model(architecture)

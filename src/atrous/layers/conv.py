@@ -214,3 +214,13 @@ def init_convs(module: nn.Module, *, mode: Literal["fan_out", "fan_in"] = "fan_o
             nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def init_classifier(layer: nn.Conv2d) -> None:
+    """Initialize a classifier of features by small weights, so that training begins at the loss of guessing.
+
+    Source: TensorFlow DeepLab (a truncated normal distribution of 0.01).
+    """
+    nn.init.trunc_normal_(layer.weight, std=0.01)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

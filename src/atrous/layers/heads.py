@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from atrous.layers.conv import ConvNormAct
+from atrous.layers.conv import ConvNormAct, init_classifier, init_convs
 
 
 class ConvsAndInput(nn.Module):
@@ -45,3 +45,12 @@ class FCNHead(nn.Sequential):
             nn.Dropout(dropout),
             nn.Conv2d(mid, num_classes, 1),
         )
+        init_head(self)
+
+
+def init_head(head: nn.Sequential) -> None:
+    """Initialize a head, whose last layer is the classifier."""
+    init_convs(head)
+    classifier = head[-1]
+    assert isinstance(classifier, nn.Conv2d)
+    init_classifier(classifier)

@@ -40,7 +40,7 @@ from atrous.backbones import Backbone
 from atrous.backbones.resnet import ResNet
 from atrous.errors import AtrousError
 from atrous.layers.aspp import ASPP
-from atrous.layers.conv import ConvNormAct, SeparableConv, init_convs
+from atrous.layers.conv import ConvNormAct, SeparableConv, init_classifier, init_convs
 from atrous.layers.heads import FCNHead
 from atrous.models.base import (
     ModelWithAuxiliaryHead,
@@ -63,8 +63,7 @@ PAPER = Paper(
 def build_classifier(channels: int, num_classes: int) -> nn.Conv2d:
     """Build the 1x1 classifier, with TensorFlow DeepLab's initialization."""
     layer = nn.Conv2d(channels, num_classes, 1)
-    init_convs(layer)
-    nn.init.trunc_normal_(layer.weight, std=0.01)
+    init_classifier(layer)
     return layer
 
 
@@ -133,7 +132,7 @@ class DeepLabV3(ModelWithAuxiliaryHead):
         self.auxiliary_map = auxiliary_map
         self.auxiliary = FCNHead(backbone.channels[auxiliary_map], num_classes) if auxiliary else None
         self.auxiliary_weight = auxiliary_weight
-        for part in (self.aspp, self.refine, self.auxiliary):
+        for part in (self.aspp, self.refine):
             if part is not None:
                 init_convs(part)
         self.classifier = build_classifier(channels, num_classes)

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from atrous.backbones import Backbone
 from atrous.errors import AtrousError
-from atrous.layers.conv import init_convs
 from atrous.layers.heads import FCNHead
 from atrous.layers.pad import crop
 from atrous.layers.resize import BilinearDeconv
@@ -194,8 +193,6 @@ class DilatedFCN(ModelWithAuxiliaryHead):
             if auxiliary
             else None
         )
-        for part in self.head():
-            init_convs(part)
         self.set_output_stride(output_stride)
 
     def _classify(self, maps: list[Tensor]) -> Tensor:

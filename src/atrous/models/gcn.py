@@ -20,7 +20,7 @@ there is no upsampling.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -40,6 +40,10 @@ PAPER = Paper(
     year=2017,
     arxiv="1703.02719",
 )
+
+LAST_CONV = 0.1
+"""Scale of the initial weights of convolutions whose outputs are added to score maps; the paper gives none. By He's
+method alone, the sum of eleven blocks without normalization begins at a loss of hundreds."""
 
 Context = Literal["global", "trivial", "stacked"]
 Upsampling = Literal["deconvolution", "bilinear"]
@@ -173,8 +177,16 @@ class GCN(SegmentationModel):
         self.upsample = nn.ModuleList(upsampling_module() for _ in range(steps))
         self.refine_sum = nn.ModuleList(refinement() for _ in range(steps))
         for part in (self.contexts, self.refine_stage, self.refine_sum):
-            init_convs(part)
+            init_convs(part, mode="fan_in")
+        for conv in self._last_convs():
+            conv.weight.data.mul_(LAST_CONV)
         self.set_output_stride(output_stride)
+
+    def _last_convs(self) -> Iterator[nn.Conv2d]:
+        """Iterate over the convolutions whose outputs are added to score maps."""
+        for block in (*self.contexts, *self.refine_stage, *self.refine_sum):
+            for branch in (block.left, block.right) if isinstance(block, GlobalConvolution) else (block,):
+                yield from [layer for layer in branch.modules() if isinstance(layer, nn.Conv2d)][-1:]
 
     def scores(self, image: Tensor) -> Tensor:
         scores = [

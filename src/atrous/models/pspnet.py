@@ -31,7 +31,7 @@ from atrous.backbones import Backbone
 from atrous.backbones.resnet import Stem
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
-from atrous.layers.heads import FCNHead
+from atrous.layers.heads import FCNHead, init_head
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pool import Pool, adaptive_pool2d, window_pool2d
 from atrous.layers.resize import resize
@@ -179,8 +179,8 @@ class PSPNet(ModelWithAuxiliaryHead):
             if auxiliary
             else None
         )
-        for part in self.head():
-            init_convs(part)
+        init_convs(self.pyramid)
+        init_head(self.classifier)
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> SegmentationModel:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from atrous.backbones import Backbone
 from atrous.errors import AtrousError
-from atrous.layers.conv import ConvNormAct, init_convs
+from atrous.layers.conv import ConvNormAct, init_classifier, init_convs
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pad import crop, crop_center, mirror_pad
 from atrous.models.base import SegmentationModel, build_backbone, register_model, register_on_any_backbone, scaled
@@ -168,8 +168,8 @@ class UNetOnBackbone(SegmentationModel):
         self.expand = nn.ModuleList(convs(n, out) for n, out in zip(inputs, outputs, strict=True))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(outputs[-1], num_classes, 1)
-        for part in self.head():
-            init_convs(part)
+        init_convs(self.expand)
+        init_classifier(self.classifier)
         self.set_output_stride(output_stride)
 
     def scores(self, image: Tensor) -> Tensor:
