@@ -262,7 +262,7 @@ def _outlive_signals(worker: int) -> None:
 
 @contextmanager
 def dead_worker_error() -> Iterator[None]:
-    """Turn the end of a loading worker, which torch raises wherever the process is, into an `AtrousError`."""
+    """Turn torch's error about a loading worker that was killed into an `AtrousError`."""
     try:
         yield
     except RuntimeError as error:

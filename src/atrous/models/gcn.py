@@ -41,7 +41,7 @@ PAPER = Paper(
     arxiv="1703.02719",
 )
 
-LAST_CONV = 0.1
+LAST_CONV_SCALE = 0.1
 """Scale of the initial weights of convolutions whose outputs are added to score maps; the paper gives none. By He's
 method alone, the sum of eleven blocks without normalization begins at a loss of hundreds."""
 
@@ -179,7 +179,7 @@ class GCN(SegmentationModel):
         for part in (self.contexts, self.refine_stage, self.refine_sum):
             init_convs(part, mode="fan_in")
         for conv in self._last_convs():
-            conv.weight.data.mul_(LAST_CONV)
+            conv.weight.data.mul_(LAST_CONV_SCALE)
         self.set_output_stride(output_stride)
 
     def _last_convs(self) -> Iterator[nn.Conv2d]:
