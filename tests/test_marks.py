@@ -44,6 +44,19 @@ def test_other_files_have_no_mark(tmp_path: Path, content: bytes) -> None:
     assert read_mark(tmp_path) is None
 
 
+def test_a_sealed_mark_is_void_once_the_file_was_edited(tmp_path: Path) -> None:
+    path, padding = tmp_path / "a", b"x" * 5000
+    content = str(MARK).encode() + padding + b"mine" + padding
+    path.write_bytes(content)
+    assert read_mark(path) == MARK  # of an earlier version, without a seal
+    path.write_bytes(MARK.seal(content))
+    assert read_mark(path) == MARK
+    path.write_bytes(MARK.seal(content).replace(b"mine", b"edit"))
+    assert read_mark(path) is None
+    with pytest.raises(AtrousError, match="is not a file of `atrous predict`, or was edited: choose"):
+        check_replaceable([path], MARK, overwrite=False)
+
+
 def test_only_files_of_the_same_command_are_replaced(tmp_path: Path) -> None:
     own, other, plain = (tmp_path / name for name in ("own", "other", "plain"))
     own.write_text(f"<!-- {Mark('predict')} -->")

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import get_args
 
 import pytest
 
 import atrous
 from atrous import AtrousError, create_model, list_models
+from atrous.backbones import BACKBONES
+from atrous.models import MODELS
 from atrous.registry import Paper, Registry, matching
 
 PAPER = Paper("A Title", "One, Two, Three", 2017, "1701.00001")
@@ -71,6 +75,55 @@ def test_unknown_names_and_arguments_get_the_nearest(registry: Registry[Thing]) 
 def test_values_of_another_type_are_named(registry: Registry[Thing], arguments: dict, message: str) -> None:
     with pytest.raises(AtrousError, match=message):
         registry.create("thing.red", **arguments)
+
+
+def words(annotation: object) -> list[str]:
+    """The words that an annotation lists, in a `Literal` of its own or of a union."""
+    members = get_args(annotation)
+    return [annotation] if isinstance(annotation, str) else [word for member in members for word in words(member)]
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "key"),
+    [
+        pytest.param(registry, name, key, id=f"{name}-{key}")
+        for registry in (MODELS, BACKBONES)
+        for name in dict.fromkeys((*registry.names(), *(name.partition(".")[0] for name in registry.names())))
+        if name in registry
+        for key, argument in registry.entry(name).arguments().items()
+        if words(argument.type)
+    ],
+)
+def test_arguments_that_take_one_of_several_words_refuse_others(registry: Registry, name: str, key: str) -> None:
+    allowed = words(registry.entry(name).arguments()[key].type)
+    for value in ("no such value", 1):
+        with pytest.raises(AtrousError) as error:
+            registry.create(name, **{key: value})
+        assert str(error.value).startswith(f"{name} takes {key} as ")
+        assert f"not {value!r}" in str(error.value)
+        assert all(repr(word) in str(error.value) for word in allowed)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "arguments", "message"),
+    [
+        ("resnet50", {"padding": "before_expansion"}, "'symmetric' | 'tensorflow', not"),
+        ("efficientnet_lite0", {"padding": "same"}, "'symmetric' | 'tensorflow', not"),
+        ("mobilenet_v2", {"maps_from": "depth_wise"}, "Did you mean 'depthwise'?"),
+    ],
+)
+def test_misspelled_geometry_is_not_the_default(backbone: str, arguments: dict, message: str) -> None:
+    with pytest.raises(AtrousError, match=re.escape(message)):
+        create_model("deeplab_v3", backbone=backbone, width=0.125, backbone_options=arguments)
+
+
+def test_a_word_beside_other_types() -> None:
+    with pytest.raises(
+        AtrousError, match=r"refine as bool \| 'separable', not 'seperable'\. Did you mean 'separable'\?"
+    ):
+        create_model("deeplab_v3.resnet50", refine="seperable")
+    with pytest.raises(AtrousError, match=r"context as 'basic' \| 'large' \| None, not 'huge'\.$"):
+        create_model("dilation8.vgg16", context="huge")
 
 
 def test_values_of_the_annotated_types_pass(registry: Registry[Thing]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from atrous.errors import AtrousError
 SEARCHED = 4096
 """The number of bytes at the start and at the end of a file that are searched for a mark."""
 _MARK = re.compile(rb"written by atrous ([a-z][a-z-]*)((?: [a-z]+=[0-9a-f]+)*);")
+_DIGEST = "content"
+"""The name of the detail that is the digest of the file without it."""
 _PNG_HEADER = 33
 """The length of a PNG's signature and its first chunk, IHDR, which others follow."""
 
@@ -38,6 +41,11 @@ class Mark:
         chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
         return encoded[:_PNG_HEADER] + chunk + encoded[_PNG_HEADER:]
 
+    def seal(self, content: bytes) -> bytes:
+        """Add a digest of the content to the mark inside it, so that the mark is void once the file has been edited."""
+        text = str(self).encode()
+        return content.replace(text, text[:-1] + _digest_detail(_digest(content)) + b";", 1)
+
     def append_to(self, path: Path) -> None:
         """Append the mark to an MP4, as a box of free space, or to a file whose readers ignore what follows its end."""
         content = str(self).encode()
@@ -48,25 +56,40 @@ class Mark:
 
 
 def read_mark(path: Path) -> Mark | None:
-    """Read the mark of a file; None if it has none, or cannot be read."""
+    """Read the mark of a file; None if it has none, or cannot be read, or has been edited since it was sealed."""
     try:
         with path.open("rb") as file:
-            content = file.read(SEARCHED)
+            ends = file.read(SEARCHED)
             size = file.seek(0, 2)
             file.seek(max(0, size - SEARCHED))
-            content += file.read()
+            ends += file.read()
+        return find_mark(ends, path.read_bytes)
     except OSError:
         return None
-    return find_mark(content)
 
 
-def find_mark(content: bytes) -> Mark | None:
-    """Find the mark in the first and last bytes of a file, `SEARCHED` of them each; None if there is none."""
-    match = _MARK.search(content)
+def find_mark(ends: bytes, read: Callable[[], bytes]) -> Mark | None:
+    """Find the mark in the first and last bytes of a file, `SEARCHED` of them each, as `read_mark`.
+
+    `read` reads the whole file, which is needed if it is sealed.
+    """
+    match = _MARK.search(ends)
     if match is None:
         return None
     pairs = (pair.partition("=") for pair in match[2].decode().split())
-    return Mark(match[1].decode(), {key: value for key, _, value in pairs})
+    details = {key: value for key, _, value in pairs}
+    digest = details.pop(_DIGEST, None)
+    if digest is not None and _digest(read().replace(_digest_detail(digest), b"", 1)) != digest:
+        return None
+    return Mark(match[1].decode(), details)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _digest_detail(digest: str) -> bytes:
+    return f" {_DIGEST}={digest}".encode()
 
 
 def check_replaceable(
@@ -92,8 +115,8 @@ def check_replaceable(
 
 
 def foreign_file_error(path: object, mark: Mark | None) -> AtrousError:
-    """Describe a file that is not replaced, because the command of `mark` did not write it."""
+    """Describe a file that is not replaced, because the command of `mark` did not write it as it is."""
+    reason = "" if mark is None else f" and is not a file of `atrous {mark.command}`, or was edited"
     return AtrousError(
-        f"{path} exists{'' if mark is None else f' and is not a file of `atrous {mark.command}`'}: choose another "
-        "output (-o), or replace it with --overwrite (in Python overwrite=True)."
+        f"{path} exists{reason}: choose another output (-o), or replace it with --overwrite (in Python overwrite=True)."
     )

@@ -87,7 +87,7 @@ class Entry(Generic[T]):
         """Call the function with the preset and these arguments.
 
         Raises: `AtrousError` for an unknown argument, with the nearest known one, for a missing one, and for a value
-        whose type differs from the annotation.
+        that the annotation does not allow, with the nearest one of a `Literal`.
         """
         known = self.arguments()
         for key, value in arguments.items():
@@ -97,7 +97,8 @@ class Entry(Generic[T]):
                     f"It takes: {', '.join(sorted(known))}."
                 )
             if not _is_instance(value, known[key].type):
-                raise AtrousError(f"{self.name} takes {key} as {_type_text(known[key].type)}, not {value!r}.")
+                hint = did_you_mean(value, _literal_values(known[key].type)) if isinstance(value, str) else ""
+                raise AtrousError(f"{self.name} takes {key} as {_type_text(known[key].type)}, not {value!r}.{hint}")
             if key in COUNTS and isinstance(value, int) and value < 1:
                 raise AtrousError(f"{self.name} takes {key} as 1 or more, not {value}.")
         if missing := [key for key, argument in known.items() if argument.required and key not in arguments]:
@@ -115,15 +116,22 @@ def keyword_arguments(function: Callable[..., Any]) -> dict[str, Argument]:
     }
 
 
+def _literal_values(annotation: Any) -> list[str]:
+    """List the words that an annotation allows: those of a `Literal`, alone or in a union."""
+    if get_origin(annotation) is Literal:
+        return [value for value in get_args(annotation) if isinstance(value, str)]
+    if get_origin(annotation) in (Union, UnionType):
+        return [value for member in get_args(annotation) for value in _literal_values(member)]
+    return []
+
+
 def _is_instance(value: Any, annotation: Any) -> bool:
-    """Check a value against an annotation of scalars, sequences, mappings and unions; all others accept anything."""
+    """Check a value against an annotation of scalars, literals, sequences, mappings and unions; others accept all."""
     origin, members = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return any(_is_instance(value, member) for member in members)
     if origin is Literal:
-        return any(
-            isinstance(value, type(member)) for member in members
-        )  # the function itself checks the values and names the valid ones
+        return any(type(value) is type(member) and value == member for member in members)
     if origin in (list, tuple, Sequence):
         element = members[0] if members else Any
         return (
@@ -138,6 +146,10 @@ def _is_instance(value: Any, annotation: Any) -> bool:
 
 
 def _type_text(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(repr, get_args(annotation)))
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join("None" if member is type(None) else _type_text(member) for member in get_args(annotation))
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     return text.replace("typing.", "").replace("collections.abc.", "")
 

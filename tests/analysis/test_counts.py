@@ -80,6 +80,8 @@ PARAMETERS = [
     ("refinenet.resnet50", {"pooling_stages": 2}, 90_802_773),
     ("refinenet.resnet101", {"pooling_stages": 2}, 109_794_901),
     ("refinenet.resnet152", {"pooling_stages": 2}, 125_438_549),
+    ("refinenet.resnet101", {"cascades": 1}, 69_093_461),
+    ("refinenet.resnet101", {"cascades": 2}, 75_582_293),
     ("pspnet.resnet101", {"auxiliary": False}, 65_708_501),
     ("pspnet.resnet101", {"auxiliary": False, "num_classes": 19}, 65_707_475),
     ("pspnet.resnet50", {"auxiliary": False, "num_classes": 150}, 46_782_550),

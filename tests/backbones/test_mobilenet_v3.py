@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atrous import AtrousError
 from atrous.backbones import create_backbone
 from atrous.backbones.mobilenet_v3 import SqueezeExcite
 
@@ -63,8 +62,3 @@ def test_maps_and_the_reduced_tail(name: str, exact: tuple[int, ...], torchvisio
             assert backbone.channels == channels
             assert [tuple(each.shape[1:3]) for each in maps] == list(zip(channels, (129, 65, 33, 33), strict=True))
         assert create_backbone(name, reduced_tail=True).channels == (*exact[:3], exact[3] // 2)
-
-
-def test_invalid_arguments() -> None:
-    with pytest.raises(AtrousError, match="the layouts exact and torchvision"):
-        create_backbone("mobilenet_v3_large", layout="dense")

@@ -40,7 +40,5 @@ def test_the_stem_of_v1c_and_networks_that_end_early() -> None:
     assert backbone.channels == (256, 512)
     assert backbone.strides == (4, 8)
     assert [tuple(x.shape[1:]) for x in backbone(torch.rand(1, 3, 33, 65))] == [(256, 9, 17), (512, 5, 9)]
-    with pytest.raises(AtrousError, match="stem 'wide': choose 'plain', 'deep' or 'v1c'"):
-        create_backbone("resnet50", stem="wide")
     with pytest.raises(AtrousError, match="stages 1"):
         create_backbone("resnet50", stages=1)

@@ -173,7 +173,7 @@ def test_parameter_groups_hold_every_parameter_once(name: str) -> None:
     torch.optim.SGD(groups, lr=0.1)
 
 
-@pytest.mark.parametrize("option", ["width", "in_channels"])
+@pytest.mark.parametrize("option", ["width", "in_channels", "num_classes"])
 def test_arguments_of_the_model_are_no_backbone_options(option: str) -> None:
     with pytest.raises(AtrousError, match=f"backbone_options: {option} is an argument of the model itself"):
         create_model("deeplab_v3.resnet50", backbone_options={option: 1})
@@ -198,3 +198,25 @@ def test_backbone_options_override_what_a_paper_presets(name: str, option: str, 
     with torch.device("meta"):
         backbone = create_model(name, width=WIDTH, backbone_options={option: value}).backbone
     assert backbone.arguments[option] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("deeplab_v1.vgg16", {}),
+        ("deeplab_v1.vgg16", {"fov": "4x4"}),
+        ("fcn_8s.vgg16", {}),
+        ("fcn_8s.vgg16", {"upsampling": "resize"}),
+        ("dilation8.vgg16", {}),
+    ],
+)
+def test_options_of_fc6_and_fc7_override_one_by_one(name: str, arguments: dict) -> None:
+    with torch.device("meta"):
+        usual = create_model(name, width=WIDTH, **arguments).backbone.classifier[0]
+        wide = create_model(name, width=WIDTH, backbone_options={"fc": {"channels": 2048}}, **arguments)
+        bare = create_model(name, width=WIDTH, backbone_options={"fc": None}, **arguments)
+    fc6 = wide.backbone.classifier[0]
+    assert fc6.out_channels == 256
+    for geometry in ("kernel_size", "dilation", "padding"):
+        assert getattr(fc6, geometry) == getattr(usual, geometry)
+    assert bare.backbone.classifier is None

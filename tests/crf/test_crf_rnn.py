@@ -68,6 +68,31 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(run, (unary, *(p.detach().clone().requires_grad_() for p in layer.parameters())))
 
 
+def test_a_compiled_layer_trains_and_infers_as_it_is() -> None:
+    logits, image = inputs()
+    layer = CRFRNN(4)
+    compiled = torch.compile(layer, backend="aot_eager")
+    gradients = []
+    for run in (layer, compiled):
+        layer.zero_grad()
+        run(logits, image)[:, 1].sum().backward()
+        gradients.append([parameter.grad for parameter in layer.parameters()])
+    assert all(map(torch.equal, *gradients))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(logits, image), layer(logits, image))  # the iterations of training
+        torch.testing.assert_close(compiled.eval()(logits, image), layer.eval()(logits, image))
+
+
+@torch.no_grad()
+def test_an_exported_layer_is_one_operator() -> None:
+    logits, image = inputs()
+    layer = CRFRNN(4).eval()
+    with torch.enable_grad():
+        program = torch.export.export(layer, (logits, image))
+    assert "atrous.crf_rnn" in str(program.graph)
+    torch.testing.assert_close(program.module()(logits, image), layer(logits, image))
+
+
 def test_numba_gradient_is_torchs() -> None:
     logits, image = inputs()
     gradients = []

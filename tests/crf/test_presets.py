@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atrous.crf import PRESETS, Bilateral, CRFPreset, Features, Gaussian, dense_crf, get_preset
+from atrous.crf import PRESETS, Bilateral, CRFPreset, Features, Gaussian, Normalization, dense_crf, get_preset
 from atrous.errors import AtrousError
 from tests.crf.crf_samples import random_image, random_probabilities
 
 
 def test_presets() -> None:
-    assert set(PRESETS) == {"v1", "v2", "v2_resnet", "crf_rnn", "krahenbuhl"}
+    assert set(PRESETS) == {
+        "v1", "v2", "v2_resnet", "crf_rnn", "krahenbuhl", "v1_released", "v2_released", "v2_resnet_released",
+    }  # fmt: skip
     assert get_preset("v1") == PRESETS["v1"]
     assert (get_preset("krahenbuhl").iterations, get_preset("v2").iterations) == (5, 10)
 
@@ -27,6 +29,21 @@ def test_a_preset_by_name_and_as_an_object() -> None:
     fewer = replace(PRESETS["krahenbuhl"], iterations=2)
     np.testing.assert_array_equal(dense_crf(image, p, fewer), dense_crf(image, p, "krahenbuhl", iterations=2))
     assert get_preset(fewer) is fewer
+
+
+@pytest.mark.parametrize(
+    ("name", "w2", "sigma_gamma", "bilateral"),
+    [("v1", 3, 3, (5, 50, 10)), ("v2", 3, 3, (4, 49, 5)), ("v2_resnet", 4, 1, (5, 21, 3))],
+)
+def test_released_presets_normalize_after_filtering(
+    name: str, w2: float, sigma_gamma: float, bilateral: tuple[float, float, float]
+) -> None:
+    image, p = random_image(8, 11), random_probabilities(4, 8, 11)
+    gaussian = Gaussian(w2, sigma_gamma, normalization=Normalization.AFTER)
+    expected = dense_crf(image, p, CRFPreset(gaussian, Bilateral(*bilateral, normalization=Normalization.AFTER)))
+    released = dense_crf(image, p, f"{name}_released")
+    np.testing.assert_array_equal(released, expected)
+    assert np.abs(released - dense_crf(image, p, name)).max() > 0.01
 
 
 def test_terms_left_out() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from atrous import AtrousError, create_model
 from atrous.layers.freeze import FreezableModule
+from atrous.layers.norm import BatchNorm2d, set_batch_norm, unfreeze_batch_norm
 
 
 class Network(FreezableModule):
@@ -53,6 +54,39 @@ def test_parts_are_trained_again() -> None:
     assert all(module.training for module in model.modules())
     with pytest.raises(AtrousError, match=r"unfreeze: 'first' is not frozen\. Frozen: nothing"):
         model.unfreeze("first")
+
+
+@pytest.mark.parametrize("name", ["fcn_8s.vgg16", "fcn_8s_at_once.vgg16"])
+def test_what_was_never_trained_stays_so(name: str) -> None:
+    model = create_model(name, width=0.125)
+    before = trained(model)
+    assert before < set(dict(model.named_parameters()))
+    model.freeze("upscore").freeze("upscore", "score_skips").unfreeze("upscore")
+    assert trained(model) == {key for key in before if not key.startswith("score_skips")}
+    assert trained(model.unfreeze()) == before
+
+
+@pytest.mark.parametrize("mode", ["train", "sync", "frozen", "frozen_affine"])
+def test_modes_of_batch_norm_leave_frozen_parts_frozen(mode: str) -> None:
+    model = create_model("deeplab_v3.mobilenet_v2", width=0.125).freeze("backbone").train()
+    other = create_model("deeplab_v3.mobilenet_v2", width=0.125).train()
+    set_batch_norm(other, mode)
+    set_batch_norm(model, mode)
+    assert model.frozen_parts == ("backbone",)
+    assert trained(model) == {name for name in trained(other) if not name.startswith("backbone")}
+    assert not any(module.training for module in model.backbone.modules())
+    model.unfreeze()
+    assert trained(model) == trained(other)
+    assert [module.training for module in model.modules()] == [module.training for module in other.modules()]
+    assert trained(unfreeze_batch_norm(model)) == set(dict(model.named_parameters()))
+
+
+def test_parts_frozen_within_a_module_stay_frozen() -> None:
+    inside = Network()
+    inside.norm = BatchNorm2d(1)
+    unfreeze_batch_norm(nn.Sequential(inside.freeze("norm")))
+    assert trained(inside) == {key for key, _ in Network().named_parameters()}
+    assert not inside.norm.training
 
 
 def test_a_wrong_name_changes_nothing() -> None:

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from atrous import AtrousError
-from atrous.layers.losses import CrossEntropy, Dice, Focal, Lovasz, OHEMCrossEntropy
+from atrous.layers.losses import (
+    CrossEntropy,
+    Dice,
+    Focal,
+    Lovasz,
+    OHEMCrossEntropy,
+    WeightedSum,
+    check_class_weights,
+)
 
 K = 4
 LOSSES = {
@@ -144,6 +152,19 @@ def test_ignored_pixels_change_nothing(name: str, scene) -> None:
     assert logits.grad.movedim(1, -1)[labels == 255].eq(0).all()
 
 
-def test_weights_of_another_number_of_classes(scene) -> None:
+@pytest.mark.parametrize("name", ["cross_entropy", "ohem", "focal"])
+def test_weights_of_another_number_of_classes(name: str, scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checked before training by itself, where the processes of an earlier stage reduce tensors on CUDA alone."""
+    loss = LOSSES[name](class_weights=(1, 2, 3))
     with pytest.raises(AtrousError, match="3 class weights for 4 classes"):
-        CrossEntropy((1, 2, 3))(*scene)
+        loss(*scene)
+
+    def fail(tensor: torch.Tensor) -> None:
+        raise RuntimeError(f"No backend type associated with device type {tensor.device.type}")
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+    with pytest.raises(AtrousError, match="3 class weights for 4 classes"):
+        check_class_weights(WeightedSum([(Dice(), 0.5), (loss, 1.0)]), K)
+    check_class_weights(WeightedSum([(Dice(), 0.5), (loss, 1.0)]), 3)

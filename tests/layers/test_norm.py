@@ -12,6 +12,7 @@ from atrous import AtrousError, create_model
 from atrous.layers.norm import (
     BatchNorm2d,
     LayerNorm2d,
+    folded_batch_norms,
     freeze_batch_norm,
     recalibrate_batch_norm,
     unfold_batch_norm,
@@ -80,10 +81,39 @@ def test_unfolding_keeps_the_network_and_makes_training_compute_the_same() -> No
     torch.testing.assert_close(model[:5](images), before, rtol=2e-3, atol=2e-3)  # unbiased variance
 
 
+def test_folded_layers_are_recognized_in_64_bits_and_after_rounding_to_16() -> None:
+    model = folded_network()
+    assert folded_batch_norms(model) == [model[1], model[4]]
+    assert folded_batch_norms(model.double()) == [model[1], model[4]]
+    rounded = nn.Sequential(BatchNorm2d(4, eps=1e-3), BatchNorm2d(4, eps=1e-3))  # TensorFlow's
+    rounded[0].running_var.fill_(1 - 1e-3)
+    assert folded_batch_norms(rounded.half().float()) == [rounded[0]]
+
+
+@pytest.mark.parametrize(
+    ("statistics", "value"), [("running_var", 1.0), ("running_var", 0.99998), ("running_mean", 1e-6)]
+)
+def test_layers_with_statistics_of_their_own_are_not_folded(statistics: str, value: float) -> None:
+    layer = BatchNorm2d(3)
+    layer.running_var.fill_(1 - layer.eps)
+    getattr(layer, statistics)[1] = value
+    assert not folded_batch_norms(layer)
+
+
 def test_a_folded_layer_that_stays_frozen_is_not_unfolded() -> None:
     model = freeze_batch_norm(folded_network())
     unfold_batch_norm(model, [torch.randn(2, 3, 9, 9)])
     assert not model[1].running_mean.any()
+
+
+def test_recalibration_leaves_frozen_parts_as_they_are() -> None:
+    model = create_model("deeplab_v3.mobilenet_v2", width=0.125).freeze("backbone").train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    recalibrate_batch_norm(model, [torch.randn(2, 3, 33, 33)])
+    changed = {key.split(".")[0] for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {"aspp"}
+    assert model.aspp.training
+    assert not model.backbone.training
 
 
 def test_no_batches_is_an_error_that_changes_nothing() -> None:

@@ -31,6 +31,27 @@ def test_released_geometry_of_the_vgg_line() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "fov", "kernels", "shift"),
+    [
+        ("deeplab_v1.vgg16", "large", [3, 3, 3, 3, 3], 0),
+        ("deeplab_v1.vgg16", "7x7", [2, 2, 2, 2, 3], -0.5),
+        ("deeplab_v1.vgg16", "4x4", [2, 2, 2, 2, 3], -0.5),
+        ("deeplab_v1.vgg16", "small", [2, 2, 2, 2, 3], -0.5),
+        ("deeplab_v1_msc.vgg16", "small", [3, 3, 3, 3, 3], 0),
+    ],
+)
+def test_released_pooling_of_every_field_of_view(name: str, fov: str, kernels: list[int], shift: float) -> None:
+    """train.prototxt of DeepLab and DeepLab-MSc; windows are centered on every eighth pixel, within half a pixel."""
+    model = create_model(name, width=0.125, fov=fov)
+    pools = nn.Sequential(*(unit for unit in model.backbone.features if isinstance(unit, CeilMaxPool2d)))
+    assert [pool.kernel_size for pool in pools] == kernels
+    pixels = torch.arange(161.0).expand(1, 1, 161, 161)
+    centers = (pools(pixels) - pools(-pixels)) / 2
+    assert centers.shape == (1, 1, 21, 21)
+    assert torch.equal(centers[0, 0, 10, 4:-4], 8 * torch.arange(21)[4:-4] + shift)
+
+
+@pytest.mark.parametrize(
     ("fov", "kernel", "rate", "pixels"),
     [("large", 3, 12, 224), ("7x7", 7, 4, 224), ("4x4", 4, 8, 224), ("small", 4, 4, 128)],
 )
@@ -75,7 +96,7 @@ def test_multi_scale_branches_agree_at_shared_samples() -> None:
 
 
 def test_invalid_arguments() -> None:
-    with pytest.raises(AtrousError, match=r"fov 'larg': choose large, 7x7, 4x4, small\. Did you mean 'large'"):
+    with pytest.raises(AtrousError, match=r"fov as 'large' \| .* \| 'small', not 'larg'\. Did you mean 'large'"):
         create_model("deeplab_v1.vgg16", width=0.125, fov="larg")
     with pytest.raises(AtrousError, match="output_stride 32: this network runs at 1, 2, 4, 8, 16"):
         create_model("deeplab_v1.vgg16", width=0.125, fov="small").set_output_stride(32)

@@ -107,7 +107,5 @@ def test_invalid_arguments() -> None:
         create_model("dilation8.vgg16", width=0.125, output_stride=16)
     with pytest.raises(AtrousError, match=r"output_stride 4: this network runs at 8\.$"):
         create_model("dilation10.vgg16", width=0.125, output_stride=4)
-    with pytest.raises(AtrousError, match="context 'huge': choose 'basic' or 'large'"):
-        create_model("dilation8.vgg16", width=0.125, context="huge")
     with pytest.raises(AtrousError, match=r"dilations \(1, 2\): the large context module needs 7"):
         create_model("dilation8.vgg16", width=0.125, dilations=(1, 2))

@@ -109,8 +109,6 @@ def test_skips_on_another_backbone_are_its_stages_at_strides_16_and_8() -> None:
 def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match=r"^finest 4: the finest stride of FCN is 32, 16 or 8\.$"):
         create_model("fcn_8s.vgg16", width=0.125, finest=4)
-    with pytest.raises(AtrousError, match="upsampling 'nearest': choose 'fixed'"):
-        create_model("fcn_8s.vgg16", width=0.125, upsampling="nearest")
     with pytest.raises(AtrousError, match=r"Did you mean 'fcn_8s\.vgg16'"):
         create_model("fcn8s.vgg16")
 

@@ -121,10 +121,16 @@ def test_small_output_strides_keep_the_size(stride: int) -> None:
     assert model(torch.randn(1, 3, 21, 14)).shape == (1, 3, 21, 14)
 
 
+@pytest.mark.parametrize("stride", [32, 16, 4, 2])
+def test_only_deconvolutions_between_equal_strides_are_unused(stride: int) -> None:
+    model = create_model(NAME, width=0.125, num_classes=3, output_stride=stride, kernel_size=3)
+    model(torch.randn(1, 3, 33, 33)).sum().backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    unused = {id(parameter) for parameter in model.unused_parameters()}
+    assert {name for name, parameter in model.named_parameters() if id(parameter) in unused} == without
+    assert len(without) == {32: 0, 16: 1, 4: 3, 2: 4}[stride]
+
+
 def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match="kernel_size 14: it must be odd and positive"):
         create_model(NAME, width=0.125, kernel_size=14)
-    with pytest.raises(AtrousError, match="context 'local'"):
-        create_model(NAME, width=0.125, context="local")
-    with pytest.raises(AtrousError, match="upsampling 'nearest'"):
-        create_model(NAME, width=0.125, upsampling="nearest")

@@ -90,8 +90,6 @@ def test_invalid_arguments() -> None:
     for options in ({"bins": ()}, {"bins": (0, 1)}):
         with pytest.raises(AtrousError, match="give at least one number of bins"):
             create_model(NAME, width=0.125, **options)
-    with pytest.raises(AtrousError, match="pool 'mean'"):
-        create_model(NAME, width=0.125, pool="mean")
 
 
 @torch.no_grad()

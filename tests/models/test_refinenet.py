@@ -118,7 +118,5 @@ def test_dropout_is_on_the_two_deepest_maps_and_before_the_classifier() -> None:
 def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match="cascades 3"):
         tiny(cascades=3)
-    with pytest.raises(AtrousError, match="pooling_order 'pool'"):
-        tiny(pooling_order="pool")
     with pytest.raises(AtrousError, match="positive scale"):
         tiny(scales=(0,))

@@ -98,5 +98,18 @@ def test_monte_carlo_is_the_mean_and_variance_of_the_samples() -> None:
 def test_invalid_arguments() -> None:
     with pytest.raises(AtrousError, match="has no dropout"):
         create_model("segnet.basic", width=0.125).monte_carlo(torch.randn(1, 3, 8, 8))
+    for name, stages in (("segnet.vgg16", 5), ("bayesian_segnet.basic", 4)):
+        for bayesian in (-1, stages + 1):
+            with pytest.raises(AtrousError, match=f"bayesian {bayesian}: choose 0 to {stages}"):
+                create_model(name, width=0.125, bayesian=bayesian)
     with pytest.raises(AtrousError, match="samples 0: Monte Carlo sampling needs 1 or more"):
         create_model("bayesian_segnet.basic", width=0.125).monte_carlo(torch.randn(1, 3, 8, 8), samples=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"pool_kernels": (3,) * 5}, {"average_pool": True}, {"fc": {}}, {"dilate_pools": False}, {"padding": 0}],
+)
+def test_options_of_the_encoder_that_the_decoder_cannot_reverse(options: dict) -> None:
+    with pytest.raises(AtrousError, match=f"backbone_options: {next(iter(options))} is fixed in SegNet"):
+        create_model("segnet.vgg16", width=0.125, backbone_options=options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from atrous import AtrousError, create_model
 from atrous.layers.pad import mirror_pad
@@ -32,15 +33,45 @@ def test_inputs_are_184_pixels_larger_than_their_scores(size: int) -> None:
 @torch.no_grad()
 def test_overlapping_tiles_agree_inside() -> None:
     """The scores of a valid network depend on the pixel's surroundings only: tiles join without a seam."""
-    model = create_model("unet.valid", width=0.0625, num_classes=3).eval()
+    model = create_model("unet.valid", width=0.0625, num_classes=3, pad_in_training=False).eval()
     image = torch.randn(1, 3, 244, 244)
     whole = model(image)
     tile = mirror_pad(image, (92, 92), (92, 92))[..., 16 : 16 + 316, 32 : 32 + 316]
-    margin, model.margin = model.margin, lambda: 0
-    input_size, model.input_size = model.input_size, lambda size: size
-    part = model.scores(tile)
-    model.margin, model.input_size = margin, input_size
+    ((part, weight),) = model.training_outputs(tile)
+    assert weight == 1.0
     torch.testing.assert_close(part, whole[..., 16 : 16 + 132, 32 : 32 + 132], rtol=1e-4, atol=1e-5)
+    inner = tile[..., 92:-92, 92:-92]
+    model.pad_in_training = True
+    ((mirrored, _),) = model.training_outputs(inner)
+    assert mirrored.shape == part.shape
+    assert not torch.allclose(mirrored, part, rtol=1e-2)  # the surroundings of the tile are not its reflection
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "message"),
+    [
+        ("unet.valid", (188, 572), (184, 388), r"388 x 184 pixels .* margin 92 and sides of 188 \+ 16 k"),
+        ("unet.padded", (16, 48), (16, 40), r"40 x 16 pixels .* margin 0 and sides of 16 \+ 16 k"),
+    ],
+)
+def test_sizes_of_training_tiles(name: str, good: tuple[int, int], bad: tuple[int, int], message: str) -> None:
+    model = create_model(name, width=0.0625, num_classes=2, pad_in_training=False)
+    removed = 2 * model.margin()
+    ((scores, _),) = model.training_outputs(torch.randn(1, 3, *good))
+    assert scores.shape == (1, 2, good[0] - removed, good[1] - removed)
+    with pytest.raises(AtrousError, match=message):
+        model.training_outputs(torch.randn(1, 3, *bad))
+
+
+def test_initialization_of_section_3() -> None:
+    """He: sqrt(2 / N) for N incoming nodes, of which an up-convolution has one per channel, and zero biases."""
+    model = create_model("unet.valid", width=0.5)
+    for layer in [*model.contract.modules(), *model.up, *model.expand.modules()]:
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            taps = 1 if isinstance(layer, nn.ConvTranspose2d) else 9
+            std = (2 / (layer.in_channels * taps)) ** 0.5
+            assert layer.weight.std().item() == pytest.approx(std, rel=0.1)
+            assert not layer.bias.any()
 
 
 @pytest.mark.parametrize("name", ["unet.valid", "unet.padded"])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu6
 
 from atrous.backbones.base import Backbone, Pretrained, register_backbone
-from atrous.layers.conv import Conv2d, Conv2dSame, Padding, init_convs, make_divisible
+from atrous.layers.conv import Conv2d, Conv2dSame, ImagePadding, init_convs, make_divisible
 from atrous.layers.norm import BatchNorm2d
 from atrous.registry import Paper
 
@@ -96,7 +96,7 @@ class EfficientNetLite(Backbone):
         self,
         *,
         width: float = 1.0,
-        padding: Padding = "tensorflow",
+        padding: ImagePadding = "tensorflow",
         in_channels: int = 3,
         num_classes: int | None = None,
     ) -> None:

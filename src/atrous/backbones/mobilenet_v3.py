@@ -133,7 +133,7 @@ class MobileNetV3(Backbone):
 
     Shape: (N, in_channels, H, W) -> maps of 24, 40, 112 and 960 channels ("large"; 16, 24, 48 and 576 "small") at
     strides 4, 8, 16, 32 (x width).
-    Raises: `AtrousError` for an unknown size or layout.
+    Raises: `AtrousError` for an unknown size.
     """
 
     native_strides = (4, 8, 16, 32)
@@ -150,11 +150,8 @@ class MobileNetV3(Backbone):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if size not in SIZES or layout not in ("exact", "torchvision"):
-            raise AtrousError(
-                f"MobileNetV3 '{size}', layout '{layout}': the sizes are large and small, the layouts exact and "
-                "torchvision."
-            )
+        if size not in SIZES:
+            raise AtrousError(f"MobileNetV3 '{size}': the sizes are large and small.")
         self.layout = layout
         self.whole_stage = layout == "torchvision"
         configuration, hidden_units = SIZES[size]

@@ -27,7 +27,7 @@ the values they were trained with.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ from atrous.backbones.base import (
     torchvision_imagenet,
 )
 from atrous.errors import AtrousError
-from atrous.layers.conv import ConvNormAct, Padding, init_convs
+from atrous.layers.conv import ConvNormAct, ImagePadding, init_convs
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pool import MaxPool2dSame
 from atrous.registry import Paper
@@ -81,7 +81,6 @@ BETA: dict[str, Any] = {"stem": "deep", "stride_at": "last", "maps_from": "conv3
 """TensorFlow DeepLab's ResNets."""
 
 Stem = Literal["plain", "deep", "v1c"]
-STEMS = get_args(Stem)
 StrideAt = Literal["first", "last"]
 StrideOn = Literal["3x3", "1x1"]
 MapsFrom = Literal["output", "conv3"]
@@ -142,7 +141,7 @@ class ResNet(Backbone):
     `width` multiplies every number of channels.
 
     Shape: (N, in_channels, H, W) -> maps of 256, 512, 1024 and 2048 channels at strides 4, 8, 16, 32 (x width).
-    Raises: `AtrousError` for a depth that is not in the paper, fewer than two stages, or an unknown stem.
+    Raises: `AtrousError` for a depth that is not in the paper, or fewer than two stages.
     """
 
     classifier_keys = ("fc.",)
@@ -156,7 +155,7 @@ class ResNet(Backbone):
         stride_on: StrideOn = "3x3",
         whole_stage: bool = False,
         maps_from: MapsFrom = "output",
-        padding: Padding = "symmetric",
+        padding: ImagePadding = "symmetric",
         stages: int = 4,
         in_channels: int = 3,
         width: float = 1.0,
@@ -167,8 +166,6 @@ class ResNet(Backbone):
             raise AtrousError(f"ResNet-{depth}: the depths are {', '.join(map(str, BLOCKS))}.")
         if stages < 2:
             raise AtrousError(f"stages {stages}: a ResNet has 4, a DeepLab v3 cascade more; 2 is the least.")
-        if stem not in STEMS:
-            raise AtrousError(f"stem '{stem}': choose 'plain', 'deep' or 'v1c'.")
         self.stride_at = stride_at
         self.whole_stage = whole_stage and stride_at == "first"
         self.maps_from = maps_from

@@ -136,6 +136,7 @@ class VGG16(Backbone):
         self.has_fc = fc is not None
         features: list[nn.Module] = []
         channels = in_channels
+        last_even = 4 if pool_kernels[4] == 2 else 3  # padded before, so that the map stays in its place at stride 8
         for stage, ((base, count), kernel) in enumerate(zip(STAGES, pool_kernels, strict=True)):
             out = max(4, round(base * width))
             for _ in range(count):
@@ -143,7 +144,8 @@ class VGG16(Backbone):
                 features += [BatchNorm2d(out)] if batch_norm else []
                 features.append(nn.ReLU(inplace=True))
                 channels = out
-            features.append(CeilMaxPool2d(kernel, dilates=dilate_pools, pad_before=not dilate_pools and stage == 4))
+            pad_before = not dilate_pools and stage == last_even
+            features.append(CeilMaxPool2d(kernel, dilates=dilate_pools, pad_before=pad_before))
         self.features = nn.Sequential(*features)
         self.pool5a = nn.AvgPool2d(3, stride=1, padding=1) if average_pool else None
         self.channels = tuple(max(4, round(base * width)) for base, _ in STAGES)

@@ -101,12 +101,15 @@ class CRFRNN(nn.Module):
                 f"CRFRNN with {classes} classes expects logits (N, {classes}, H, W) and an image (N, 3, H, W), "
                 f"found {tuple(logits.shape)} and {tuple(image.shape)}."
             )
-        if torch.compiler.is_compiling():
-            return torch.ops.atrous.crf_rnn(
-                logits, image, self.spatial_weights, self.bilateral_weights, self.compatibility,
-                [self.sigma_alpha, self.sigma_beta, self.sigma_gamma], self.iterations, self.normalization.name,
-            )  # fmt: skip
-        return self._unroll(logits, image)
+        if not torch.compiler.is_compiling():
+            return self._unroll(logits, image)
+        if torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled():  # the operator has no gradient
+            return torch.compiler.disable(self._unroll)(logits, image)
+        iterations = self.training_iterations if self.training else self.iterations
+        return torch.ops.atrous.crf_rnn(
+            logits, image, self.spatial_weights, self.bilateral_weights, self.compatibility,
+            [self.sigma_alpha, self.sigma_beta, self.sigma_gamma], iterations, self.normalization.name,
+        )  # fmt: skip
 
     def _unroll(self, logits: Tensor, image: Tensor) -> Tensor:
         spatial, bilateral = self.filters(image, logits.dtype)
@@ -136,7 +139,7 @@ def _crf_rnn(
     iterations: int,
     normalization: str,
 ) -> Tensor:
-    """Compute the layer as one operator of an exported graph, because a lattice's size depends on the image."""
+    """Compute the layer as one operator of a graph, exported or compiled: a lattice's size depends on the image."""
     sigma_alpha, sigma_beta, sigma_gamma = sigmas
     layer = CRFRNN(
         len(spatial_weights),

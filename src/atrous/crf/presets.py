@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atrous.crf.kernels import Bilateral, Features, Gaussian, Normalization, PairwiseKernel
 from atrous.errors import AtrousError, did_you_mean
@@ -38,14 +38,23 @@ class CRFPreset:
         return tuple(term for term in terms if term is not None)
 
 
-PRESETS = {
+def _normalize_after(crf: CRFPreset) -> CRFPreset:
+    """Change the terms of a CRF to normalization after filtering."""
+    terms = {name: replace(getattr(crf, name), normalization=Normalization.AFTER) for name in ("gaussian", "bilateral")}
+    return replace(crf, **terms)
+
+
+_DEEPLAB = {
     "v1": CRFPreset(Gaussian(3, 3), Bilateral(5, 50, 10)),
     "v2": CRFPreset(Gaussian(3, 3), Bilateral(4, 49, 5)),
     "v2_resnet": CRFPreset(Gaussian(4, 1), Bilateral(5, 21, 3)),
-    "crf_rnn": CRFPreset(
-        Gaussian(3, 3, normalization=Normalization.AFTER), Bilateral(5, 160, 3, normalization=Normalization.AFTER)
-    ),
+}
+
+PRESETS = {
+    **_DEEPLAB,
+    "crf_rnn": _normalize_after(CRFPreset(Gaussian(3, 3), Bilateral(5, 160, 3))),
     "krahenbuhl": CRFPreset(Gaussian(3, 3), Bilateral(10, 80, 13), iterations=5),
+    **{f"{name}_released": _normalize_after(crf) for name, crf in _DEEPLAB.items()},
 }
 """The CRFs of the papers.
 
@@ -53,6 +62,10 @@ Source: `v1`: DeepLab v1 (arXiv:1412.7062), w2 = 3 and sigma_gamma = 3 from sect
 released code. `v2`: DeepLab v2 (arXiv:1606.00915), the released script of the VGG-16 network. `v2_resnet`: the released
 ResNet-101 test prototxt. `crf_rnn`: CRF as RNN (arXiv:1502.03240), as released, normalized after filtering.
 `krahenbuhl`: the example of Krähenbühl's code and of pydensecrf, 5 updates.
+
+DeepLab's papers do not state the normalization of the kernels. Its released code normalizes after filtering:
+`v1_released`, `v2_released` and `v2_resnet_released`. `v1`, `v2` and `v2_resnet` normalize symmetrically, as pydensecrf
+does.
 """
 
 

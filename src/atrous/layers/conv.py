@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from atrous.layers.depthwise import depthwise_conv2d, has_faster_gradients
 from atrous.layers.norm import BatchNorm2d
 
-Padding = Literal["symmetric", "tensorflow", "before_expansion"]
-"""Zeros on both sides, TensorFlow's "SAME" padding, or none: the input of the inverted residual was padded before."""
+ImagePadding = Literal["symmetric", "tensorflow"]
+"""Zeros on both sides, or TensorFlow's "SAME" padding."""
+Padding = Literal[ImagePadding, "before_expansion"]
+"""Those, or none: the input of the inverted residual was padded before."""
 Activation = Callable[[], nn.Module]
 Norm = Callable[[int], nn.Module]
 """Builds a normalization layer for a number of channels."""

@@ -68,10 +68,7 @@ class CrossEntropy:
 
         Shape: (N, K, H, W) and (N, H, W) -> (N, H, W).
         """
-        if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
-            raise AtrousError(
-                f"{len(self.class_weights)} class weights for {logits.shape[1]} classes: give one per class."
-            )
+        check_class_weights(self, logits.shape[1])
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
         return F.cross_entropy(
             logits,
@@ -127,6 +124,7 @@ class Focal:
     ignore_index: int = 255
 
     def __call__(self, logits: Tensor, labels: Tensor, step: int = 0) -> Tensor:
+        check_class_weights(self, logits.shape[1])
         losses = CrossEntropy(ignore_index=self.ignore_index).per_pixel(logits, labels)
         focused = (-torch.expm1(-losses)).clamp(min=1e-12) ** self.gamma * losses  # 1 - p, exact where p is near 1
         if self.class_weights is not None:
@@ -186,6 +184,17 @@ class WeightedSum:
             for loss, _ in self.terms
         ]
         return torch.stack([loss * weight for loss, (_, weight) in zip(losses, self.terms, strict=True)]).sum()
+
+
+def check_class_weights(loss: Loss, num_classes: int) -> None:
+    """Check that a loss has one weight for each class, if it has class weights; of a sum, check all terms.
+
+    Raises: `AtrousError` for another number of weights.
+    """
+    for term in [term for term, _ in loss.terms] if isinstance(loss, WeightedSum) else [loss]:
+        weights = getattr(term, "class_weights", None)
+        if weights is not None and len(weights) != num_classes:
+            raise AtrousError(f"{len(weights)} class weights for {num_classes} classes: give one per class.")
 
 
 def _valid(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:

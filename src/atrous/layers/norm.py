@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from atrous.errors import AtrousError
+from atrous.layers.freeze import frozen_parts_lifted
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -125,7 +126,10 @@ def freeze_batch_norm(model: M, *, affine: bool = False) -> M:
 
 
 def unfreeze_batch_norm(model: M) -> M:
-    """Undo `freeze_batch_norm`; the layers return to the mode (training or evaluation) of the model."""
+    """Undo `freeze_batch_norm`; the layers return to the mode (training or evaluation) of the model.
+
+    Parts that `FreezableModule.freeze` froze stay frozen.
+    """
     return _set_frozen(model, False, affine=True)
 
 
@@ -144,7 +148,7 @@ def set_batch_norm(model: M, mode: str, momentum: float | None = None) -> M:
     """Set the mode of every batch normalization, for all later calls of `train()`, and its momentum if one is given.
 
     Modes: "train" (statistics of the batch), "sync" (of the batches of all processes), "frozen" (fixed statistics),
-    "frozen_affine" (fixed scale and shift as well).
+    "frozen_affine" (fixed scale and shift as well). Parts that `FreezableModule.freeze` froze stay frozen.
     """
     if mode.startswith("frozen"):
         freeze_batch_norm(model, affine=mode == "frozen_affine")
@@ -158,13 +162,14 @@ def set_batch_norm(model: M, mode: str, momentum: float | None = None) -> M:
 
 
 def _set_frozen(model: M, frozen: bool, *, affine: bool) -> M:
-    for layer in model.modules():
-        if isinstance(layer, BatchNorm2d):
-            layer.frozen = frozen
-            layer.train(model.training)
-            if affine:
-                layer.weight.requires_grad_(not frozen)
-                layer.bias.requires_grad_(not frozen)
+    with frozen_parts_lifted(model):
+        for layer in model.modules():
+            if isinstance(layer, BatchNorm2d):
+                layer.frozen = frozen
+                layer.train(model.training)
+                if affine:
+                    layer.weight.requires_grad_(not frozen)
+                    layer.bias.requires_grad_(not frozen)
     return model
 
 
@@ -174,17 +179,14 @@ def recalibrate_batch_norm(model: M, batches: Iterable[Tensor]) -> M:
 
     Training leaves a moving average over older weights. Here each layer gets the mean over all batches of their means
     and of their unbiased variances, m / (m - 1) times the biased ones, weighted by the batches' numbers of pixels.
-    Normalization runs as in training, everything else (dropout) as in evaluation; frozen layers stay as they are.
+    Normalization runs as in training, everything else (dropout) as in evaluation; frozen layers and parts stay as they
+    are.
 
     Shape: `batches` of (N, in_channels, H, W), the input of `model`.
     Source: Batch Normalization (Ioffe, Szegedy; 2015) algorithm 2; SegNet's `compute_bn_statistics.py`.
     Raises: `AtrousError` if there are no batches.
     """
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not getattr(layer, "frozen", False)
-    ]
+    layers = _trained_batch_norms(model)
     momenta = [layer.momentum for layer in layers]
     training, pixels = model.training, 0
     model.eval()
@@ -207,12 +209,25 @@ def recalibrate_batch_norm(model: M, batches: Iterable[Tensor]) -> M:
 def folded_batch_norms(model: nn.Module) -> list[BatchNorm2d]:
     """List the layers that would train although their normalization is folded into the convolutions before them.
 
-    Importers give such layers mean 0 and variance 1 - eps: they only scale and shift.
+    Importers give such layers mean 0 and variance 1 - eps, up to rounding: they only scale and shift. Those of a new
+    layer are 0 and 1.
     """
+    return [
+        layer
+        for layer in _trained_batch_norms(model)
+        if isinstance(layer, BatchNorm2d)
+        and not _mean(layer).any()
+        and ((_variance(layer) - (1 - layer.eps)).abs() < layer.eps / 2).all()
+    ]
+
+
+def _trained_batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """List the layers that take statistics of the batch when `model` trains: those that are not frozen."""
     training = model.training
-    layers = [layer for layer in model.train().modules() if isinstance(layer, BatchNorm2d) and layer.training]
+    norms = [layer for layer in model.train().modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    layers = [layer for layer in norms if layer.training]
     model.train(training)
-    return [layer for layer in layers if not _mean(layer).any() and (_variance(layer) == 1 - layer.eps).all()]
+    return layers
 
 
 @torch.no_grad()

@@ -91,6 +91,10 @@ class SegmentationModel(FreezableModule):
         """
         return self.backbone.possible_output_strides()
 
+    def unused_parameters(self) -> list[nn.Parameter]:
+        """List the parameters without effect at this output stride, which get no gradient; none in most networks."""
+        return []
+
     def fields_of_view(self) -> dict[str, int]:
         """Compute the fields of view of the dilated classifiers in image pixels, by the path of their convolution.
 
@@ -102,6 +106,10 @@ class SegmentationModel(FreezableModule):
     def backbones(self) -> list[Backbone]:
         """List the backbones: one in most networks, one per scale in RefineNet, none in U-Net."""
         return [module for module in self.modules() if isinstance(module, Backbone)]
+
+    def whole_backbones(self) -> list[Backbone]:
+        """List the backbones that run by their own `forward` only, not layer by layer: those FSDP can shard."""
+        return self.backbones()
 
     def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load a classifier's weights into the backbones, and into other layers that the paper initializes from it."""
@@ -254,12 +262,18 @@ def build_backbone(
 ) -> Backbone:
     """Build the backbone of a model; the user's `backbone_options` override the `preset` of the paper.
 
-    Raises: `AtrousError` for an unknown option, or for `width` or `in_channels`, which are arguments of the model.
+    Of options that are mappings, such as `fc`, those values are overridden that the user gives.
+
+    Raises: `AtrousError` for an unknown option, or for `width`, `in_channels` or `num_classes`, which are arguments of
+    the model.
     """
     options = dict(backbone_options or {})
-    for key in ("width", "in_channels"):
+    for key in ("width", "in_channels", "num_classes"):
         if key in options:
             raise AtrousError(f"backbone_options: {key} is an argument of the model itself, give it there.")
+    for key, value in preset.items():
+        if isinstance(value, Mapping) and isinstance(options.get(key), Mapping):
+            options[key] = {**value, **options[key]}
     return create_backbone(name, width=width, in_channels=in_channels, **{**preset, **options})
 
 

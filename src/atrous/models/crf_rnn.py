@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from atrous.backbones import Backbone
 from atrous.card import Preprocessing
 from atrous.crf import CRFRNN
 from atrous.models.base import SegmentationModel, register_model
@@ -72,6 +73,12 @@ class ModelWithCRF(SegmentationModel):
 
     def possible_output_strides(self) -> list[int]:
         return self.network.possible_output_strides()
+
+    def unused_parameters(self) -> list[nn.Parameter]:
+        return self.network.unused_parameters()
+
+    def whole_backbones(self) -> list[Backbone]:
+        return self.network.whole_backbones()
 
     def head(self) -> Iterable[nn.Module]:
         return [self.crf, *self.network.head()]

@@ -6,13 +6,15 @@ are computed at every eighth pixel. The field of view of fc6 is a free choice: t
 and "LargeFOV" has the same field of view as the best of them with a sixth of its parameters. The CRF that refines the
 result is in `atrous.crf`, because it is not part of the network.
 
-As released, and by default: Caffe's pooling, 3x3 with stride 2 and padding 1 in LargeFOV and 2x2 otherwise; pool4 and
-pool5 keep the size of their input and are not dilated, because Caffe has no dilated pooling.
+As released, and by default: Caffe's pooling, 3x3 with stride 2 and padding 1 in LargeFOV and with branches (MSc),
+otherwise 2x2, but 3x3 in pool5; pool4 and pool5 keep the size of their input and are not dilated, because Caffe has no
+dilated pooling.
 `backbone_options={"dilate_pools": True}` gives exactly the features of the strided network.
 
 Differences: images are padded with zeros (the mean) to 8 k + 1 pixels per side; the crops of 321 pixels for training
-and 513 for testing need no padding. The released 2x2 variants compute two scores fewer per side and crop the labels to
-match.
+and 513 for testing need no padding. The released 2x2 variants pad pool1 to pool3 at the beginning and pool4 not at all,
+compute one score fewer per axis and crop the labels to match; here pool4 alone is padded at the beginning, which
+centers the scores as well.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atrous.backbones import Backbone
-from atrous.errors import AtrousError, did_you_mean
 from atrous.layers.pad import crop, pad_to_grid
 from atrous.layers.resize import resize
 from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
@@ -46,9 +47,9 @@ FIELDS_OF_VIEW: dict[str, dict[str, Any]] = {
         "pool_kernels": (3,) * 5,
         "average_pool": True,
     },
-    "7x7": {"fc": {"kernel_size": 7, "dilation": 1}},
-    "4x4": {"fc": {"kernel_size": 4, "dilation": 2}},
-    "small": {"fc": {"kernel_size": 4, "dilation": 1}},
+    "7x7": {"fc": {"kernel_size": 7, "dilation": 1}, "pool_kernels": (2, 2, 2, 2, 3)},
+    "4x4": {"fc": {"kernel_size": 4, "dilation": 2}, "pool_kernels": (2, 2, 2, 2, 3)},
+    "small": {"fc": {"kernel_size": 4, "dilation": 1}, "pool_kernels": (2, 2, 2, 2, 3)},
 }
 """Options of VGG-16 for the rows of table 2: DeepLab-CRF-LargeFOV, -7x7, -4x4 and DeepLab-CRF, with fields of view of
 224, 224, 224 and 128 pixels. Dilations hold at output stride 32: a quarter of the paper's rates at 8."""
@@ -184,16 +185,17 @@ class DeepLabV1(CaffeDeepLab):
 def deeplab_v1(
     *,
     fov: FieldOfView = "large",
+    msc: bool = False,
     width: float = 1.0,
     in_channels: int = 3,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DeepLabV1:
     """Build DeepLab v1 on VGG-16 with a field of view of table 2; `width` multiplies all numbers of channels."""
-    if fov not in FIELDS_OF_VIEW:
-        raise AtrousError(f"fov '{fov}': choose {', '.join(FIELDS_OF_VIEW)}.{did_you_mean(fov, FIELDS_OF_VIEW)}")
     geometry = {**FIELDS_OF_VIEW[fov], "dilate_pools": False}
+    if msc:
+        geometry["pool_kernels"] = (3,) * 5
     backbone = build_backbone(
         "vgg16", width=width, in_channels=in_channels, backbone_options=backbone_options, **geometry
     )
-    return DeepLabV1(backbone, in_channels=in_channels, **{"branch_channels": scaled(128, width), **options})
+    return DeepLabV1(backbone, in_channels=in_channels, msc=msc, **{"branch_channels": scaled(128, width), **options})

@@ -117,7 +117,7 @@ class Dilated(SegmentationModel):
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have ceil(H / 8) rows, `training_outputs` without
     padding (H - 372) / 8.
-    Raises: `AtrousError` for an unknown `context`, or a "large" one whose dilations are not seven.
+    Raises: `AtrousError` for a "large" `context` whose dilations are not seven.
     """
 
     def __init__(
@@ -132,8 +132,6 @@ class Dilated(SegmentationModel):
         output_stride: int = NOMINAL_OUTPUT_STRIDE,
     ) -> None:
         super().__init__()
-        if context not in (None, "basic", "large"):
-            raise AtrousError(f"context '{context}': choose 'basic' or 'large', or None for the front-end alone.")
         if context == "large" and len(dilations) != len(LARGE_MULTIPLES):
             raise AtrousError(f"dilations {tuple(dilations)}: the large context module needs {len(LARGE_MULTIPLES)}.")
         self.num_classes = num_classes

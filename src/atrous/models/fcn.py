@@ -95,7 +95,7 @@ class FCN(SegmentationModel):
     bias, as in the release of CRF-RNN.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have the finest stride and include the padding.
-    Raises: `AtrousError` for an unknown `finest` stride or `upsampling`.
+    Raises: `AtrousError` for an unknown `finest` stride.
     """
 
     def __init__(
@@ -112,8 +112,6 @@ class FCN(SegmentationModel):
         super().__init__()
         if finest not in CROP_OFFSETS:
             raise AtrousError(f"finest {finest}: the finest stride of FCN is 32, 16 or 8.")
-        if upsampling not in ("fixed", "learned", "resize"):
-            raise AtrousError(f"upsampling '{upsampling}': choose 'fixed', 'learned' or 'resize'.")
         self.num_classes = num_classes
         self.is_padded = upsampling != "resize"
         self.offsets = CROP_OFFSETS[finest]

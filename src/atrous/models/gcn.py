@@ -134,7 +134,7 @@ class GCN(SegmentationModel):
     """GCN: score maps of every stage by large kernels, upsampled and added from coarse to fine.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have the size of the image.
-    Raises: `AtrousError` for an even kernel size, or an unknown `context` or `upsampling`.
+    Raises: `AtrousError` for an even kernel size.
     """
 
     def __init__(
@@ -151,10 +151,6 @@ class GCN(SegmentationModel):
     ) -> None:
         super().__init__()
         _check_odd(kernel_size)
-        if context not in ("global", "trivial", "stacked"):
-            raise AtrousError(f"context '{context}': choose 'global', 'trivial' or 'stacked'.")
-        if upsampling not in ("deconvolution", "bilinear"):
-            raise AtrousError(f"upsampling '{upsampling}': choose 'deconvolution' or 'bilinear'.")
         self.num_classes = num_classes
         self.backbone = backbone
 
@@ -188,18 +184,26 @@ class GCN(SegmentationModel):
             for branch in (block.left, block.right) if isinstance(block, GlobalConvolution) else (block,):
                 yield from [layer for layer in branch.modules() if isinstance(layer, nn.Conv2d)][-1:]
 
+    def _upsamples(self, index: int) -> bool:
+        """Check whether a step upsamples, or is between equal strides."""
+        finest, *coarser = self.backbone.strides
+        strides = [1, min(2, finest), finest, *coarser]
+        return strides[index] < strides[index + 1]
+
+    def unused_parameters(self) -> list[nn.Parameter]:
+        skipped = [module for index, module in enumerate(self.upsample) if not self._upsamples(index)]
+        return [parameter for module in skipped for parameter in module.parameters()]
+
     def scores(self, image: Tensor) -> Tensor:
         scores = [
             refine(context(features))
             for context, refine, features in zip(self.contexts, self.refine_stage, self.backbone(image), strict=True)
         ]
         height, width = image.shape[-2:]
-        finest, *coarser = self.backbone.strides
-        strides = [1, min(2, finest), finest, *coarser]
         sizes = [(height, width), ((height + 1) // 2, (width + 1) // 2), *(y.shape[-2:] for y in scores)]
         x = scores[-1]
         for index in reversed(range(len(self.upsample))):
-            if strides[index] < strides[index + 1]:
+            if self._upsamples(index):
                 x = self.upsample[index](x, sizes[index])
             x = self.refine_sum[index](x + scores[index - 2] if index >= 2 else x)
         return x

@@ -64,7 +64,7 @@ class PyramidPooling(nn.Module):
 
     Shape: (N, in_channels, h, w) -> (N, out_channels, h, w); `out_channels` is an attribute.
     Source: PSPNet section 3.1 and figure 3; the ablation of table 1.
-    Raises: `AtrousError` for empty `bins`, bins below 1, or an unknown `pool`.
+    Raises: `AtrousError` for empty `bins`, or bins below 1.
     """
 
     def __init__(
@@ -81,8 +81,6 @@ class PyramidPooling(nn.Module):
         super().__init__()
         if not bins or any(count < 1 for count in bins):
             raise AtrousError(f"bins {tuple(bins)}: give at least one number of bins, each 1 or more.")
-        if pool not in ("average", "max"):
-            raise AtrousError(f"pool '{pool}': choose 'average' or 'max'.")
         self.bins = tuple(bins)
         self.pool = pool
         self.crop = crop
@@ -131,7 +129,7 @@ class PSPNet(ModelWithAuxiliaryHead):
     auxiliary head, by default a quarter of its input's.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` have the output stride.
-    Raises: `AtrousError` for an unsupported output stride, invalid `bins` or an unknown `pool`.
+    Raises: `AtrousError` for an unsupported output stride or invalid `bins`.
     """
 
     def __init__(

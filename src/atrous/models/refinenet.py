@@ -13,11 +13,13 @@ Differences between the paper and the released networks, each available as an ar
 - In the paper a block ends with one residual unit, and the next block adapts its output with two more: three units in
   sequence. The released networks have all three at the end of the block, followed by the 3x3 convolution of the next
   block's fusion. This file follows the release.
-- The MATLAB release enlarges the image by 1.2 before the first convolution: `scales=(1.2,)`. The "2-scale" network of
-  the ablation runs a ResNet on each of two scales: `scales=(1.2, 0.6)`. The paper does not specify how their maps are
-  combined: here the maps of one stage enter one fusion, those of the finer scale first.
-- `cascades=1` fuses all four stages in one block, `cascades=2` two stages per block; the paper's network
-  has 4 (figure 7).
+- The MATLAB release enlarges the image by 1.2 before the first convolution, in training, too: `scales=(1.2,)`. The
+  "2-scale" network of the ablation runs a ResNet on each of two scales: `scales=(1.2, 0.6)`. The paper does not specify
+  how their maps are combined: in the release, which has it as a commented setting, and here, the maps of one stage
+  enter one fusion.
+- `cascades=1` fuses all four stages in one block, `cascades=2` two stages per block; the paper's network has 4
+  (figure 7). The release builds any grouping, but adapts the last stage to 512 channels in each and reduces it to 256
+  in the fusion; with one or two blocks it is adapted to 256 here.
 """
 
 from __future__ import annotations
@@ -97,13 +99,10 @@ class ChainedResidualPooling(nn.Module):
 
     Shape: (N, channels, H, W) -> the same.
     Source: RefineNet figure 3d.
-    Raises: `AtrousError` for an unknown `order`.
     """
 
     def __init__(self, channels: int, *, stages: int = 4, order: PoolingOrder = "pool-conv") -> None:
         super().__init__()
-        if order not in ("pool-conv", "conv-pool"):
-            raise AtrousError(f"pooling_order '{order}': choose 'pool-conv' or 'conv-pool'.")
         self.order = order
         self.convs = nn.ModuleList(conv3x3(channels, channels) for _ in range(stages))
         self.pool = nn.MaxPool2d(5, stride=1, padding=2)

@@ -27,6 +27,7 @@ from atrous.backbones import Backbone
 from atrous.backbones.vgg import STAGES, VGG16
 from atrous.errors import AtrousError
 from atrous.layers.conv import ConvNormAct, init_convs
+from atrous.layers.mode import evaluation_mode
 from atrous.layers.norm import BatchNorm2d
 from atrous.layers.pool import CeilMaxPool2d
 from atrous.models.base import SegmentationModel, build_backbone, register_model, scaled
@@ -107,6 +108,7 @@ class SegNet(SegmentationModel):
     nearest to the bottleneck are followed by dropout.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W), without resizing, for even and odd sizes.
+    Raises: `AtrousError` for a number of `bayesian` stages that the encoder lacks.
     """
 
     backbone: VGG16 | BasicEncoder
@@ -121,6 +123,9 @@ class SegNet(SegmentationModel):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        stages = len(backbone.channels)
+        if not 0 <= bayesian <= stages:
+            raise AtrousError(f"bayesian {bayesian}: choose 0 to {stages}, the number of stages of the encoder.")
         self.num_classes = classifier.out_channels
         self.backbone = backbone
         self.decoder = nn.ModuleList(decoder)
@@ -134,6 +139,9 @@ class SegNet(SegmentationModel):
 
     def possible_output_strides(self) -> list[int]:
         return [self.backbone.native_strides[-1]]  # every pooling has a matching unpooling
+
+    def whole_backbones(self) -> list[Backbone]:
+        return []
 
     def scores(self, image: Tensor) -> Tensor:
         x, poolings = image, []
@@ -172,17 +180,14 @@ class SegNet(SegmentationModel):
             )
         if samples < 1:
             raise AtrousError(f"samples {samples}: Monte Carlo sampling needs 1 or more.")
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        self.dropout.train()
         mean = squares = image.new_zeros(())
-        for count in range(1, samples + 1):
-            sample = self(image).softmax(1)
-            deviation = sample - mean
-            mean = mean + deviation / count
-            squares = squares + deviation * (sample - mean)
-        for module, mode in modes:
-            module.training = mode
+        with evaluation_mode(self):
+            self.dropout.train()
+            for count in range(1, samples + 1):
+                sample = self(image).softmax(1)
+                deviation = sample - mean
+                mean = mean + deviation / count
+                squares = squares + deviation * (sample - mean)
         return mean, squares / samples
 
 
@@ -197,7 +202,16 @@ def segnet(
     in_channels: int = 3,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> SegNet:
-    """Build SegNet on VGG-16 with batch normalization; dropout follows `bayesian` of its five poolings."""
+    """Build SegNet on VGG-16 with batch normalization; dropout follows `bayesian` of its five poolings.
+
+    Raises: `AtrousError` for options of the backbone that the decoder could not reverse.
+    """
+    for key in ("pool_kernels", "dilate_pools", "padding", "fc", "average_pool"):
+        if key in (backbone_options or {}):
+            raise AtrousError(
+                f"backbone_options: {key} is fixed in SegNet, whose decoder reverses padded convolutions and poolings "
+                "of 2x2: leave it out."
+            )
     backbone = build_backbone("vgg16_bn", width=width, in_channels=in_channels, backbone_options=backbone_options)
     assert isinstance(backbone, VGG16)
     decoder = []

@@ -6,6 +6,9 @@ upsampled features of the level below, concatenated with the features of the sam
 `unet.valid` is the paper's network: convolutions without padding, so that the score map is 184 pixels smaller than the
 input, skip connections cropped to fit, no batch normalization. The image is extended by reflection to make up for the
 pixels that the convolutions remove, as in the paper (overlap-tile), and to a size that is even before every pooling.
+With `pad_in_training=False` and the transform `margin_crop` (recipe `unet_folder`) it is trained as in the paper, on
+tiles of 572 pixels with 388 labels, reflected only at the borders of the image. By default `training_outputs` has the
+size of the image, like that of all other networks.
 `unet.padded` is the network usually called U-Net today: convolutions that keep the size, and batch normalization.
 `create_model("unet", backbone=NAME)` has a classifier as its contracting path (`UNetOnBackbone`), as elsewhere:
 its maps are resized instead of upsampled by transposed convolutions, so that it runs at every output stride.
@@ -53,16 +56,27 @@ def _double_conv(
     return nn.Sequential(*layers)
 
 
+def _up_conv(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    """Build an up-convolution, initialized by He's method: a single tap of its kernel reaches each output pixel."""
+    conv = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+    nn.init.normal_(conv.weight, std=(2 / in_channels) ** 0.5)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
 @register_model("unet.valid", PAPER, padded=False, batch_norm=False)
 @register_model("unet.padded", PAPER, padded=True, batch_norm=True)
 class UNet(SegmentationModel):
     """U-Net: two 3x3 convolutions per level in the contracting and in the expansive path.
 
     `channels` has one number per level, the bottom level last. With `conv_bias=None` convolutions have a bias only
-    without batch normalization. Dropout follows the two deepest levels of the contracting path.
+    without batch normalization. Dropout follows the two deepest levels of the contracting path. With
+    `pad_in_training=False`, `training_outputs` takes images that contain the margin of 92 pixels on each side, and
+    returns the scores of the rest.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes, H, W); `scores` extend beyond the image at the bottom and on the
-    right, to 16 b - 60 pixels in the valid network and to 16 b in the padded one.
+    right, to 16 b - 60 pixels in the valid network and to 16 b in the padded one; `training_outputs` without padding
+    have H - 184 rows.
     Source: figure 1; dropout: section 3.1 and the released prototxt.
     Raises: `AtrousError` for fewer than two levels.
     """
@@ -78,21 +92,24 @@ class UNet(SegmentationModel):
         batch_norm: bool = True,
         conv_bias: bool | None = None,
         dropout: float = 0.5,
+        pad_in_training: bool = True,
     ) -> None:
         super().__init__()
         if len(channels) < 2:
             raise AtrousError(f"channels {tuple(channels)}: U-Net needs 2 levels or more.")
         self.num_classes = num_classes
         self.padded = padded
+        self.pad_in_training = pad_in_training
         levels = [scaled(n, width) for n in channels]
         self.depth = len(levels) - 1
         convs = partial(_double_conv, padded=padded, batch_norm=batch_norm, bias=conv_bias)
         self.contract = nn.ModuleList(convs(n, out) for n, out in pairwise([in_channels, *levels]))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(n, out, 2, stride=2) for n, out in pairwise(reversed(levels)))
+        self.up = nn.ModuleList(_up_conv(n, out) for n, out in pairwise(reversed(levels)))
         self.expand = nn.ModuleList(convs(2 * out, out) for out in reversed(levels[:-1]))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(levels[0], num_classes, 1)
         init_convs(self, mode="fan_in")
+        init_classifier(self.classifier)
 
     @property
     def output_stride(self) -> int:
@@ -122,7 +139,26 @@ class UNet(SegmentationModel):
         height, width = image.shape[-2:]
         margin = self.margin()
         bottom, right = (self.input_size(side) - side - margin for side in (height, width))
-        x = mirror_pad(image, (margin, margin), (bottom, right))
+        return self._scores_inside_margin(mirror_pad(image, (margin, margin), (bottom, right)))
+
+    def training_outputs(self, image: Tensor) -> list[tuple[Tensor, float]]:
+        """Compute the outputs of the training loss; those of the valid network without padding have H - 184 rows.
+
+        Raises: `AtrousError` for an image without padding whose sides no scores fit exactly.
+        """
+        if self.pad_in_training:
+            return super().training_outputs(image)
+        margin = self.margin()
+        height, width = image.shape[-2:]
+        if any(side <= 2 * margin or self.input_size(side - 2 * margin) != side for side in (height, width)):
+            stride, least = self.output_stride, self.input_size(1)
+            raise AtrousError(
+                f"A training image of {width} x {height} pixels does not pool evenly: use the transform margin_crop "
+                f"with margin {margin} and sides of {least} + {stride} k pixels, or pad_in_training=true."
+            )
+        return [(self._scores_inside_margin(image), 1.0)]
+
+    def _scores_inside_margin(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []
         for level, convs in enumerate(self.contract):
             x = convs(F.max_pool2d(x, 2) if level else x)

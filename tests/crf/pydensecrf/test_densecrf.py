@@ -29,6 +29,14 @@ def test_arrays_that_break_the_original() -> None:
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_the_unary_energy_is_copied() -> None:
+    energy = np.zeros((2, 6), np.float32)
+    crf = dcrf.DenseCRF(6, 2)
+    crf.setUnaryEnergy(energy)
+    energy[0] = 5
+    np.testing.assert_array_equal(crf.inference(0), 0.5)
+
+
 def test_bad_use_of_the_drop_in() -> None:
     crf = dcrf.DenseCRF2D(14, 10, 3)
     with pytest.raises(ValueError, match=r"Need \(3, 140\), got \(140, 3\)"):

@@ -60,7 +60,7 @@ class DenseCRF:
     def setUnaryEnergy(self, u: Any, f: Any = None) -> None:
         """Set the energies, minus log probabilities, (nlabels, nvar); with `f` (features, nvar), u is (nlabels,
         features) and the energies are u f: logistic regression."""
-        array = np.asarray(u, np.float32)
+        array = np.array(u, np.float32)  # a copy, as in C++: the caller may reuse the array
         if f is not None:
             array = array @ np.asarray(f, np.float32)
         if array.shape != (self._nlabel, self._nvar):
