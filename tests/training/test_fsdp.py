@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from atrous import load
-from atrous.training.fsdp import load_optimizer_state, optimizer_state
+from atrous import create_model, load
+from atrous.training.fsdp import gather, load_optimizer_state, optimizer_state, shard
 from atrous.training.stage import make_optimizer
 from tests.training.conftest import losses, press_ctrl_c, run_on_two_processes, small, tiny_model
 
@@ -73,6 +75,42 @@ def test_networks_with_an_auxiliary_head_can_be_sharded(street: str, tmp_path: P
     for strategy in ("ddp", "fsdp"):
         run_on_two_processes(path, tmp_path / strategy, "--strategy", strategy)
     assert_same_training(tmp_path / "fsdp", tmp_path / "ddp", rel=1e-5)
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """The mesh of a process that is alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,), mesh_dim_names=("data_parallel",))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "name", ["unet.padded", "crf_rnn.vgg16", "segnet.basic", "deeplab_v2_msc.resnet101", "refinenet.resnet50"]
+)
+def test_a_sharded_network_has_the_same_gradients(name: str, mesh: DeviceMesh) -> None:
+    """Without a backbone, with one inside another network, with one that runs layer by layer, at several scales."""
+    model = create_model(name, num_classes=3, width=0.125)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0
+    image = torch.randn(1, 3, 33, 33)
+    gradients = []
+    for each in (model, shard(copy.deepcopy(model), mesh)):
+        outputs = each.training_outputs(image)
+        torch.stack([logits.square().mean() * weight for logits, weight in outputs]).sum().backward()
+        gradients.append({key: gather(value.grad) for key, value in each.named_parameters()})
+    torch.testing.assert_close(*gradients)
+
+
+def test_gcn_trains_on_two_processes_at_a_small_output_stride(street: str, tmp_path: Path) -> None:
+    """Between equal strides its learned deconvolutions get no gradient."""
+    recipe = small(street, "model.id=gcn.resnet50", "model.options.output_stride=16", "precision=64-true", "steps=2")
+    train(recipe, tmp_path / "alone")
+    path = tmp_path / "small.yaml"
+    path.write_text(recipe.to_yaml())
+    run_on_two_processes(path, tmp_path / "both")
+    assert_same_training(tmp_path / "both", tmp_path / "alone", rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atrous import AtrousError
 from atrous.layers.losses import CrossEntropy, Dice, WeightedSum
-from atrous.training.losses import check_loss, subsample, training_loss
+from atrous.training.losses import subsample, training_loss
 
 K = 4
 
@@ -42,8 +41,3 @@ def test_a_loss_stride_subsamples_logits_and_labels() -> None:
     logits, labels = torch.randn(1, K, 17, 17), torch.randint(0, K, (1, 17, 17))
     expected = CrossEntropy()(logits[..., ::4, ::4], labels[..., ::4, ::4])
     assert torch.equal(training_loss([(logits, 1.0)], labels, CrossEntropy(), stride=4, align_corners=True), expected)
-
-
-def test_class_weights_are_checked_before_training() -> None:
-    with pytest.raises(AtrousError, match="3 class weights for 4 classes"):
-        check_loss(WeightedSum([(CrossEntropy((1, 2, 3)), 1.0)]), K)

@@ -12,10 +12,11 @@ import yaml
 from atrous import AtrousError
 from atrous.card import Card, Preprocessing
 from atrous.models import build_from_card
+from atrous.training.config import DataConfig
 from atrous.training.initialize import normalization_warning
 from atrous.training.recipe import make_recipe, read_recipe
 from atrous.weights import save
-from tests.training.conftest import ENVIRONMENT, MODEL
+from tests.training.conftest import ENVIRONMENT, MODEL, write_folder
 
 BASE = {"name": "x", "model": "m", "data": {"train": "voc2012:data"}, "steps": 10}
 
@@ -27,6 +28,35 @@ def test_overrides() -> None:
     assert recipe.seed == 3
     assert recipe.stages[0].loss == {"lovasz": {}}
     assert read_recipe("fcn_vgg16_voc", ["stages.2.model=unet.valid"]).stages[2].model.id == "unet.valid"
+
+
+def test_data_in_another_folder_and_overrides_of_data() -> None:
+    voc = ["stages.fcn_16s.data.train=voc2012:data/voc2012?split=trainaug", "data.allow_overlap=true"]
+    recipe = read_recipe("fcn_vgg16_voc", voc, ["sbd:/mnt/sbd", "voc2012:/mnt/voc"])
+    assert [stage.data.train for stage in recipe.stages] == [
+        ("sbd:/mnt/sbd?split=train",),
+        ("voc2012:/mnt/voc?split=trainaug",),
+        ("sbd:/mnt/sbd?split=train",),
+    ]
+    assert {stage.data.val for stage in recipe.stages} == {"voc2012:/mnt/voc?split=seg11valid"}
+    assert all(stage.data.allow_overlap for stage in recipe.stages)
+
+
+def test_other_data_replace_those_of_the_recipe_but_not_what_overrides_set(tmp_path: Path) -> None:
+    """DeepLab v3's recipe duplicates the images of classes that other data do not have."""
+    other = [f"folder:{write_folder(tmp_path / 'own', ('a', 'b'))}"]
+    for stage in read_recipe("deeplab_v3_resnet101_voc", ["backbone_weights="], other).stages:
+        assert stage.data == DataConfig.from_spec(other[0])
+    overrides = ["data.allow_overlap=true", "data.duplicate_classes=[b]", "patience=3"]
+    recipe = read_recipe("camvid_baseline", overrides, other)
+    data = recipe.stages[0].data
+    assert data.train == (f"{other[0]}?split=train",)
+    assert data.val == f"{other[0]}?split=val"
+    assert (data.allow_overlap, data.duplicate_classes) == (True, ("b",))
+    assert make_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+    assert read_recipe("camvid_baseline", ["data.val="], other).stages[0].data.val == ""
+    with pytest.raises(AtrousError, match=r"patience counts validations: give data\.val, or set it to 0"):
+        read_recipe("camvid_baseline", ["patience=3"], [f"{other[0]}?split=train"])
 
 
 def test_the_stage_of_a_wrong_key_is_named() -> None:

@@ -17,6 +17,7 @@ import yaml
 from atrous import create_model, list_models, load
 from atrous.data.catalog import DatasetSpec
 from atrous.files import read_csv
+from atrous.inference.preprocess import preprocessed_size
 from atrous.inference.tta import PRESETS
 from atrous.layers.norm import recalibrate_batch_norm
 from atrous.models import MODELS
@@ -130,17 +131,17 @@ def narrow_recipe(name: str, official: Callable[[str], str], backbone: Path) -> 
         overrides.append(f"stages.{stage.name}.transforms={json.dumps(transforms or [{'crop': CROP}])}")
         if "width" in MODELS.entry(stage.model.id).arguments():
             overrides.append(f"stages.{stage.name}.model.options.width=0.125")
-    return read_recipe(name, overrides).with_data(datasets_of(published, official))
+    return read_recipe(name, overrides, datasets_of(published, official))
 
 
 CROP = {"height": 49, "width": 65}
 
 
 def small_crop(transform: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a transform, a crop shrunk to 49 x 65 pixels, or that many without its margin."""
+    """The arguments of a transform, a crop shrunk to 49 x 65 pixels, or by multiples of 16 if it has a margin."""
     if transform == "margin_crop":
-        margin, stride = arguments["margin"], arguments["label_stride"]
-        return arguments | {side: pixels // stride * stride + 2 * margin for side, pixels in CROP.items()}
+        rooms = {side: arguments[side] - 2 * arguments["margin"] - pixels for side, pixels in CROP.items()}
+        return arguments | {side: arguments[side] - room // 16 * 16 for side, room in rooms.items()}
     return arguments | CROP if arguments.keys() >= CROP.keys() else arguments
 
 
@@ -155,6 +156,15 @@ def backbone_state(recipe: Recipe) -> dict[str, torch.Tensor]:
     images = torch.randint(0, 256, (4, 3, 65, 97), dtype=torch.uint8)
     recalibrate_batch_norm(model, [normalize(images, first)])
     return model.backbones()[0].state_dict()
+
+
+def test_unet_is_trained_on_tiles_of_572_pixels_with_388_labels() -> None:
+    stage = read_recipe("unet_folder").stages[0]
+    assert stage.model.options == {"pad_in_training": False}
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
+    image, labels = stage.make_transform(255)(pixels, np.zeros((700, 900), np.uint8), np.random.default_rng(0))
+    assert image.shape == (572, 572, 3)
+    assert labels.shape == (388, 388)
 
 
 def test_dilated_is_trained_on_one_label_per_score() -> None:
@@ -205,6 +215,17 @@ def test_pspnet_is_validated_in_crops_of_its_training(name: str, tta: str) -> No
     assert stage.preprocessing.resize == "keep"
     (crop,) = [entry["crop"] for entry in stage.transforms if "crop" in entry]
     assert crop == {"height": PRESETS[tta].crop, "width": PRESETS[tta].crop}
+
+
+def test_refinenet_is_trained_and_validated_at_the_scales_of_the_release() -> None:
+    """0.7 to 1.3 of a shorter side of 450 pixels, which VOC's 375 become, and 1.2 times that in the network."""
+    (stage,) = read_recipe("refinenet_resnet101_voc").stages
+    assert list(stage.model.options["scales"]) == [1.2]
+    image, labels = np.zeros((375, 500, 3), np.uint8), np.zeros((375, 500), np.uint8)
+    scale = stage.model_copy(update={"transforms": stage.transforms[:1]}).make_transform(255)
+    sides = {min(scale(image, labels, np.random.default_rng(seed))[1].shape) for seed in range(100)}
+    assert sorted(sides) == [315, 360, 405, 450, 495, 540, 585]
+    assert preprocessed_size((375, 500), stage.preprocessing) == (450, 600)
 
 
 @EVERY_RECIPE

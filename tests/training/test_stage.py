@@ -9,12 +9,22 @@ import torch
 
 from atrous import AtrousError, load
 from atrous.data import open_dataset
-from atrous.layers.norm import BatchNorm2d
+from atrous.data.dataset import SegmentationDataset
+from atrous.layers.norm import BatchNorm2d, folded_batch_norms
+from atrous.models import SegmentationModel
 from atrous.training.config import StageConfig
+from atrous.training.recipe import Recipe
 from atrous.training.schedules import Poly, set_learning_rate
-from atrous.training.stage import batch_norm_warning, build_model, make_optimizer, normalize, prepare_model
+from atrous.training.stage import (
+    batch_norm_warning,
+    build_model,
+    make_optimizer,
+    normalize,
+    prepare_model,
+    restore_batch_norm,
+)
 from atrous.weights import save
-from tests.training.conftest import small, tiny_model
+from tests.training.conftest import draw_pair, small, tiny_model, write_camvid, write_pair
 
 
 def stage_of(*overrides: str) -> StageConfig:
@@ -91,15 +101,21 @@ def test_crf_rnn_takes_the_std_of_the_recipe(street: str) -> None:
     assert model.std == (1, 2, 3)
 
 
-def test_folded_batch_norm_is_unfolded_before_it_is_trained(street: str, tmp_path: Path) -> None:
-    """A converted network, whose normalization only adds biases, computes the same after one tiny step."""
-    train = pytest.importorskip("atrous.training", reason="needs the extra 'train'").train
+def folded(recipe: Recipe, data: SegmentationDataset) -> SegmentationModel:
+    """A network of a recipe whose normalization only adds biases, as converters write it."""
     torch.manual_seed(0)
-    model = build_model(recipe := small(street), recipe.stages[0], open_dataset(f"{street}?split=train"))
+    model = build_model(recipe, recipe.stages[0], data)
     for layer in model.modules():
         if isinstance(layer, BatchNorm2d):
             layer.running_var.fill_(1 - layer.eps)
             torch.nn.init.uniform_(layer.bias, -0.5, 0.5)
+    return model
+
+
+def test_folded_batch_norm_is_unfolded_before_it_is_trained(street: str, tmp_path: Path) -> None:
+    """A converted network, whose normalization only adds biases, computes the same after one tiny step."""
+    train = pytest.importorskip("atrous.training", reason="needs the extra 'train'").train
+    model = folded(small(street), open_dataset(f"{street}?split=train"))
     file = save(model, tmp_path / "converted.safetensors")
     messages: list[str] = []
     options = (f"weights={file}", "steps=1", "optimizer.lr=1e-12", "batch_norm_momentum=1e-6")
@@ -111,3 +127,18 @@ def test_folded_batch_norm_is_unfolded_before_it_is_trained(street: str, tmp_pat
         assert (load(result.last)(image) - expected).abs().max() < 1e-3 * expected.abs().max()
     frozen = train(small(street, *options, "batch_norm=frozen"), tmp_path / "frozen")
     assert not load(frozen.last).backbone.state_dict()["features.0.1.running_mean"].any()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_folded_batch_norm_is_unfolded_on_images_of_different_sizes(precision: str, tmp_path: Path) -> None:
+    data = open_dataset(f"camvid:{write_camvid(tmp_path / 'camvid')}?split=train")
+    pixels, labels = draw_pair(7, len(data.classes), 33, 47)
+    write_pair(data.items[0].image, data.items[0].mask, pixels, labels)
+    recipe = small("camvid:nowhere", "transforms=[]", "batch=1", f"precision={precision}")
+    model = folded(recipe, data)
+    prepare_model(model, recipe.stages[0])
+    count = len(folded_batch_norms(model))
+    assert count > 50
+    message = restore_batch_norm(model, recipe.stages[0], data, seed=0)
+    assert message.startswith(f"{count} layers of batch normalization")
+    assert not folded_batch_norms(model)

@@ -287,6 +287,17 @@ def test_a_failed_start_does_not_block_the_next(
     train(small(street, "steps=1"), tmp_path / "run")
 
 
+def test_micro_batches_have_the_summed_loss_of_their_batch(street: str, tmp_path: Path) -> None:
+    common = ("loss={cross_entropy: {reduction: sum}}", "optimizer.lr=1e-6", "precision=64-true")
+    common += ("batch_norm=frozen", "model.options.dropout=0", "evaluate.max_images=1")
+    for accumulate in (1, 4):
+        train(small(street, *common, f"accumulate={accumulate}"), tmp_path / str(accumulate))
+    one, four = ([float(loss) for _, _, loss in losses(tmp_path / each)] for each in ("1", "4"))
+    assert four == pytest.approx(one, rel=1e-9)
+    one, four = (load(tmp_path / each / "last.safetensors").state_dict() for each in ("1", "4"))
+    torch.testing.assert_close(four, one, rtol=1e-6, atol=1e-9)
+
+
 def test_ctrl_c_writes_a_checkpoint_first(street: str, tmp_path: Path) -> None:
     recipe = small(street, "checkpoint_every=100")
     with pytest.raises(KeyboardInterrupt):

@@ -132,10 +132,13 @@ class DataConfig(RecipeModel):
         return cls(train=(splits.get("train", spec),), val=splits.get("val", ""))
 
     def with_data(self, spec: str) -> DataConfig:
-        """Replace the folder of the data set named in `spec`, or, if it is not used here, all data by that data set.
+        """Replace the folder of the data set named in `spec`, or, if it is not used here, all of the configuration."""
+        name = DatasetSpec.parse(spec).name
+        used = {DatasetSpec.parse(text).name for text in (*self.train, *filter(None, (self.val,)))}
+        return self.with_folder(spec) if name in used else DataConfig.from_spec(spec)
 
-        The options of `spec` are added to those of the recipe.
-        """
+    def with_folder(self, spec: str) -> DataConfig:
+        """Replace the folder of the data set named in `spec` where it is used, and add the options of `spec`."""
         new = DatasetSpec.parse(spec)
 
         def replaced(text: str) -> str:
@@ -143,8 +146,6 @@ class DataConfig(RecipeModel):
             same = old.name == new.name
             return str(DatasetSpec(old.name, new.target, {**old.options, **new.options})) if same else text
 
-        if new.name not in {DatasetSpec.parse(text).name for text in (*self.train, *filter(None, (self.val,)))}:
-            return DataConfig.from_spec(spec)
         val = replaced(self.val) if self.val else ""
         return self.model_copy(update={"train": tuple(map(replaced, self.train)), "val": val})
 
@@ -268,7 +269,8 @@ class StageConfig(RecipeModel):
     batch: int = Field(default=16, ge=1)
     """Images per optimizer step, over all processes and micro-batches together."""
     accumulate: int = Field(default=1, ge=1)
-    """Number of micro-batches whose gradients are accumulated in a step, to save memory (Caffe's iter_size)."""
+    """Number of micro-batches that a batch is split into, to save memory. A summed loss is that of the batch, any other
+    the mean of those of the micro-batches (Caffe's iter_size), also if some have fewer valid pixels."""
     workers: int = Field(default=4, ge=0)
     """Processes that load images, at most the number of CPU cores; 0 loads in the training process."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -336,6 +338,8 @@ class StageConfig(RecipeModel):
         for name, options in self.loss.items():
             arguments = dict(options)
             weight = float(arguments.pop("weight", 1.0))
+            if arguments.get("reduction") == "sum":
+                weight *= self.accumulate  # a step averages the gradients of its micro-batches
             terms.append((_build("loss", LOSSES, name, arguments, ignore_index=ignore_index), weight))
         return WeightedSum(terms)
 

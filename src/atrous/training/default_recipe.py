@@ -24,10 +24,11 @@ def default_recipe(model: str, data: Sequence[str], overrides: Sequence[str] = (
 
     Raises: `AtrousError` for an unknown network, unreadable data, or an invalid override.
     """
-    align_corners = "align_corners" in MODELS.entry(model).arguments() and _initial_align_corners(overrides)
+    takes_align_corners = "align_corners" in MODELS.entry(model).arguments()
+    align_corners = takes_align_corners and _initial_align_corners(overrides)
     tree: dict[str, Any] = {
         "name": model,
-        "model": {"id": model, "options": {"align_corners": True} if align_corners else {}},
+        "model": {"id": model, "options": {"align_corners": align_corners} if takes_align_corners else {}},
         "preprocessing": {"grid": 16} if align_corners else {},
         "data": DataConfig.from_spec(data[0]).model_dump(),
         "transforms": [
@@ -41,11 +42,11 @@ def default_recipe(model: str, data: Sequence[str], overrides: Sequence[str] = (
     if not any(word.startswith(("steps=", "epochs=")) for word in overrides):
         tree["epochs"] = EPOCHS
     where = f"--model {model}"
-    recipe = make_recipe(tree, overrides, where=where)
+    recipe = make_recipe(tree, overrides, data[1:], where=where)
     network = recipe.stages[0].model
     if not sets_initial_weights(overrides) and has_imagenet_weights(network.id, network.options):
-        recipe = make_recipe({**tree, "backbone_weights": "imagenet"}, overrides, where=where)
-    return recipe.with_data(data[1:])
+        recipe = make_recipe({**tree, "backbone_weights": "imagenet"}, overrides, data[1:], where=where)
+    return recipe
 
 
 def sets_initial_weights(overrides: Iterable[str]) -> bool:

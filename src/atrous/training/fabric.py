@@ -36,8 +36,12 @@ def check_requirements() -> None:
             raise AtrousError(f"Training requires {name}: pip install 'atrous[train]'.")
 
 
-def make_fabric(precision: Any, accelerator: str, devices: int | str, strategy: str) -> Fabric:
+def make_fabric(
+    precision: Any, accelerator: str, devices: int | str, strategy: str, *, unused_parameters: bool = False
+) -> Fabric:
     """Launch Fabric on the requested devices or, under `torchrun`, on the device of each process.
+
+    With `unused_parameters`, DDP looks for those without a gradient in every step, which takes time.
 
     Raises: `AtrousError` for missing devices, and for FSDP with a single process or an unsupported precision.
     """
@@ -56,7 +60,7 @@ def make_fabric(precision: Any, accelerator: str, devices: int | str, strategy: 
         )
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise AtrousError("This machine, or its build of torch, has no CUDA device: train with --device auto or cpu.")
-    if devices == "auto" and accelerator == "cpu":
+    if devices == "auto" and (accelerator == "cpu" or torch.cuda.device_count() < 2):
         devices = 1
     chosen: Any = "auto"
     if strategy == "fsdp":
@@ -69,8 +73,8 @@ def make_fabric(precision: Any, accelerator: str, devices: int | str, strategy: 
         if precision not in FSDP_PRECISIONS:
             raise AtrousError(f"precision={precision} is not supported with fsdp: use {' or '.join(FSDP_PRECISIONS)}.")
         chosen = ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1)
-    elif local > 1 or nodes > 1 or devices not in (1, "auto", "1"):
-        chosen = DDPStrategy()
+    elif local > 1 or nodes > 1 or (not local and devices not in (1, "1")):
+        chosen = DDPStrategy(find_unused_parameters=unused_parameters)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning_fabric")

@@ -1,7 +1,7 @@
 """FSDP: parameters, gradients and optimizer moments sharded over the processes.
 
 DDP keeps all of them on every device, which is faster where they fit. Here each process keeps its shard; the backbone
-and the head are gathered as they run. For validation, export and checkpoints the network is gathered.
+and the rest of the network are gathered as they run. For validation, export and checkpoints the network is gathered.
 
 Source: PyTorch `torch.distributed.fsdp.fully_shard`.
 """
@@ -20,9 +20,9 @@ from atrous.models import SegmentationModel
 
 
 def shard(model: SegmentationModel, mesh: DeviceMesh) -> SegmentationModel:
-    """Shard a network over the processes of Fabric's mesh, the backbone and the rest as one unit each."""
+    """Shard a network over the processes of Fabric's mesh, each backbone and the rest as one unit each."""
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # channels last cannot be sharded
-    for module in (model.backbone, model):
+    for module in (*model.whole_backbones(), model):
         fully_shard(module, mesh=mesh["data_parallel"])
     register_fsdp_forward_method(model, "training_outputs")
     return model

@@ -46,14 +46,6 @@ def training_loss(
     return torch.stack([loss(logits, labels, step) * weight for logits, weight in precise]).sum()
 
 
-def check_loss(loss: Loss, num_classes: int) -> None:
-    """Check a loss against the number of classes, before training.
-
-    Raises: `AtrousError` for a wrong number of class weights.
-    """
-    loss(torch.zeros(1, num_classes, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))
-
-
 def subsample(tensor: Tensor, stride: int, *, align_corners: bool) -> Tensor:
     """Take every `stride`-th row and column, for a loss on labels downsampled to the network's output.
 

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from atrous.errors import AtrousError, did_you_mean
 from atrous.models import MODELS, list_models
 from atrous.parsing import ParseError, parse_yaml
-from atrous.training.config import RENAMED_KEYS, RecipeModel, StageConfig
+from atrous.training.config import RENAMED_KEYS, DataConfig, RecipeModel, StageConfig
 from atrous.training.overrides import NO_WEIGHTS, expand_stages, stage_name
 from atrous.weights.pretrained import initial_normalization
 
@@ -48,13 +48,6 @@ class Recipe(RecipeModel):
             raise ValueError(f"stage names must be unique: {', '.join(names)}")
         return self
 
-    def with_data(self, specs: Iterable[str]) -> Recipe:
-        """Replace the folders of data sets, or the data sets; see `DataConfig.with_data`."""
-        stages = list(self.stages)
-        for spec in specs:
-            stages = [stage.model_copy(update={"data": stage.data.with_data(spec)}) for stage in stages]
-        return self.model_copy(update={"stages": tuple(stages)})
-
     def to_yaml(self) -> str:
         """Write the recipe out in full."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
@@ -65,10 +58,13 @@ def list_recipes() -> list[str]:
     return sorted(path.stem for path in _included())
 
 
-def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by name or from a file, with `key=value` overrides.
+def read_recipe(source: str | Path, overrides: Sequence[str] = (), data: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name or from a file, with `key=value` overrides and the folders of its data sets.
 
-    Raises: `AtrousError` for an unreadable file, or an unknown or invalid key, with the nearest known name.
+    Each of `data`, as `NAME:FOLDER`, gives the folder of a data set of the recipe, or, if the recipe does not use it,
+    replaces its data and all that it sets for them; the overrides stay.
+
+    Raises: `AtrousError` for an unreadable file or data set, or an unknown or invalid key, with the nearest known name.
     """
     path = Path(source)
     if not path.is_file():
@@ -86,13 +82,18 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise AtrousError(f"{path}: not valid YAML: {error}. Correct the file.") from error
     if not isinstance(tree, dict):
         raise AtrousError(f"{path}: a recipe must be a mapping of keys to values.")
-    return make_recipe({"name": path.stem, **tree}, overrides, where=str(path))
+    return make_recipe({"name": path.stem, **tree}, overrides, data, where=str(path))
 
 
-def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "the recipe") -> Recipe:
+def make_recipe(
+    tree: Mapping[str, Any], overrides: Sequence[str] = (), data: Sequence[str] = (), *, where: str = "the recipe"
+) -> Recipe:
     """Make a recipe from the content of its file; see `read_recipe`."""
     own = set(Recipe.model_fields) - {"stages"}
     own |= {old for old, new in RENAMED_KEYS.items() if new in own}
+    if data:
+        recipe, stages = expand_stages(tree, (), recipe_keys=own, where=where)
+        tree = {**recipe, "stages": [_with_data(stage, data) for stage in stages]}
     recipe, stages = expand_stages(tree, overrides, recipe_keys=own, where=where)
     for stage in stages:
         for key in ("weights", "backbone_weights"):
@@ -101,12 +102,27 @@ def make_recipe(tree: Mapping[str, Any], overrides: Sequence[str] = (), *, where
     weights, backbone_weights = (str(stages[0][key]) for key in ("weights", "backbone_weights"))
     stages = [_with_normalization(stage, weights, backbone_weights) for stage in stages]
     try:
-        return Recipe.model_validate({**recipe, "stages": stages})
+        result = Recipe.model_validate({**recipe, "stages": stages})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(_location(first["loc"], [stage_name(stage) for stage in stages]))
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise AtrousError(f"{where}: {key + ': ' if key else ''}{reason}.") from error
+    for spec in data:  # overrides may name data sets, too
+        moved = tuple(stage.model_copy(update={"data": stage.data.with_folder(spec)}) for stage in result.stages)
+        result = result.model_copy(update={"stages": moved})
+    return result
+
+
+def _with_data(stage: dict[str, Any], specs: Iterable[str]) -> dict[str, Any]:
+    """Replace the data of a stage, see `read_recipe`; invalid keys are left to the validation."""
+    try:
+        data = DataConfig.model_validate(stage.get("data"))
+    except ValidationError:
+        return stage
+    for spec in specs:
+        data = data.with_data(spec)
+    return {**stage, "data": data.model_dump()}
 
 
 def _with_normalization(stage: dict[str, Any], weights: str, backbone_weights: str) -> dict[str, Any]:

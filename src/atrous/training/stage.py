@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from atrous.card import Card, Measurement
 from atrous.data.dataset import SegmentationDataset
 from atrous.errors import AtrousError
-from atrous.layers.losses import Loss
+from atrous.layers.losses import Loss, check_class_weights
 from atrous.layers.norm import BatchNorm2d, folded_batch_norms, set_batch_norm, unfold_batch_norm
 from atrous.models import SegmentationModel, build_from_card
 from atrous.training.config import StageConfig
@@ -23,7 +23,6 @@ from atrous.training.ema import EMA, averaged_model
 from atrous.training.fsdp import load_optimizer_state
 from atrous.training.initialize import CardAndState, initial_images, initialize_stage
 from atrous.training.loader import add_trained_images, make_loader, open_stage_data
-from atrous.training.losses import check_loss
 from atrous.training.recipe import Recipe
 from atrous.training.run_dir import RECIPE, damaged_checkpoint_error
 from atrous.training.schedules import Schedule
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 
 OnMessage = Callable[[str], None]
 
-UNFOLD_IMAGES, UNFOLD_BATCH = 32, 4
-"""The number of training images that give folded batch normalization its statistics, and how many at a time."""
+UNFOLD_IMAGES = 32
+"""The number of training images that give folded batch normalization its statistics."""
 MIN_BATCH = 8
 """Images per batch normalization below which its statistics are too noisy: DeepLab v3, table 9."""
 
@@ -102,7 +101,7 @@ def set_up_stage(
     folder: Path,
     previous: CardAndState | None,
     checkpoint: dict[str, Any] | None,
-    launch: Callable[[str], Fabric],
+    launch: Callable[..., Fabric],
     on_message: OnMessage,
 ) -> StageRun:
     """Set up a stage, initialized from the `previous` one or continued from its `checkpoint`.
@@ -115,7 +114,7 @@ def set_up_stage(
     trained = add_trained_images(trained, data, val, stage.data)
     steps = stage.count_steps(len(data))
     loss = stage.make_loss(data.ignore_index)
-    check_loss(loss, len(data.classes))
+    check_class_weights(loss, len(data.classes))
     model = build_model(recipe, stage, data)
     assert model.card is not None
     model.card = model.card.model_copy(update={"trained_images": trained})
@@ -129,7 +128,7 @@ def set_up_stage(
     if checkpoint is not None:
         with _damaged_checkpoint(folder):
             model.load_state_dict(checkpoint["model"])
-    fabric = launch(stage.precision)
+    fabric = launch(stage.precision, unused_parameters=bool(model.unused_parameters()))
     if warning := batch_norm_warning(model, stage, fabric.world_size):
         on_message(f"{stage.name}: {warning}")
     network = fabric.setup_module(model)
@@ -206,8 +205,8 @@ def restore_batch_norm(model: SegmentationModel, stage: StageConfig, data: Segme
     layers = len(folded_batch_norms(model))
     if not layers:
         return ""
-    few = stage.model_copy(update={"batch": UNFOLD_BATCH, "accumulate": 1})
-    loader = make_loader(data, few, UNFOLD_IMAGES // UNFOLD_BATCH, seed=seed)
+    single = stage.model_copy(update={"batch": 1, "accumulate": 1})  # images may have different sizes
+    loader = make_loader(data, single, UNFOLD_IMAGES, seed=seed)
     unfold_batch_norm(model, (normalize(batch.images, stage) for batch in loader))
     return (
         f"{layers} layers of batch normalization that only scaled and shifted have statistics of training "

@@ -18,6 +18,7 @@ from atrous.evaluation.confusion import ConfusionMatrix
 from atrous.imaging.io import Pixels
 from atrous.inference.preprocess import preprocess
 from atrous.inference.segmenter import Segmenter
+from atrous.layers.mode import evaluation_mode
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
 from atrous.training.config import StageConfig
@@ -56,7 +57,7 @@ def validate(
         generator=torch.Generator(),  # so that loading does not consume the global random numbers
     )
     result = ValidationResult(ConfusionMatrix(num_classes=len(card.classes), ignore_index=data.ignore_index), [], [])
-    with _evaluation_mode(model, config.output_stride), torch.inference_mode():
+    with evaluation_mode(model), _at_output_stride(model, config.output_stride), torch.inference_mode():
         segmenter = Segmenter(model, card, device=next(model.parameters()).device, tta=config.tta)
         for sample in loader:
             if config.tta == "none":
@@ -86,17 +87,14 @@ def _predict(model: SegmentationModel, card: Card, pixels: Pixels) -> NDArray[np
 
 
 @contextmanager
-def _evaluation_mode(model: SegmentationModel, output_stride: int | None) -> Iterator[None]:
-    """Run a network in evaluation mode, at another output stride if one is given; restore each module's mode."""
-    modes = {module: module.training for module in model.modules()}
+def _at_output_stride(model: SegmentationModel, output_stride: int | None) -> Iterator[None]:
+    """Run a network at another output stride, if one is given."""
+    if output_stride is None:
+        yield
+        return
     stride = model.output_stride
-    model.eval()
-    if output_stride is not None:
-        model.set_output_stride(output_stride)
+    model.set_output_stride(output_stride)
     try:
         yield
     finally:
-        if output_stride is not None:
-            model.set_output_stride(stride)
-        for module, training in modes.items():
-            module.training = training
+        model.set_output_stride(stride)
