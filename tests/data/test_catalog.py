@@ -17,6 +17,9 @@ class TestSpec:
         assert DatasetSpec.parse(r"C:\data?split=val") == DatasetSpec("folder", r"C:\data", {"split": "val"})
         assert DatasetSpec.parse("pkg.mod:make") == DatasetSpec("pkg.mod", "make")
         assert str(spec) == "voc2012:/a b/c?split=val&masks=x/y"
+        assert DatasetSpec.parse("camvid:/a?masks=/c++/x%26y&split=").options == {"masks": "/c++/x&y", "split": ""}
+        odd = DatasetSpec("voc2012", "/a", {"aug": "/c++/50% & more"})
+        assert DatasetSpec.parse(str(odd)) == odd
 
     @pytest.mark.parametrize(
         ("spec", "message"),
@@ -42,10 +45,17 @@ class TestSpec:
             "from atrous.data import open_dataset\n"
             "def make(path: str, count: int = 1):\n"
             "    return open_dataset(path).select(range(count))\n"
+            "def pick(path: str, few: bool = True, share: float | None = None):\n"
+            "    count = 1 if few else 4\n"
+            "    return open_dataset(path).select(range(count if share is None else int(share * count)))\n"
             "def wrong():\n    return 7\n"
         )
         monkeypatch.chdir(tmp_path)
         assert len(open_dataset(f"my_streets:make?path={own}&count=2")) == 2
+        assert len(open_dataset(f"my_streets:pick?path={own}&few=false&share=0.5")) == 2
+        assert len(open_dataset(f"my_streets:pick?path={own}&few=True")) == 1
+        with pytest.raises(AtrousError, match="few=no is not valid; expected a value of type bool"):
+            open_dataset(f"my_streets:pick?path={own}&few=no")
         with pytest.raises(AtrousError, match="returned int; expected"):
             open_dataset("my_streets:wrong")
         with pytest.raises(AtrousError, match=r"no function 'mak'\. Did you mean 'make'"):

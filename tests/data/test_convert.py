@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from atrous.data import open_dataset
 from atrous.data.convert import check_files, convert
 from atrous.data.inspect import open_splits
 from atrous.errors import AtrousError
-from tests.data_fixtures import Write
+from tests.data_fixtures import Write, photograph
 
 
 class TestConvert:
@@ -43,6 +44,22 @@ class TestConvert:
         out = convert(open_splits(str(own)), tmp_path / "out")
         assert (out / "images/0.jpg").samefile(own / "images/0.jpg")
         assert {image.stat().st_mode & 0o777 for image in (own / "images").iterdir()} == {0o600}
+
+    @pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege")
+    def test_images_that_are_symbolic_links(self, own: Path, tmp_path: Path) -> None:
+        (own / "images").rename(own / "stored")
+        (own / "images").mkdir()
+        for image in (own / "stored").iterdir():
+            (own / "images" / image.name).symlink_to(Path("..", "stored", image.name))
+        out = convert(open_splits(str(own)), tmp_path / "some" / "where")
+        np.testing.assert_array_equal(open_dataset(out)[0].image, open_dataset(own)[0].image)
+
+    def test_names_with_spaces(self, own: Path, tmp_path: Path) -> None:
+        for folder, suffix in (("images", "jpg"), ("masks", "png")):
+            (own / folder / f"1.{suffix}").rename(own / folder / f"0 1.{suffix}")
+        (own / "train.txt").write_text("0\n0 1\n")
+        out = convert(open_splits(str(own)), tmp_path / "out")
+        assert open_dataset(own).names == open_dataset(out).names == ("0", "0 1")
 
     def test_another_mapping_is_refused(self, own: Path, tmp_path: Path) -> None:
         out = convert(open_splits(str(own)), tmp_path / "out")
@@ -97,3 +114,16 @@ class TestConvert:
         found = list(check_files(dataset))
         assert len(found) == 3
         assert all(part in line for part, line in zip(("5 x 5", "empty", "no such file"), found, strict=True))
+
+    @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+    def test_check_follows_the_orientation(self, name: str, tmp_path: Path, write: Write) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        write(tmp_path / "classes.yaml", "classes: [background, road]")
+        write(tmp_path / "images" / name, photograph(0, (12, 8)), exif=exif)
+        write(tmp_path / "masks/a.png", np.zeros((8, 12), np.uint8))
+        dataset = open_dataset(tmp_path)
+        assert dataset[0].image.shape[:2] == dataset[0].labels.shape == (8, 12)
+        assert list(check_files(dataset)) == []
+        write(tmp_path / "masks/a.png", np.zeros((8, 12), np.uint8), exif=exif)
+        assert len(list(check_files(dataset))) == 1

@@ -84,6 +84,17 @@ def test_masks_that_number_the_objects(folder: Path) -> None:
         open_dataset(folder)
 
 
+def test_an_object_beside_ignored_pixels_keeps_its_border(folder: Path, write: Write) -> None:
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:30, 10:30], mask[10:30, 30:34] = 1, 255
+    write(folder / "masks/a.png", mask)
+    (folder / "classes.yaml").write_text("classes: [background, cell]\ncoding: instances\nignore: [255]\n")
+    dataset = open_dataset(folder)
+    np.testing.assert_array_equal(dataset[0].labels, mask)
+    assert dataset.instances is not None
+    np.testing.assert_array_equal(dataset.instances(dataset.items[0]), np.where(mask == 255, 0, mask))
+
+
 def test_weights_are_transformed_as_the_labels_are(folder: Path) -> None:
     dataset = open_dataset(folder)
     assert dataset.instances is not None

@@ -40,6 +40,18 @@ def test_a_band_holds_the_pixels_within_its_width(truth: np.ndarray, prediction:
     assert curve.within(width) == expected
 
 
+@pytest.mark.parametrize("metric", [TrimapCurve, BoundaryScores])
+@pytest.mark.parametrize(
+    ("truth", "prediction"),
+    [([[0, 0, 1, 1]], [[0, 2, 1, 1]]), ([[0, 3, 1, 1]], [[0, 0, 1, 1]]), ([[0, 1]], [[0], [1]])],
+)
+def test_values_outside_the_classes_and_other_sizes_are_refused(
+    metric: type[TrimapCurve | BoundaryScores], truth: list[list[int]], prediction: list[list[int]]
+) -> None:
+    with pytest.raises(AtrousError, match="label map"):
+        metric(2).update(np.array(truth, np.uint8), np.array(prediction, np.uint8))
+
+
 def test_an_image_without_boundaries_is_in_no_band() -> None:
     curve = TrimapCurve(2)
     curve.update(np.zeros((9, 9), np.uint8), np.zeros((9, 9), np.uint8))

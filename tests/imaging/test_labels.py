@@ -111,6 +111,12 @@ def test_more_classes_than_a_byte_holds(tmp_path: Path) -> None:
     assert read.tolist() == labels.tolist()
 
 
+def test_an_ignore_index_of_16_bits_among_few_classes(tmp_path: Path) -> None:
+    labels = np.array([[0, 2, 256]], np.uint16)
+    save_labels(labels, voc_color_map(3), tmp_path / "a.png")
+    assert MaskReader(CLASSES, ignore_index=256).read(tmp_path / "a.png").tolist() == labels.tolist()
+
+
 def test_a_value_without_a_class_names_file_value_and_classes(tmp_path: Path, write: Write) -> None:
     path = write(tmp_path / "a.png", np.array([[0, 1, 7, 7, 9]], np.uint8))
     with pytest.raises(AtrousError) as caught:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 from urllib.parse import parse_qsl
 
 import atrous.data.datasets  # noqa: F401  (registers the data sets)
@@ -39,7 +39,9 @@ class DatasetSpec:
         assert match is not None
         rest, question, query = match["rest"].partition("?")
         try:
-            options = dict(parse_qsl(query, strict_parsing=True)) if question else {}
+            # Paths may contain a +, which forms send for a space.
+            pairs = parse_qsl(query.replace("+", "%2B"), strict_parsing=True, keep_blank_values=True)
+            options = dict(pairs) if question else {}
         except ValueError as error:
             raise AtrousError(
                 f"'{text}': '{query}' are not options; expected key=value after the ?, such as split=val&key=value."
@@ -51,7 +53,9 @@ class DatasetSpec:
         return cls(match["name"] or "folder", rest, options)
 
     def __str__(self) -> str:
-        options = "&".join(f"{key}={value}" for key, value in self.options.items())
+        options = "&".join(
+            f"{key}={value.replace('%', '%25').replace('&', '%26')}" for key, value in self.options.items()
+        )
         return f"{self.name}:{self.target}{'?' if options else ''}{options}"
 
 
@@ -86,15 +90,29 @@ def open_dataset(spec: str | os.PathLike[str], **options: Any) -> SegmentationDa
 
 
 def _typed(options: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:
-    """Convert options from text to the types that the function annotates."""
+    """Convert options from text to the types that the function annotates, perhaps as one of several.
+
+    Raises: `AtrousError` for a text that is no value of the type.
+    """
     converted = {}
     for key, value in options.items():
         type_ = types.get(key, str)
+        choices = get_args(type_) or (type_,)
+        convert = next((_CONVERSIONS[each] for each in choices if each in _CONVERSIONS), None)
         try:
-            converted[key] = type_(value) if type_ in (int, float, Path) and isinstance(value, str) else value
-        except ValueError as error:
-            raise AtrousError(f"{key}={value} is not valid; expected a value of type {type_.__name__}.") from error
+            converted[key] = convert(value) if convert is not None and isinstance(value, str) else value
+        except (ValueError, KeyError) as error:
+            name = getattr(type_, "__name__", str(type_))
+            raise AtrousError(f"{key}={value} is not valid; expected a value of type {name}.") from error
     return converted
+
+
+_CONVERSIONS: dict[Any, Callable[[str], Any]] = {
+    bool: lambda text: {"true": True, "1": True, "false": False, "0": False}[text.lower()],
+    int: int,
+    float: float,
+    Path: Path,
+}
 
 
 def _import_function(module: str, name: str) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from atrous.errors import AtrousError
-from atrous.imaging.labels import Color, voc_color_map
+from atrous.imaging.labels import UNKNOWN, Color, voc_color_map
 from atrous.parsing import ParseError, parse_yaml
 from atrous.schema import StrictModel, describe_error
 
@@ -59,7 +59,7 @@ class FolderConfig(StrictModel):
     """The classes, in the order of their labels."""
     ignore: tuple[MaskValue | RGB, ...] = (255,)
     """The values or colors of ignored pixels in the masks."""
-    ignore_index: MaskValue = 255
+    ignore_index: int = Field(default=255, ge=0, le=UNKNOWN - 1)
     """The label that ignored pixels get."""
     coding: Annotated[Literal["auto", "color", "instances"], BeforeValidator(_parse_coding)] = "auto"
     """"auto" reads palette masks by index and gray masks by value; "color" reads them by color; "instances" reads 0 as

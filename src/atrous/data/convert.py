@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import ExifTags
+from PIL import ExifTags, Image
 
 from atrous.data.classes_yaml import FILE, read_classes_yaml
 from atrous.data.dataset import Item, SegmentationDataset, size_mismatch_message
@@ -160,7 +160,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.unlink(missing_ok=True)
-        os.link(source, target)
+        os.link(source.resolve(), target)  # not a symbolic link itself, which may be relative
     except OSError:  # another disk, or a file system without hard links
         with writing(target) as temporary:
             shutil.copyfile(source, temporary)
@@ -179,9 +179,7 @@ def check_files(dataset: SegmentationDataset, *, on_progress: OnProgress = lambd
 
 def _check_item(item: Item) -> Iterator[str]:
     with open_image(item.image) as image:
-        size = _upright_size(
-            image.size, image.getexif().get(ExifTags.Base.Orientation, 1) if image.format == "JPEG" else 1
-        )
+        size = _upright_size(image)
     if item.mask is None:
         return
     if item.mask.suffix in (".mat", ".json"):
@@ -189,9 +187,12 @@ def _check_item(item: Item) -> Iterator[str]:
             yield f"{item.mask}: no such file. Unpack the data set again, or remove the image from its list."
         return
     with open_image(item.mask) as mask:
-        if mask.size != size:
-            yield size_mismatch_message(item, size[::-1], mask.size[::-1])
+        mask_size = _upright_size(mask)
+    if mask_size != size:
+        yield size_mismatch_message(item, size, mask_size)
 
 
-def _upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    return size[::-1] if orientation >= 5 else size
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Compute the height and width of an image turned as its orientation says, from its header."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.width, image.height) if turned and image.format != "TIFF" else (image.height, image.width)

@@ -34,9 +34,9 @@ class InstanceReader:
     ignore_index: int = 255
 
     def __call__(self, item: HasMask) -> Labels:
-        instances = self._read(item)
+        instances, ignored = self._read(item)
         labels = (separate(instances) > 0).astype(label_dtype(2, self.ignore_index))
-        labels[np.isin(instances, self.ignored)] = self.ignore_index
+        labels[ignored] = self.ignore_index
         return labels
 
     def instances(self, item: HasMask) -> NDArray[np.int32]:
@@ -45,11 +45,10 @@ class InstanceReader:
         Shape: -> (H, W).
         Raises: `AtrousError` for a mask that is not readable, or in color.
         """
-        instances = self._read(item)
-        instances[np.isin(instances, self.ignored)] = BACKGROUND
-        return separate(instances)
+        return separate(self._read(item)[0])
 
-    def _read(self, item: HasMask) -> NDArray[np.int32]:
+    def _read(self, item: HasMask) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Read the numbers of the objects, 0 for ignored pixels, too, and tell which those are."""
         path = item.mask
         assert path is not None
         stored = read_raw_mask(path)
@@ -58,7 +57,10 @@ class InstanceReader:
                 f"{path}: this mask is in color; expected a gray or palette image whose values number the objects. "
                 "Save it with 8 or 16 bits per pixel."
             )
-        return stored.astype(np.int32)
+        instances = stored.astype(np.int32)
+        ignored = np.isin(instances, self.ignored)
+        instances[ignored] = BACKGROUND
+        return instances, ignored
 
 
 def separate(instances: NDArray[np.int32]) -> NDArray[np.int32]:

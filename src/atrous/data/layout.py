@@ -66,6 +66,14 @@ def check_choice(name: str, kind: str, value: str, known: Iterable[str]) -> None
 def read_list(path: Path) -> list[str]:
     """Read the first word of each line of a list of names, without empty lines.
 
+    Raises: `AtrousError` as `read_lines`.
+    """
+    return [line.split()[0] for line in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a list of names, without empty ones and spaces around them.
+
     Raises: `AtrousError` for a list that is missing, empty or not text.
     """
     if not os.path.isfile(path):
@@ -73,15 +81,15 @@ def read_list(path: Path) -> list[str]:
         existing = f" Lists in this folder: {', '.join(others)}." if others else ""
         raise AtrousError(f"{path}: no such list.{did_you_mean(path.stem, others)}{existing or ' Check the path.'}")
     try:
-        lines = [line.split() for line in path.read_text("utf-8-sig").splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise AtrousError(
             f"{path}: not a text file ({error.reason}); expected a list with one name per line, in UTF-8."
         ) from error
-    names = [words[0] for words in lines if words]
-    if not names:
+    lines = [line for line in lines if line]
+    if not lines:
         raise AtrousError(f"{path}: the list is empty; expected one name per line.")
-    return names
+    return lines
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -38,7 +38,9 @@ class TrimapCurve:
         """Count one image.
 
         Shape: both (H, W): classes, and the ignored label in the truth.
+        Raises: `AtrousError` for maps of different sizes, or a value outside the classes.
         """
+        _check(truth, prediction, self.counts.shape[1], self.ignore_index)
         _count_bands(truth, prediction, distance_to_boundary(truth, self.ignore_index), self.ignore_index, self.counts)
 
     def within(self, width: int) -> ConfusionMatrix:
@@ -59,6 +61,11 @@ class TrimapCurve:
     def pixel_accuracy(self) -> list[float]:
         """Compute the pixel accuracy in bands of 1, 2, ... pixels."""
         return [self.within(width).pixel_accuracy for width in range(1, len(self.counts) + 1)]
+
+
+def _check(truth: Labels, prediction: Labels, num_classes: int, ignore_index: int) -> None:
+    """Check sizes and values of label maps, by counting them: compiled code would write outside its arrays."""
+    ConfusionMatrix(num_classes, ignore_index=ignore_index).update(truth, prediction)
 
 
 def distance_to_boundary(truth: Labels, ignore_index: int) -> NDArray[np.float32]:
@@ -114,7 +121,9 @@ class BoundaryScores:
         """Count one image.
 
         Shape: both (H, W): classes, and the ignored label in the truth.
+        Raises: `AtrousError` for maps of different sizes, or a value outside the classes.
         """
+        _check(truth, prediction, self.counts.shape[1], self.ignore_index)
         classes = self.counts.shape[1]
         diagonal = math.hypot(*truth.shape)
         void = truth == self.ignore_index

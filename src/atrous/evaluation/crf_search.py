@@ -39,11 +39,19 @@ MARK = Mark("crf-tune")
 class SearchImage:
     """An image with probabilities and ground truth, loaded when its turn comes.
 
+    Results in the log count for the same `name` and `version`, which tells the files from others of that name.
+
     Shape: `load()` returns the image (H, W, 3) uint8, probabilities (K, H, W) and the true labels (H, W), integers.
     """
 
     name: str
     load: Callable[[], tuple[Any, Any, Any]]
+    version: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name in the log."""
+        return f"{self.name} {self.version}" if self.version else self.name
 
 
 @dataclass(frozen=True)
@@ -197,7 +205,7 @@ class _Search:
         for image in self.images:
             for sigmas in dict.fromkeys(point[1:] for point in points):
                 weights = [point[0] for point in points if point[1:] == sigmas]
-                missing = [w for w in weights if (image.name, w, *sigmas) not in self.log.matrices]
+                missing = [w for w in weights if (image.key, w, *sigmas) not in self.log.matrices]
                 if missing:
                     jobs.append((image, sigmas, missing))
         with ThreadPoolExecutor(self.workers) as pool:
@@ -217,7 +225,7 @@ class _Search:
         return self._total(()).miou
 
     def _total(self, point: tuple[float, ...]) -> ConfusionMatrix:
-        matrices = [self.log.matrices[(image.name, *point)] for image in self.images]
+        matrices = [self.log.matrices[(image.key, *point)] for image in self.images]
         if len(sizes := {matrix.num_classes for matrix in matrices}) != 1:
             raise AtrousError(f"the images differ in the number of classes: {sorted(sizes)}")
         return sum(matrices[1:], matrices[0])
@@ -229,13 +237,13 @@ class _Search:
             pixels, probabilities, truth = image.load()
             pixels, truth = checked_image(pixels), as_numpy("truth", truth)
             probabilities = checked_probabilities(probabilities)
-            if (image.name,) not in self.log.matrices:
-                self._record((image.name,), truth, probabilities.argmax(0), len(probabilities))
+            if (image.key,) not in self.log.matrices:
+                self._record((image.key,), truth, probabilities.argmax(0), len(probabilities))
             with limit_threads(1):
                 crf = DenseCRF(pixels, self.gaussian, Bilateral(1, *sigmas))
                 for w in weights:
                     labels = crf.labels(probabilities, self.options, weights=(self.gaussian.w, w))
-                    self._record((image.name, w, *sigmas), truth, labels, len(probabilities))
+                    self._record((image.key, w, *sigmas), truth, labels, len(probabilities))
         except AtrousError as error:
             raise AtrousError(f"{image.name}: {error}") from error
 

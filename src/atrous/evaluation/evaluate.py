@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.card import Card
 from atrous.data.dataset import SegmentationDataset
 from atrous.data.overlap import check_not_trained_on, unpack_digests
 from atrous.errors import AtrousError, describe_unexpected
@@ -232,10 +233,7 @@ def begin_evaluation(
 
     Raises: `AtrousError` as `evaluate`.
     """
-    check_classes(segmenter, data)
-    if isinstance(data, SegmentationDataset) and not allow_overlap:
-        trained = unpack_digests(segmenter.card.trained_images)
-        check_not_trained_on(trained, data, "pass allow_overlap=True (--allow-overlap)")
+    check_data(segmenter.card, data, allow_overlap=allow_overlap)
     result = EvaluationResult.empty(
         len(data.classes), ignore_index=data.ignore_index, boundaries=boundaries, settings=settings
     )
@@ -273,14 +271,25 @@ class Saving:
             self._result.save(self._checkpoint)
 
 
-def check_classes(segmenter: Segmenter, data: LabeledDataset) -> None:
+def check_data(card: Card, data: LabeledDataset, *, allow_overlap: bool) -> None:
+    """Check that a network can be evaluated on a data set, unless `allow_overlap` one that it was not trained on.
+
+    Raises: `AtrousError` as `check_classes`, and naming images that the network was trained on.
+    """
+    check_classes(card, data)
+    if isinstance(data, SegmentationDataset) and not allow_overlap:
+        trained = unpack_digests(card.trained_images)
+        check_not_trained_on(trained, data, "pass allow_overlap=True (--allow-overlap)")
+
+
+def check_classes(card: Card, data: LabeledDataset) -> None:
     """Check that a data set has images, and as many classes as the network.
 
     Raises: `AtrousError` if it does not.
     """
     if len(data) == 0:
         raise AtrousError("The data set holds no image: check its path and split.")
-    network, dataset = segmenter.card.classes, tuple(data.classes)
+    network, dataset = card.classes, tuple(data.classes)
     if len(network) != len(dataset):
         raise AtrousError(
             f"The network predicts {len(network)} classes ({', '.join(network[:4])}, ...), the data set has "

@@ -46,7 +46,7 @@ def _has_coordinates(path: Path) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with import_rasterio().open(path) as dataset:
-                return not dataset.transform.is_identity
+                return bool(dataset.gcps[0]) or not dataset.transform.is_identity
     except (AtrousError, OSError):
         return False
 
@@ -70,9 +70,11 @@ class GeoImage:
     `bands` are the three bands for red, green and blue, or one for gray, counted from 1; by default those that the file
     names so, else the first three, or the first one of fewer. `scale` is the range of values that becomes 0 to 255; by
     default 8-bit values stay as they are, and the 2nd to the 98th percentile of each band does so for other types.
-    Pixels without data are filled with the color `fill`. As a context manager it closes the file.
+    A band with a palette becomes its colors, unless `bands` or `scale` ask for its values. Pixels without data are
+    filled with the color `fill`. As a context manager it closes the file.
 
-    Attributes: `shape` (H, W, 3); `dataset`, rasterio's; `ranges`, the range of each band.
+    Attributes: `shape` (H, W, 3); `dataset`, rasterio's; `ranges`, the range of each band; `gcps`, the ground control
+    points that locate a file without a transform; `crs`, the coordinate system of either.
     Raises: `AtrousError` without rasterio, for a file that it cannot read, bands that do not exist, an empty range.
     """
 
@@ -96,8 +98,11 @@ class GeoImage:
             except self._rasterio.errors.RasterioError as error:
                 raise AtrousError(f"{path}: rasterio cannot read this file ({error}). Check the path.") from error
             self._bands = self._choose_bands(bands)
+            self._palette = self._read_palette() if bands is None and scale is None else None
             self.shape = (self.dataset.height, self.dataset.width, 3)
-            self.ranges = self._choose_ranges(scale)
+            self.ranges = None if self._palette is not None else self._choose_ranges(scale)
+            self.gcps, gcps_crs = self.dataset.gcps if self.dataset.transform.is_identity else ([], None)
+            self.crs = gcps_crs if self.gcps else self.dataset.crs
             self._stack = stack.pop_all()
 
     def __enter__(self) -> GeoImage:
@@ -120,6 +125,15 @@ class GeoImage:
                 f"{self._path}: bands {listed}; expected one band, or three for red, green and blue, from 1 to {count}."
             )
         return list(bands)
+
+    def _read_palette(self) -> Pixels | None:
+        """Read the colors of the values of a single band, (values, 3); None without a palette."""
+        if len(self._bands) != 1 or self.dataset.colorinterp[self._bands[0] - 1].name != "palette":
+            return None
+        colors = self.dataset.colormap(self._bands[0])
+        palette = np.zeros((np.iinfo(self.dataset.dtypes[self._bands[0] - 1]).max + 1, 3), np.uint8)
+        palette[list(colors)] = [color[:3] for color in colors.values()]
+        return palette
 
     def _choose_ranges(self, scale: tuple[float, float] | None) -> list[tuple[float, float]] | None:
         if scale is not None:
@@ -150,7 +164,10 @@ class GeoImage:
             with np.errstate(invalid="ignore"):
                 values = np.nan_to_num((values.astype(np.float32) - low) * (255 / (high - low)))
             values = np.rint(values.clip(0, 255)).astype(np.uint8)
-        pixels = np.ascontiguousarray(np.broadcast_to(values, (3, *values.shape[1:])).transpose(1, 2, 0))
+        if self._palette is not None:
+            pixels = self._palette[values[0]]
+        else:
+            pixels = np.ascontiguousarray(np.broadcast_to(values, (3, *values.shape[1:])).transpose(1, 2, 0))
         pixels[~self._mask(window=inside)] = self._fill
         return pixels
 

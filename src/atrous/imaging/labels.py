@@ -293,11 +293,11 @@ def save_labels(labels: NDArray[np.integer], colors: Sequence[Color], path: Path
 
 
 def encode_labels(labels: NDArray[np.integer], colors: Sequence[Color]) -> bytes:
-    """Encode a label map as a palette PNG, or as 16-bit gray if there are more than 256 classes.
+    """Encode a label map as a palette PNG, or as 16-bit gray if 8 bits do not hold the classes and the labels.
 
     Labels without a color, such as 255 for ignored pixels, get the color of VOC's color map.
     """
-    if len(colors) > 256:
+    if len(colors) > 256 or labels.max(initial=0) > 255:
         picture = Image.fromarray(labels.astype(np.uint16))
     else:
         picture = Image.fromarray(labels.astype(np.uint8))

@@ -26,6 +26,17 @@ def test_lists(own: Path) -> None:
     assert set(np.unique(open_dataset(own)[2].labels)) == {1, 2, 255}
 
 
+def test_lists_of_pairs_and_of_files(own: Path) -> None:
+    (own / "train.txt").write_text("0.jpg masks/0.png\n1.jpg 7\n")
+    assert open_dataset(own).names == ("0", "1")
+
+
+def test_an_ignore_index_that_no_mask_holds(own: Path, write: Write) -> None:
+    write(own / "classes.yaml", "classes: [background, road, tree]\nignore_index: 65535")
+    with pytest.raises(AtrousError, match=r"ignore_index.*65534"):
+        open_dataset(own)
+
+
 def test_usual_lists_are_found(own: Path, write: Write) -> None:
     write(own / "classes.yaml", "classes: [background, road, tree]")
     assert open_dataset(own).splits == ("train", "val")

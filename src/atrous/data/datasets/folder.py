@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from atrous.data.layout import (
     files_by_name,
     first_existing,
     list_files,
-    read_list,
+    read_lines,
     relative_name,
 )
 from atrous.errors import AtrousError
@@ -51,7 +51,7 @@ def folder(*, root: Path, split: str = "", classes: str = FILE) -> SegmentationD
         raise AtrousError(f"{root}: no such folder. Check the path.")
     config = read_classes_yaml(root / classes)
     pairs, pair_errors = _pair_files(root, config)
-    splits, split_errors = _splits(root, config, tuple(pairs))
+    splits, split_errors = _splits(root, config, pairs)
     chosen = split or ("train" if "train" in splits else "all")
     check_choice(f"The folder {root}", "split", chosen, (*splits, *(("all",) if "all" not in splits else ())))
     items = tuple(pairs[name] for name in splits.get(chosen, pairs))
@@ -118,7 +118,7 @@ def _find_files(
     return files, errors
 
 
-def _splits(root: Path, config: FolderConfig, names: tuple[str, ...]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+def _splits(root: Path, config: FolderConfig, names: Collection[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """List the names in each split, and describe errors in the lists."""
     places: Mapping[str, str | float] = config.splits or _usual_splits(root, names)
     fractions = {name: value for name, value in places.items() if not isinstance(value, str)}
@@ -130,7 +130,7 @@ def _splits(root: Path, config: FolderConfig, names: tuple[str, ...]) -> tuple[d
     errors: list[str] = []
     for name, place in places.items():
         if isinstance(place, str) and place.endswith(".txt"):
-            listed = [_without_suffix(entry) for entry in read_list(root / place)]
+            listed = [_listed_name(line, names) for line in read_lines(root / place)]
             errors += [
                 f"{root / place}: '{entry}' is listed, but there is no pair of image and mask of this name."
                 for entry in listed
@@ -144,11 +144,17 @@ def _splits(root: Path, config: FolderConfig, names: tuple[str, ...]) -> tuple[d
     return splits, errors
 
 
-def _usual_splits(root: Path, names: tuple[str, ...]) -> dict[str, str]:
+def _usual_splits(root: Path, names: Collection[str]) -> dict[str, str]:
     """Find splits by lists, or else by folders, of the usual names."""
     lists = {name: f"{name}.txt" for name in SPLIT_NAMES if (root / f"{name}.txt").is_file()}
     tops = {name.partition("/")[0] for name in names if "/" in name}
     return lists or {name: name for name in SPLIT_NAMES if name in tops}
+
+
+def _listed_name(line: str, names: Collection[str]) -> str:
+    """Find the name in a line of a list: all of it, because names may contain spaces, or else the first word."""
+    name = _without_suffix(line)
+    return name if name in names else _without_suffix(line.split()[0])
 
 
 def _without_suffix(entry: str) -> str:
