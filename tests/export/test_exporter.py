@@ -69,6 +69,12 @@ def test_a_file_holds_network_and_card(suffix: str, tmp_path: Path) -> None:
     assert str(Path(__file__).parent.parent).encode() not in report.path.read_bytes()  # no trace of this machine
 
 
+def test_a_model_in_training_stays_as_it_is(tmp_path: Path) -> None:
+    network = small_network().train()
+    export_model(network, tmp_path / "a.onnx")
+    assert all(module.training for module in network.modules())
+
+
 def test_layers_that_depend_on_the_size_are_right_at_other_sizes(tmp_path: Path) -> None:
     """By both runtimes: OpenVINO reads ONNX files, too."""
     from atrous.export import openvino as openvino_format

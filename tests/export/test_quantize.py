@@ -134,6 +134,15 @@ def test_a_drop_that_cannot_be_kept_leaves_no_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_the_network_stays_where_and_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atrous.inference.segmenter.resolve_device", lambda device: device.replace("auto", "meta"))
+    network = small_network()
+    data = OwnLabels(network)
+    quantize_model(network.train(), tmp_path / "a.onnx", data, data, images=6)
+    assert all(module.training for module in network.modules())
+    assert next(network.parameters()).device.type == "cpu"
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     network = small_network()
     with pytest.raises(AtrousError, match=r"name it \*\.xml or \*\.onnx"):

@@ -31,7 +31,7 @@ def test_metadata_tell_the_hub_what_it_is(hub_card: Card) -> None:
     [
         ("MIT", {"license": "mit"}),
         ("unknown", {"license": "unknown"}),
-        ("Apache-2.0; the data are for research", {"license": "other", "license_name": "apache-2.0"}),
+        ("MIT; data for research", {"license": "other", "license_name": "mit-data-for-research"}),
         ("///", {"license": "other", "license_name": "custom"}),
     ],
 )

@@ -33,6 +33,8 @@ class Server:
     ranges: bool = True
     length: bool = True
     status: int = 200
+    version: dict[str, str] = field(default_factory=dict)
+    """The headers that tell versions of the file apart."""
     asked: list[str | None] = field(default_factory=list)
 
 
@@ -47,12 +49,15 @@ def server() -> Iterator[Server]:
             if state.status != 200:
                 self.send_error(state.status)
                 return
-            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and state.ranges else 0
+            ranges = state.ranges and self.headers.get("If-Range") in (None, *state.version.values())
+            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and ranges else 0
             if start >= len(state.contents):
                 self.send_error(416)
                 return
             body = state.contents[start:]
             self.send_response(206 if start else 200)
+            for header in state.version.items():
+                self.send_header(*header)
             if state.length:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -95,6 +100,60 @@ def test_goes_on_where_it_broke_off(server: Server, tmp_path: Path, ranges: bool
     server.break_after = None
     assert download(server.url, tmp_path / "file.bin", SHA256).read_bytes() == CONTENTS
     assert server.asked == [None, f"bytes={kept}-"]
+
+
+VERSIONS = [
+    {"ETag": '"1"'},
+    {"Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"},
+    {"ETag": 'W/"1"', "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT"},
+]
+OTHER_VERSION = {"ETag": '"2"', "Last-Modified": "Mon, 02 Nov 2026 00:00:00 GMT"}
+
+
+def interrupt(server: Server, path: Path) -> int:
+    """Interrupt a download, and return the size of its part."""
+    server.break_after = 3_000_000
+    with pytest.raises(AtrousError, match="was interrupted"):
+        download(server.url, path, "")
+    server.break_after = None
+    return path.with_name(f"{path.name}.part").stat().st_size
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_file_without_a_checksum_is_continued_if_it_is_the_same(
+    server: Server, tmp_path: Path, version: dict[str, str]
+) -> None:
+    server.version = version
+    kept = interrupt(server, tmp_path / "file.bin")
+    assert download(server.url, tmp_path / "file.bin", "").read_bytes() == CONTENTS
+    assert server.asked == [None, f"bytes={kept}-"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"file.bin", "file.bin.sha256", "file.bin.lock"}
+
+
+@pytest.mark.parametrize("version", [*VERSIONS, {"ETag": 'W/"1"'}, {}])
+def test_two_versions_of_a_file_are_never_mixed(server: Server, tmp_path: Path, version: dict[str, str]) -> None:
+    server.version = version
+    interrupt(server, tmp_path / "file.bin")
+    server.version = {name: OTHER_VERSION[name] for name in version}
+    server.contents = CONTENTS[::-1]
+    assert download(server.url, tmp_path / "file.bin", "").read_bytes() == server.contents
+
+
+def test_a_part_of_unknown_version_is_not_continued_without_a_checksum(server: Server, tmp_path: Path) -> None:
+    for server.version in ({"ETag": '"1"'}, {}):
+        interrupt(server, tmp_path / "file.bin")  # the second time from the start, since the server has another file
+        server.contents = bytes(len(CONTENTS))
+    server.contents = CONTENTS
+    assert download(server.url, tmp_path / "file.bin", "").read_bytes() == CONTENTS
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'"1"\r\nX: y'])
+def test_a_damaged_version_of_a_part_is_ignored(server: Server, tmp_path: Path, content: bytes) -> None:
+    server.version = VERSIONS[0]
+    interrupt(server, tmp_path / "file.bin")
+    (tmp_path / "file.bin.part.version").write_bytes(content)
+    assert download(server.url, tmp_path / "file.bin", "").read_bytes() == CONTENTS
+    assert server.asked == [None, None]
 
 
 def test_a_whole_part_is_only_checked(server: Server, tmp_path: Path) -> None:
@@ -186,6 +245,12 @@ def test_nothing_is_downloaded_by_listing_or_describing(server: Server, unverifi
     assert "not on this machine" in shown
     assert "that of the first download is remembered" in " ".join(shown.split())
     assert server.asked == []
+
+
+def test_the_command_downloads_an_id_once_and_prints_its_file(server: Server, unverified: str, run: Run) -> None:
+    for _ in range(2):
+        assert Path(run("weights", unverified, "--download").out.strip()).read_bytes() == server.contents
+    assert len(server.asked) == 1
 
 
 def test_an_archive_of_the_model_zoo_by_its_id(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,8 +152,10 @@ def test_released_weights_are_downloaded_checked_and_loaded(
             load_pretrained_backbone(create_model(name, width=0.0625), "imagenet")
 
 
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("architecture", ["deeplab_v3_plus", "pspnet"])
 def test_a_network_on_pretrained_weights_has_their_normalization(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    architecture: str, align_corners: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = create_backbone("xception41", width=0.0625)
     torch.save(backbone.state_dict(), tmp_path / "released.pth")
@@ -162,16 +164,16 @@ def test_a_network_on_pretrained_weights_has_their_normalization(
         digest = compute_sha256(tmp_path / "released.pth")
         served = replace(backbone.pretrained["imagenet"], url=f"{url}/released.pth", sha256=digest)
         monkeypatch.setitem(base._PRETRAINED["xception41"], "imagenet", (served,))
-        arguments = {"num_classes": 7, "width": 0.0625, "align_corners": True}
-        model = atrous.create_model("deeplab_v3_plus.xception41", pretrained=True, **arguments)
+        arguments = {"backbone": "xception41", "num_classes": 7, "width": 0.0625, "align_corners": align_corners}
+        model = atrous.create_model(architecture, pretrained=True, **arguments)
     assert torch.equal(model.backbone.stem[0][0].weight, backbone.stem[0][0].weight)
     assert model.card is not None
     assert model.card.preprocessing.mean == model.card.preprocessing.std == (127.5,) * 3
     assert model.card.license == "Apache-2.0"
     again = atrous.load(atrous.weights.save(model, tmp_path / "mine.safetensors"))
-    assert again.align_corners
-    assert torch.equal(again.classifier.weight, model.classifier.weight)
-    assert atrous.create_model("deeplab_v3_plus.xception41", **arguments).card is None
+    assert again.align_corners == again.card.align_corners == align_corners
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    assert atrous.create_model(architecture, **arguments).card is None
     with pytest.raises(AtrousError, match="No 'imagenet' weights are known"):
         atrous.create_model("deeplab_v3.resnet50_beta", width=0.125, pretrained=True)
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import atrous
-from atrous import AtrousError
+from atrous import AtrousError, create_model
 from atrous.card import Card
 from atrous.weights import find_weights, read_card, save
 
@@ -36,6 +36,27 @@ def test_half_precision_halves_the_file_and_loads_as_floats(model, image, tmp_pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_statistics_of_batch_norm_are_saved_in_full(model, tmp_path: Path) -> None:
+    """In 16 bits, variances overflow from 65505, vanish below 1e-8, and round 1 - eps of folded layers to 1."""
+    statistics = model.backbone.features[0][1].running_var
+    statistics.copy_(torch.tensor([1e6, 1e-9, 1 - 1e-5]).repeat(len(statistics))[: len(statistics)])
+    loaded = atrous.load(save(model, tmp_path / "half.safetensors", half=True))
+    assert torch.equal(loaded.backbone.features[0][1].running_var, statistics)
+
+
+@pytest.mark.parametrize("name", ["deeplab_v3.mobilenet_v2", "pspnet.mobilenet_v2"])
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_corners_are_aligned_as_asked_for(name: str, align_corners: bool, card: Card, tmp_path: Path) -> None:
+    other = create_model(name, num_classes=21, width=0.125, align_corners=not align_corners)
+    other.card = card.model_copy(update={"model": name, "align_corners": not align_corners})
+    path = save(other, tmp_path / "a.safetensors")
+    loaded = atrous.load(path, arguments={"align_corners": align_corners})
+    assert loaded.align_corners == loaded.card.align_corners == align_corners
+    assert atrous.load(save(loaded, tmp_path / "b.safetensors")).align_corners == align_corners
+    with pytest.raises(AtrousError, match="takes align_corners as bool, not 'no'"):
+        atrous.load(path, arguments={"align_corners": "no"})
+
+
 def test_saved_files_are_readable_by_others(model, tmp_path: Path) -> None:
     (plain := tmp_path / "plain").touch()
     assert save(model, tmp_path / "a.safetensors").stat().st_mode == plain.stat().st_mode

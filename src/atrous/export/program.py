@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +34,18 @@ def exported_card(card: Card, size: tuple[int, int] | None) -> Card:
 def build_module(model: SegmentationModel, card: Card, *, labels: bool, size: tuple[int, int] | None) -> nn.Module:
     """Build the module that a file contains: preprocessed images to scores, or 8-bit images to labels.
 
+    It holds a copy of the model, on the CPU and in evaluation mode.
+
     Raises: `AtrousError` for labels of images of any size, if the card resizes images by their shorter side.
     """
     if not labels:
-        return ScoreModule(model).eval()
+        return ScoreModule(deepcopy(model).cpu()).eval()
     if card.preprocessing.resize == "shorter_side" and size is None:
         raise AtrousError(
             "--labels needs --size HxW, the size of the images: these weights resize the shorter side of an image, and "
             "a file that contains this works for one size only."
         )
-    return LabelModule(model, card.preprocessing, size).eval()
+    return LabelModule(deepcopy(model).cpu(), card.preprocessing, size).eval()
 
 
 def trace(module: nn.Module, *, labels: bool, size: tuple[int, int] | None) -> ExportedProgram:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from atrous.card import Card, Measurement
 from atrous.errors import AtrousError
-from atrous.evaluation.evaluate import EvaluationResult, LabeledDataset, check_classes, evaluate
+from atrous.evaluation.evaluate import EvaluationResult, LabeledDataset, check_classes, check_data, evaluate
 from atrous.export import onnx as onnx_format
 from atrous.export import openvino as openvino_format
 from atrous.export.program import build_module, exported_card, trace
@@ -95,15 +95,17 @@ def quantize_model(
     size: tuple[int, int] | None = None,
     data: str = "",
     command: str = "",
+    allow_overlap: bool = False,
 ) -> QuantizationReport:
     """Quantize a network to 8 bits and export it to OpenVINO (`.xml`) or ONNX (`.onnx`), with its card.
 
     The ranges of activations come from `images` images of `calibration`. If the mIoU on `validation` drops by more than
     `max_drop` points, layers return to float one by one, those first that lose most. mIoU, size and speed are written
     into the card, with the names of the data set and the command. `size` (height, width) fixes the size of the input.
+    `allow_overlap` permits images in `validation` that the network was trained on.
 
-    Raises: `AtrousError` without NNCF, for another format, for data with other classes, and if the mIoU drops further
-    with all layers tried; then no file is written.
+    Raises: `AtrousError` without NNCF, for another format, for data with other classes, for images in `validation` that
+    were trained on, and if the mIoU drops further with all layers tried; then no file is written.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".xml"):
@@ -115,8 +117,8 @@ def quantize_model(
     if not model.is_convertible:
         raise AtrousError(f"{model.card.model} contains operations that only torch has: quantize its network without.")
     card = exported_card(model.card, size)
-    for data_set in (calibration, validation):
-        check_classes(Segmenter(model), data_set)
+    check_classes(card, calibration)
+    check_data(card, validation, allow_overlap=allow_overlap)
     metadata = describe_network(model, card).model_copy(update={"size": size})
     original = _convert(model, path.suffix, metadata, size)
     accuracy = _Accuracy(metadata, validation)
@@ -139,11 +141,7 @@ def quantize_model(
         after = _save(quantized, folder / f"int8{path.suffix}", metadata.model_copy(update={"precision": "int8"}))
         report = _measure(path, before, after, accuracy, max_drop)
         final = report.card(card, f"{data} ({len(validation)} images)" if data else "", command)
-        with writing(path) as temporary:
-            _save(quantized, temporary, metadata.model_copy(update={"precision": "int8", "card": final}))
-            weights = temporary.with_suffix(".bin")  # of OpenVINO
-            if weights.exists():
-                os.replace(weights, path.with_suffix(".bin"))
+        _write(quantized, path, metadata.model_copy(update={"precision": "int8", "card": final}))
     return report
 
 
@@ -187,7 +185,7 @@ class _Accuracy:
 
     def evaluate(self, engine: Engine, data: LabeledDataset) -> EvaluationResult:
         """Count a data set, without boundaries."""
-        return evaluate(Segmenter.from_engine(engine), data, boundaries=False)
+        return evaluate(Segmenter.from_engine(engine), data, boundaries=False, allow_overlap=True)  # checked before
 
     def _engine(self, network: Any) -> Engine:
         if hasattr(network, "SerializeToString"):
@@ -231,6 +229,15 @@ def _save(network: Any, path: Path, metadata: NetworkMetadata) -> Path:
     else:
         openvino_format.save(network, path, metadata)
     return path
+
+
+def _write(network: Any, path: Path, metadata: NetworkMetadata) -> None:
+    """Write a network under a temporary name first; the weights of OpenVINO are a file beside it."""
+    with writing(path) as temporary:
+        _save(network, temporary, metadata)
+        weights = temporary.with_suffix(".bin")
+        if weights.exists():
+            os.replace(weights, path.with_suffix(".bin"))
 
 
 def _measure(path: Path, before: Path, after: Path, accuracy: _Accuracy, max_drop: float) -> QuantizationReport:

@@ -70,9 +70,8 @@ _NO_LICENSE = ": the card of these weights names none. Ask their publisher befor
 def _metadata(card: Card, name: str) -> dict[str, Any]:
     """Collect the metadata by which the hub sorts and finds repositories."""
     license_id = card.license.strip().lower()
-    first = re.split(r"[;,(:]", license_id)[0].strip()
     named = {
-        "license_name": re.sub(r"[^a-z0-9.]+", "-", first).strip("-")[:60] or "custom",
+        "license_name": re.sub(r"[^a-z0-9.]+", "-", license_id)[:60].strip("-") or "custom",
         "license_link": "README.md",
     }
     known = license_id in _LICENSES

@@ -54,10 +54,12 @@ def download(
 ) -> Path:
     """Download `url` to `path`, resuming an interrupted download.
 
-    The data are written to a file with `.part` appended to its name. A complete file with the right checksum (`sha256`
-    may be the beginning of it, or empty: then it is remembered) is renamed; one with another checksum is removed. An
-    existing file is kept if its checksum is right, else replaced. `headers` are sent with the request, `Authorization`
-    only to the server of `url`; `advice` ends the messages of errors.
+    The data are written to a file with `.part` appended to its name, and their ETag or Last-Modified to one with
+    `.part.version`: a download resumes only from this version of the file. Without a version it resumes if a checksum
+    is known, else it starts over. A complete file with the right checksum (`sha256` may be the beginning of it, or
+    empty: then it is remembered) is renamed; one with another checksum is removed. An existing file is kept if its
+    checksum is right, else replaced. `headers` are sent with the request, `Authorization` only to the server of `url`;
+    `advice` ends the messages of errors.
 
     Raises: `UnavailableError` without a connection or for an error of the server; `AtrousError` for a full disk or a
     wrong checksum.
@@ -68,8 +70,9 @@ def download(
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(part.with_suffix(".lock")):
             if not has_sha256(path, sha256):  # another process may have been faster
-                _download_rest(url, part, on_progress, headers or {})
-                if expected := sha256 or remembered_sha256(path):
+                expected = sha256 or remembered_sha256(path)
+                _download_rest(url, part, on_progress, headers or {}, verified=bool(expected))
+                if expected:
                     check_sha256(part, expected, remove=True, source=url)
                 else:
                     _remember_sha256(path, compute_sha256(part))
@@ -79,7 +82,8 @@ def download(
     except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UnavailableError(
-            f"{url}: the download was interrupted ({reason}). Try again: it resumes where it stopped. {advice}"
+            f"{url}: the download was interrupted ({reason}). Try again: it resumes where it stopped, if the server "
+            f"permits. {advice}"
         ) from error
     except OSError as error:
         raise AtrousError(
@@ -88,14 +92,21 @@ def download(
     return path
 
 
-def _download_rest(url: str, part: Path, on_progress: OnProgress, headers: Mapping[str, str]) -> None:
-    done = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={**headers, **({"Range": f"bytes={done}-"} if done else {})})
+def _download_rest(
+    url: str, part: Path, on_progress: OnProgress, headers: Mapping[str, str], *, verified: bool
+) -> None:
+    """Download the rest of a part, or all if another version could be appended; `verified` files have a checksum."""
+    version_file = part.with_name(part.name + ".version")
+    version = _read_version(version_file)
+    done = part.stat().st_size if part.exists() and (version or verified) else 0
+    resume = {"Range": f"bytes={done}-", **({"If-Range": version} if version else {})} if done else {}
+    request = urllib.request.Request(url, headers={**headers, **resume})
     try:
         response = urllib.request.build_opener(_RedirectHandler).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # the range is empty: the file is complete, or another one, as the checksum tells
             raise
+        version_file.unlink(missing_ok=True)
         return
     with response:
         resumed = response.status == 206
@@ -103,6 +114,8 @@ def _download_rest(url: str, part: Path, on_progress: OnProgress, headers: Mappi
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
         with part.open("ab" if resumed else "wb") as file:
+            if not resumed:  # the old data are gone
+                write_text(version_file, _version(response.headers))
             while chunk := response.read(CHUNK):
                 file.write(chunk)
                 done += len(chunk)
@@ -112,6 +125,18 @@ def _download_rest(url: str, part: Path, on_progress: OnProgress, headers: Mappi
         raise ConnectionError("the server does not tell the length of the file")
     if total is not None and done < total:
         raise ConnectionError(f"{done} of {total} bytes received")
+    version_file.unlink(missing_ok=True)
+
+
+def _version(headers: HTTPMessage) -> str:
+    """Read the version of a file for `If-Range`, which takes no weak ETags; an empty string if there is none."""
+    etag = headers.get("ETag", "")
+    return etag if etag.startswith('"') else headers.get("Last-Modified", "")
+
+
+def _read_version(file: Path) -> str:
+    version = file.read_text("utf-8", "replace") if file.is_file() else ""
+    return version if re.fullmatch("[ -~]+", version) else ""  # others are damaged
 
 
 def compute_sha256(path: Path) -> str:

@@ -86,7 +86,10 @@ def find_weights(source: str | os.PathLike[str]) -> Path:
             f"There are no weights '{name}'.{did_you_mean(name, _known())} `atrous weights` lists all {len(_known())}; "
             "the path of a file works too."
         )
-    return _find(name) or fetch(RELEASES[name].url, RELEASES[name].sha256, RELEASES[name].file)
+    if file := _locate(name):
+        _check_released(file)
+        return file
+    return fetch(RELEASES[name].url, RELEASES[name].sha256, RELEASES[name].file)
 
 
 def _find_on_hub(wanted: HubId) -> Path:
@@ -124,8 +127,8 @@ def list_weights(pattern: str = "*") -> list[str]:
 
 
 def describe_weights(name: str) -> WeightsInfo:
-    """Describe the weights of an id and find their file, without downloading it."""
-    return WeightsInfo(name, _find(name), RELEASES.get(name))
+    """Describe the weights of an id and locate their file, without downloading it or checking its content."""
+    return WeightsInfo(name, _locate(name), RELEASES.get(name))
 
 
 def cache_folder() -> Path:
@@ -159,14 +162,10 @@ def find_file(name: str) -> Path | None:
     return next((folder / name for folder in _folders() if (folder / name).is_file()), None)
 
 
-def _find(name: str) -> Path | None:
+def _locate(name: str) -> Path | None:
+    """Locate the file of an id on this machine."""
     files = [name + SUFFIX] + ([RELEASES[name].file] if name in RELEASES else [])
-    for folder in _folders():
-        for file in files:
-            if (folder / file).is_file():
-                _check_released(folder / file)
-                return folder / file
-    return None
+    return next((folder / file for folder in _folders() for file in files if (folder / file).is_file()), None)
 
 
 def _check_released(path: Path) -> None:

@@ -44,7 +44,7 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> Se
     if pretrained:
         load_pretrained_backbone(model, IMAGENET)
         entry = model.backbones()[0].pretrained[IMAGENET]
-        rest = {key: value for key, value in arguments.items() if key not in ("num_classes", "align_corners")}
+        rest = {key: value for key, value in arguments.items() if key != "num_classes"}
         model.card = Card(
             model=name,
             arguments=rest,

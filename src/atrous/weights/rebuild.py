@@ -8,7 +8,7 @@ from typing import Any
 from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.layers.meta import meta_device
-from atrous.models import MODELS, SegmentationModel, build_from_card
+from atrous.models import SegmentationModel, build_from_card
 from atrous.weights.tensors import load_tensors
 
 
@@ -25,14 +25,13 @@ def rebuild(
         raise AtrousError(
             f"{where}: num_classes is read from the file's classifier: {model.num_classes}. Leave it out."
         )
-    merged, align_corners = dict(card.arguments), card.align_corners
+    merged = dict(card.arguments)
     for key, value in arguments.items():
-        if key == "align_corners" and key in MODELS.entry(card.model).arguments():
-            align_corners = bool(value)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = {**merged[key], **value}
         else:
             merged[key] = value
+    align_corners = arguments.get("align_corners", card.align_corners) is True
     card = Card(**{**dict(card), "arguments": merged, "align_corners": align_corners})
     with meta_device():
         other = build_from_card(card)

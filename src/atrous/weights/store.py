@@ -37,6 +37,8 @@ def save(
 ) -> Path:
     """Save a model and its card (by default `model.card`) to a safetensors file; `half` stores 16-bit floats.
 
+    The statistics of batch normalization stay as they are: in 16 bits, variances would overflow or vanish.
+
     Raises: `AtrousError` for a model without a card, a name that does not end in .safetensors, or a file that is not
     writable.
     """
@@ -49,10 +51,11 @@ def save(
         )
     if path.suffix != SUFFIX:
         raise AtrousError(f"{path}: the name of a file of weights must end in {SUFFIX}; rename it.")
-    tensors = {}
-    for key, value in model.state_dict().items():
-        floating = half and value.is_floating_point()
-        tensors[key] = value.detach().to("cpu", torch.float16 if floating else value.dtype).contiguous()
+    rounded = dict(model.named_parameters(remove_duplicate=False)) if half else {}
+    tensors = {
+        key: value.detach().to("cpu", torch.float16 if key in rounded else value.dtype).contiguous()
+        for key, value in model.state_dict().items()
+    }
     _write(tensors, card, path)
     return path
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tflite
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ import atrous
 from atrous import AtrousError, Segmenter
 from atrous.weights import save
 from atrous.weights.importers.tflite_graph import Graph
+from atrous.weights.importers.tflite_mobilenet import graph_preprocessing
 
 FLOAT, QUANTIZED = "deeplabv3_257_mv_gpu.tflite", "deeplabv3_mnv2_pascal_quant.tflite"
 PHOTOGRAPHS = {"cat_720p.jpg": "cat", "parrot.jpg": "bird", "pets.jpg": "dog", "bird.bmp": "bird", "dog.bmp": "dog"}
@@ -128,6 +131,17 @@ def test_a_damaged_graph_is_refused_or_read_but_never_crashes(
     except AtrousError:
         return
     assert model.num_classes >= 1
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("UINT8", 128), ("INT8", 0)])
+def test_signed_and_unsigned_inputs_are_normalized_alike(kind: str, zero: int, weights: Path) -> None:
+    graph = Graph(weights / QUANTIZED)
+    stored = graph._tensors[graph.input]
+    graph._tensors[graph.input] = replace(
+        stored, kind=getattr(tflite.TensorType, kind), scale=np.array([1 / 128]), zero=np.array([zero])
+    )
+    preprocessing = graph_preprocessing(graph)
+    assert (preprocessing.mean, preprocessing.std) == ((128.0,) * 3, (128.0,) * 3)
 
 
 def test_another_network_is_refused_by_the_operator_that_does_not_belong(weights: Path) -> None:

@@ -114,7 +114,7 @@ def deeplab_v1(layers: Layers) -> Network | None:
                 "imported. The variants with pooling of 2x2 pad each pooling at its beginning, which our network does "
                 "not."
             )
-        arguments |= {"fov": "4x4" if rate == 8 else "small", "backbone_options": {"pool_kernels": (3,) * 5}}
+        arguments["fov"] = "4x4" if rate == 8 else "small"
     rules += [*fully_connected_rules(), conv("classifier", score)]
     for index, source in enumerate(("data", "pool1", "pool2", "pool3", "pool4") if msc else ()):
         rules += _branch_rules(f"branches.{index}", (f"{source}_conv", f"{source}_fc", f"{source}_ms"))

@@ -155,6 +155,13 @@ def list_files(path: Path) -> list[Path]:
     return [path, *(other for other in others if other.is_file())]
 
 
+def digest_files(path: Path) -> str:
+    """Compute the SHA-256 of a file of weights, and those of the files that are read with it, separated by spaces."""
+    from atrous.weights.download import compute_sha256
+
+    return " ".join(map(compute_sha256, list_files(path)))
+
+
 def suffixes() -> tuple[str, ...]:
     """List the usual suffixes of the files that are read."""
     return tuple(suffix for entry in FORMATS for suffix in entry.suffixes)

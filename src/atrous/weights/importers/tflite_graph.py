@@ -114,14 +114,18 @@ class Graph:
         return self._info(tensor).shape
 
     def quantization(self, tensor: int) -> tuple[float, int] | None:
-        """Return scale and zero point of a tensor that has one pair of them; None for others, such as floats."""
+        """Return scale and zero point of a tensor of 8 bits that has one pair of them; None for others.
+
+        The zero point is that of values from 0 to 255, which signed ones are moved to.
+        """
         info = self._info(tensor)
-        if len(info.scale) != 1:
+        offset = {tflite.TensorType.UINT8: 0, tflite.TensorType.INT8: 128}.get(info.kind)
+        if len(info.scale) != 1 or offset is None:
             return None
         scale, zero = float(info.scale[0]), int(info.zero[0])
         if not (math.isfinite(scale) and scale > 0):
             raise damaged_file_error(self.path, f"tensor {tensor} has the scale {scale}")
-        return scale, zero
+        return scale, zero + offset
 
     def _info(self, tensor: int) -> _Tensor:
         if tensor == NO_TENSOR:  # Python would take the last one
