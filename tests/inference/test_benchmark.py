@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atrous import load
 from atrous.errors import AtrousError
+from atrous.export import export_model
 from atrous.inference.benchmark import Benchmark, Run, TimedProcess, Timing, benchmark_engines, take_turns
+from atrous.models import SegmentationModel
 
 PACKAGED = "deeplab_v3_plus.efficientnet_lite0.camvid"
 
@@ -63,6 +66,15 @@ def test_engines_are_compared_with_eager_torch() -> None:
     assert engine.median > 0
     assert result.multiply_adds == 2 * benchmark_multiply_adds(65, 97)
     assert set(result.peaks) == {"float32"}
+
+
+def test_multiply_adds_of_an_exported_file_are_those_at_its_stride(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    model = load(PACKAGED)
+    assert isinstance(model, SegmentationModel)
+    export_model(model.set_output_stride(16), tmp_path / "street.onnx")
+    result = benchmark_engines(tmp_path / "street.onnx", [("onnxruntime", "float32")], size=(65, 97), rounds=1)
+    assert result.multiply_adds == benchmark_multiply_adds(65, 97)
 
 
 def benchmark_multiply_adds(height: int, width: int) -> int:

@@ -128,6 +128,49 @@ def test_longitude_and_latitude(tmp_path: Path) -> None:
     assert "crs" not in json.loads((tmp_path / "b.geojson").read_text())
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_ground_control_points(tmp_path: Path) -> None:
+    bands = _rgb(60, 90)
+    corners = [(0, 0), (0, 90), (60, 0), (60, 90), (30, 45)]
+    points = [
+        rasterio.control.GroundControlPoint(row, column, ORIGIN[0] + column / 2, ORIGIN[1] - row / 2)
+        for row, column in corners
+    ]
+    source = _write(tmp_path / "a.tif", bands, crs=None, transform=None)
+    with rasterio.open(source, "r+") as file:
+        file.gcps = (points, "EPSG:32633")
+    assert is_georeferenced(source)
+    targets = {"geotiff": tmp_path / "b.tif", "geojson": tmp_path / "b.geojson"}
+    segment_geotiff(_segmenter(), source, targets)
+    with rasterio.open(tmp_path / "b.tif") as file:
+        kept, crs = file.gcps
+    assert crs == "EPSG:32633"
+    assert [(p.row, p.col, p.x, p.y) for p in kept] == [(p.row, p.col, p.x, p.y) for p in points]
+    located = _write(tmp_path / "c.tif", bands)
+    segment_geotiff(_segmenter(), located, {"geojson": tmp_path / "c.geojson"})
+    found, expected = (json.loads((tmp_path / f"{name}.geojson").read_text()) for name in "bc")
+    assert found["crs"] == expected["crs"]
+    assert len(found["features"]) == len(expected["features"])
+    for ours, theirs in zip(found["features"], expected["features"], strict=True):
+        np.testing.assert_allclose(
+            ours["geometry"]["coordinates"][0], theirs["geometry"]["coordinates"][0], rtol=0, atol=1e-3
+        )
+    segment_geotiff(_segmenter(), source, targets, GeoOptions(wgs84=True))
+    x, y = json.loads((tmp_path / "b.geojson").read_text())["features"][0]["geometry"]["coordinates"][0][0]
+    assert 13 < x < 14
+    assert 46 < y < 47
+
+
+def test_palettes(tmp_path: Path) -> None:
+    source = _write(tmp_path / "a.tif", np.arange(4, dtype=np.uint8).reshape(1, 2, 2), nodata=3)
+    with rasterio.open(source, "r+") as file:
+        file.write_colormap(1, {0: (255, 0, 0, 255), 1: (0, 255, 0, 255), 2: (0, 0, 255, 255)})
+    with GeoImage(source, fill=(9, 9, 9)) as image:
+        assert image[0:2, 0:2].tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 9, 9]]]
+    with GeoImage(source, bands=(1,)) as image:  # the values, if a band is asked for
+        assert image[0:1, 0:2].tolist() == [[[0, 0, 0], [1, 1, 1]]]
+
+
 def test_bands_and_scale(tmp_path: Path) -> None:
     values = np.stack([np.full((40, 50), value, np.uint16) for value in (0, 1000, 2000, 9000)])
     values[0, 0, :25] = 3000

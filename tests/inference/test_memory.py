@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -36,3 +38,39 @@ def test_large_labels_are_memory_mapped(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_out_of_memory_errors_are_recognized(error: Exception, expected: bool) -> None:
     assert memory.is_out_of_memory(error) == expected
+
+
+def test_memory_that_torch_keeps_for_reuse_on_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 80)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    assert memory.free_memory("cuda:0") == 60
+
+
+def test_a_container_has_its_limit_less_what_is_used_without_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "CGROUP_OF_PROCESS", tmp_path / "process")
+
+    def write(group: str, limit: str, current: int, stat: str = "inactive_file 0\nactive_file 0") -> None:
+        folder = tmp_path / "cgroup" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (("memory.max", limit), ("memory.current", str(current)), ("memory.stat", stat)):
+            (folder / name).write_text(f"{content}\n")
+
+    assert memory.free_memory("cpu") > 2**20
+    write("", "9000", 8000, "anon 500\nfile 7700\ninactive_anon 100\ninactive_file 7000\nactive_file 400")
+    (tmp_path / "process").write_text("0::/\n")
+    assert memory.free_memory("cpu") == 9000 - 8000 + 7400
+    write("a.slice", "5000", 2000)
+    write("a.slice/b", "max", 1000)
+    (tmp_path / "process").write_text("1:cpu:/other\n0::/a.slice/b\n")
+    assert memory.free_memory("cpu") == 5000 - 2000  # of the parent
+    write("a.slice/b", "1500", 1000)
+    assert memory.free_memory("cpu") == 500
+    (tmp_path / "process").write_text("0::/../elsewhere\n")  # a group that is not mounted here
+    assert memory.free_memory("cpu") == 9000 - 8000 + 7400
+    (tmp_path / "process").unlink()
+    (tmp_path / "cgroup" / "memory.max").unlink()
+    assert memory.free_memory("cpu") > 2**20

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,24 @@ def test_no_other_file_is_replaced(segmentation: Segmentation, tmp_path: Path) -
     assert photo.read_bytes() == before
     segmentation.save(photo, overwrite=True)
     segmentation.save(photo)  # its own
+
+
+def test_annotations_corrected_in_labelme_are_not_replaced(segmentation: Segmentation, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    segmentation.save(path, "labelme")
+    content = path.read_bytes()
+    assert segmentation.save(path, "labelme") == (path,)  # its own
+    # labelme rewrites the keys that it knows, then appends the others
+    known = ("version", "flags", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth")
+    written = json.loads(content)
+    corrected = {**{key: written[key] for key in known}, **{key: written[key] for key in written if key not in known}}
+    corrected["shapes"][0]["label"] = "corrected"
+    path.write_text(json.dumps(corrected, indent=2))
+    with pytest.raises(AtrousError, match=r"a\.json exists and is not a file of `atrous predict`, or was edited"):
+        segmentation.save(path, "labelme")
+    assert json.loads(path.read_text()) == corrected
+    segmentation.save(path, "labelme", overwrite=True)
+    assert path.read_bytes() == content
 
 
 def test_the_overlay_paints_objects_and_not_the_background(segmentation: Segmentation) -> None:

@@ -117,6 +117,58 @@ def test_segment_many_in_batches_equals_single_images() -> None:
         np.testing.assert_array_equal(result.labels, segmenter(picture).labels)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_images_before_an_unreadable_one_are_segmented(batch: int) -> None:
+    segmenter = Segmenter(SmallNetwork(False), letter_card(False), device="cpu")
+    results = segmenter.segment_many([noise(40, 50), noise(40, 50), noise(40, 50), "missing.png"], batch=batch)
+    assert [next(results).labels.shape for _ in range(3)] == [(40, 50)] * 3
+    with pytest.raises(AtrousError, match=r"missing\.png: no such file"):
+        next(results)
+
+
+def test_images_that_do_not_fit_into_memory_together_are_segmented_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pictures = SmallNetwork(False), [noise(40, 50)] * 4
+    many = Segmenter(model, letter_card(False), device="cpu")
+    expected = many(pictures[0]).labels
+    bytes_of_one = 40 * 50 * many.engine.metadata.bytes_per_pixel / segmenter.MEMORY_FRACTION
+    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(segmenter, "free_memory", lambda device: 1.5 * bytes_of_one)
+    batches: list[int] = []
+    network = model.body.forward
+    model.body.forward = lambda x: batches.append(len(x)) or network(x)
+    for result in many.segment_many(pictures, batch=2):
+        np.testing.assert_array_equal(result.labels, expected)
+    assert batches == [1] * 4
+
+
+def test_a_batch_that_runs_out_of_memory_is_segmented_one_by_one() -> None:
+    class OverflowingBatches(SmallNetwork):
+        def scores(self, image: Tensor) -> Tensor:
+            if len(image) > 1:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99999 bytes.")
+            return super().scores(image)
+
+    many = Segmenter(OverflowingBatches(False), letter_card(False), device="cpu")
+    pictures = [noise(40, 50), waves(40, 50), noise(40, 50)]
+    for picture, result in zip(pictures, many.segment_many(pictures, batch=2), strict=True):
+        np.testing.assert_array_equal(result.labels, many(picture).labels)
+
+
+def test_a_batch_waits_for_memory_that_other_images_occupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SmallNetwork(False)
+    many = Segmenter(model, letter_card(False), device="cpu")
+    assert many.engine.metadata.bytes_per_pixel > 0  # measured by a forward pass of its own
+    free = iter([0, 1e12])
+    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(segmenter, "release_freed_memory", lambda: False)
+    monkeypatch.setattr(segmenter, "free_memory", lambda device: next(free))
+    batches: list[int] = []
+    network = model.body.forward
+    model.body.forward = lambda x: batches.append(len(x)) or network(x)
+    assert len(list(many.segment_many([noise(40, 50)] * 2, batch=2))) == 2
+    assert batches == [2]
+
+
 def test_an_image_too_large_for_memory_is_tiled_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

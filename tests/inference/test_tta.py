@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from atrous import AtrousError, Segmenter
 from atrous.inference.preprocess import preprocess
-from atrous.inference.tta import PRESETS, TTAConfig
-from atrous.inference.views import run_views, run_views_fused, scaled_side, window_starts
+from atrous.inference.tta import PRESETS, TTAConfig, tta_preset
+from atrous.inference.views import run_crops, run_views, run_views_fused, scaled_side, window_starts
 from atrous.layers.resize import resize
 from atrous.models import SegmentationModel
 from tests.inference.networks import ChannelNetwork, letter_card, rgb_card, waves
@@ -61,15 +62,18 @@ def by_hand(model: Convolution, image: Tensor, options: TTAConfig) -> Tensor:
     return torch.stack([view.softmax(1) for view in views]).mean(0)
 
 
-@pytest.mark.parametrize("preset", ["none", "flip", "v3", "v3_plus", "cityscapes", "refinenet"])
+MEAN_LOGITS = TTAConfig((0.5, 1.0, 1.5), flip=True, merge="mean_logits")
+
+
+@pytest.mark.parametrize("preset", ["none", "flip", "v3", "v3_plus", "cityscapes", "refinenet", MEAN_LOGITS])
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("options", [{}, {"resize": "pad", "size": (65, 65)}, {"resize": "squeeze", "size": (33, 33)}])
-def test_presets_by_hand(preset: str, align_corners: bool, options: dict, pixels: np.ndarray) -> None:
+def test_presets_by_hand(preset: str | TTAConfig, align_corners: bool, options: dict, pixels: np.ndarray) -> None:
     model = Convolution(align_corners)
     segmenter = Segmenter(model, letter_card(align_corners, 4, 30, **options), device="cpu", tta=preset)
     image, content = preprocess(pixels, segmenter.card.preprocessing)
     with torch.no_grad():
-        expected = by_hand(model, torch.from_numpy(image[None]), PRESETS[preset])[..., : content[0], : content[1]]
+        expected = by_hand(model, torch.from_numpy(image[None]), tta_preset(preset))[..., : content[0], : content[1]]
         if content == (45, 61):
             torch.testing.assert_close(segmenter.probabilities(pixels), expected[0], rtol=1e-4, atol=1e-5)
     result = segmenter(pixels, probabilities=True)
@@ -81,7 +85,7 @@ def test_presets_by_hand(preset: str, align_corners: bool, options: dict, pixels
     )
 
 
-@pytest.mark.parametrize("name", [*PRESETS])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "pspnet_cityscapes_multi"])  # ten seconds
 def test_every_preset_agrees_with_a_single_view(name: str) -> None:
     pixels = waves(120, 160)
     plain = Segmenter(ChannelNetwork(), rgb_card(), device="cpu")(pixels)
@@ -136,10 +140,43 @@ def test_probabilities_are_averaged_and_scores_maximized() -> None:
     torch.testing.assert_close(fused, torch.stack(views).amax(0))
 
 
+def test_refinenet_averages_probabilities(pixels: np.ndarray) -> None:
+    model = Convolution()
+    segmenter = Segmenter(model, letter_card(True, 4, 30), device="cpu", tta="refinenet")
+    image, _ = preprocess(pixels, segmenter.card.preprocessing)
+    with torch.no_grad():
+        expected = by_hand(model, torch.from_numpy(image[None]), TTAConfig((0.4, 0.6, 0.8, 1.0, 1.2)))
+    torch.testing.assert_close(segmenter.probabilities(pixels), expected[0], rtol=1e-4, atol=1e-5)
+
+
 def test_sizes_of_the_papers() -> None:
     sides = [scaled_side(513, scale, align_corners=True) for scale in PRESETS["v3"].scales]
     assert sides == [257, 385, 513, 641, 769, 897]
     assert PRESETS["v3"].num_views == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sizes"),
+    [
+        ("pspnet", (375, 500), [(193, 257), (289, 385), (385, 513), (481, 641), (577, 769), (673, 897)]),
+        ("pspnet_single", (500, 333), [(513, 342)]),
+        ("pspnet_cityscapes", (128, 256), [(1025, 2049)]),
+    ],
+)
+def test_sizes_of_pspnet(name: str, size: tuple[int, int], sizes: list[tuple[int, int]]) -> None:
+    """Longer sides of 512 or 2048 times the scale, plus 1, and halves rounded up, as in the released `eval_sub.m`."""
+    image = np.zeros((*size, 3), np.uint8)
+    maps = run_crops(
+        lambda x: x[:, :2, ::8, ::8], image, PRESETS[name], rgb_card().preprocessing,
+        align_corners=True, device=torch.device("cpu"),
+    )  # fmt: skip
+    assert [(scores.shape[-2], scores.shape[-1]) for scores in maps] == sizes
+
+
+def test_pspnet_on_cityscapes_at_six_scales() -> None:
+    assert PRESETS["pspnet_cityscapes_multi"].scales == PRESETS["pspnet"].scales
+    multi = replace(PRESETS["pspnet_cityscapes_multi"], scales=(1.0,), source=PRESETS["pspnet_cityscapes"].source)
+    assert multi == PRESETS["pspnet_cityscapes"]
 
 
 def test_crops_of_pspnet_cover_the_image_two_thirds_apart() -> None:

@@ -14,6 +14,7 @@ from atrous import create_model
 from atrous.card import Card, Preprocessing
 from atrous.scale import evaluate, jobs
 from atrous.scale.cluster import Resources, connect
+from atrous.scale.storage import open_storage
 from atrous.weights import save
 from tests.cli.conftest import photographs, weights  # noqa: F401
 from tests.command_line import run  # noqa: F401
@@ -75,3 +76,4 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     with serving() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         yield server
+    open_storage.cache_clear()  # which leads to this server

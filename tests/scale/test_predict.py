@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 import atrous.scale.predict as module
+from atrous.scale.storage import Storage
 from tests.command_line import Run
 from tests.offline import skip_without
 from tests.scale.s3_server import S3Server
@@ -73,6 +76,65 @@ def test_a_stopped_job_resumes(
     assert report(out)["written"] == 2
     assert run(*command, "--tta", "flip").code == 0  # other settings
     assert report(out)["written"] == 3
+
+
+@pytest.mark.parametrize("between", [("--ray",), ()])
+def test_results_that_were_replaced_are_made_again(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path, between: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    command = ("predict", photographs, "-w", weights, "-o", out)
+    assert run(*command, "--ray").code == 0
+    expected = contents(out)
+    assert run(*command, "--tta", "flip", *between).code == 0
+    assert contents(out) != expected
+    for path in (out / "_atrous").iterdir():
+        path.touch()  # as copying the folder does
+    assert run(*command, "--ray").code == 0
+    assert report(out)["written"] == 3
+    assert contents(out) == expected
+
+
+def test_results_of_one_format_do_not_stand_for_another(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ("predict", photographs, "-w", weights, "-o")
+    assert run(*command, out, "--ray", "--tta", "flip").code == 0
+    assert run(*command, out, "--ray", "--format", "png").code == 0
+    assert run(*command, out, "--ray").code == 0
+    assert run(*command, tmp_path / "expected").code == 0
+    assert contents(out) == contents(tmp_path / "expected")
+
+
+def test_the_clock_of_the_results_is_behind(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def predict(*options: str) -> None:
+        start = time.time_ns() - 10**9
+        assert run("predict", photographs, "-w", weights, "-o", out, "--ray", *options).code == 0
+        for path in out.rglob("*.*"):
+            if (modified := path.stat().st_mtime_ns) > start:
+                os.utime(path, ns=(modified - 3600 * 10**9,) * 2)
+
+    predict()
+    expected = contents(out)
+    predict("--tta", "flip")
+    predict()
+    assert contents(out) == expected
+
+
+def test_a_storage_without_times(run: Run, photographs: Path, weights: Path) -> None:
+    storage = Storage("memory://without-times")
+    command = ("predict", photographs, "-w", weights, "-o", storage.address, "--ray")
+    assert run(*command).code == 0
+    expected = storage.read("a.png")
+    assert run(*command, "--tta", "flip").code == 0
+    assert storage.read("a.png") != expected
+    assert run(*command).code == 0
+    assert storage.read("a.png") == expected
+    assert run(*command).code == 0
+    assert json.loads(storage.read("_atrous/report.json"))["skipped"] == 3
 
 
 def test_images_that_cannot_be_read_are_reported(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
@@ -147,3 +209,25 @@ def test_what_ray_does_not_read(run: Run, weights: Path, tmp_path: Path) -> None
     assert "Standard input" in run("predict", "-", "-w", weights, "-o", tmp_path, "--ray").err
     assert "--ray" in run("predict", "s3://bucket/photos", "-w", weights, "-o", tmp_path).err
     assert "--ray" in run("predict", tmp_path, "-w", weights, "-o", "s3://bucket/photos").err
+
+
+def test_results_inside_the_images_are_no_images(run: Run, photographs: Path, weights: Path, s3: S3Server) -> None:
+    for path in photographs.rglob("*.*"):
+        s3.objects[f"bucket/photos/{path.relative_to(photographs).as_posix()}"] = path.read_bytes()
+    for images, out in (("s3://bucket/photos", "s3://bucket/photos/out"), (photographs, photographs / "out")):
+        command = ("predict", images, "-w", weights, "--ray", "--json", "-o")
+        assert run(*command, out).out.count("labels") == 3
+        result = run(*command, out)
+        assert (result.out, result.code) == ("", 0), result.err
+        assert "6 images in" in result.err
+
+
+@pytest.mark.parametrize("place", ["s3://bucket", "memory://bucket", "file://{folder}"])
+def test_a_single_image_at_an_address(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path, s3: S3Server, place: str
+) -> None:
+    address = place.format(folder=tmp_path / "place")
+    Storage(address).write("a.jpg", (photographs / "a.jpg").read_bytes())
+    result = run("predict", f"{address}/a.jpg", "-w", weights, "-o", tmp_path / "out", "--ray")
+    assert result.code == 0, result.err
+    assert set(contents(tmp_path / "out")) == {"a.png", "a_overlay.png"}

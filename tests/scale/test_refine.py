@@ -60,3 +60,14 @@ def test_buckets(run: Run, photographs: Path, predicted: Path, s3: S3Server, in_
     result = run("crf", "s3://bucket/photos", "s3://bucket/maps", "-o", "s3://bucket/refined", "--ray")
     assert result.code == 0, result.err
     assert len([name for name in s3.puts if name.endswith("_before_overlay.png")]) == 3
+
+
+@pytest.mark.parametrize("options", [(), ("--ray",)])
+def test_results_inside_the_images_are_no_images(
+    run: Run, photographs: Path, predicted: Path, in_process: None, options: tuple[str, ...]
+) -> None:
+    command = ("crf", photographs, predicted, "-o", photographs / "refined", *options)
+    assert run(*command).code == 0
+    result = run(*command)
+    assert result.code == 0, result.err
+    assert "9 images in" in result.err

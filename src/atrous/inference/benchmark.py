@@ -233,11 +233,11 @@ def _count(weights: str | Path, size: tuple[int, int], output_stride: int | None
     from atrous.models import build_from_card
 
     path = find_weights(weights)
-    card = create_engine(path).metadata.card if path.suffix in EXPORTED else read_card(path)
+    metadata = create_engine(path).metadata if path.suffix in EXPORTED else None
     with torch.device("meta"):
-        model = build_from_card(card).eval()
-    if output_stride is not None:
-        model.set_output_stride(output_stride)
+        model = build_from_card(read_card(path) if metadata is None else metadata.card).eval()
+    if stride := output_stride or (metadata and metadata.output_stride):
+        model.set_output_stride(stride)
     return multiply_adds(model, *size)
 
 

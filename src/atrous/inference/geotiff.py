@@ -125,7 +125,8 @@ def _label_file(target: Path, image: GeoImage, card: Card, dtype: np.dtype[Any],
         "count": 1,
         "dtype": dtype,
         "nodata": ignored,
-        "crs": image.dataset.crs,
+        "crs": image.crs,
+        **({"gcps": image.gcps} if image.gcps else {}),
         "transform": None if image.dataset.transform.is_identity else image.dataset.transform,
         "tiled": True,
         "blockxsize": BLOCK,
@@ -168,11 +169,16 @@ def _projection(image: GeoImage, *, wgs84: bool) -> tuple[Projection, str | None
 
     Raises: `AtrousError` for WGS 84 where the system of the image is unknown.
     """
-    transform, system = image.dataset.transform, image.dataset.crs
+    from rasterio.transform import GCPTransformer
+
+    transform, system = image.dataset.transform, image.crs
     code = system.to_epsg() if system else None
 
     def to_map(points: NDArray[np.int64]) -> NDArray[np.float64]:
         x, y = points.T
+        if image.gcps:
+            with GCPTransformer(image.gcps) as transformer:
+                return np.stack(transformer.xy(y, x, offset="ul"), 1)
         return np.stack(
             [transform.a * x + transform.b * y + transform.c, transform.d * x + transform.e * y + transform.f], 1
         )

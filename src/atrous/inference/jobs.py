@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -78,7 +78,10 @@ class ImageJob(NamedTuple):
     def file_name(self, name: str) -> str:
         """Name the image in the file of a format: for labelme by the way from there, else relative to its folder."""
         if name == "labelme" and self.in_place and isinstance(self.source, Path):
-            return Path(os.path.relpath(self.source, self.target.parent)).as_posix()
+            try:
+                return Path(os.path.relpath(self.source, self.target.parent)).as_posix()
+            except ValueError:  # on another drive of Windows
+                return self.source.resolve().as_posix()
         return self.name
 
 
@@ -89,20 +92,52 @@ def plan_targets(
 
     Images of the same name get their suffix or a number appended.
     """
-    taken = {out / COLLECTION}
+    taken = {_fold_case(out / COLLECTION)}
+    names = _distinct_names(images)
     jobs = []
     for source, relative in images.items():
         stems = [relative.stem, relative.name.replace(".", "_")]
         number = 1
         while True:
-            job = ImageJob(source, out / relative.with_name(f"{stems[0]}.png"), formats, relative.as_posix())
-            if taken.isdisjoint(job.outputs):
+            job = ImageJob(source, out / relative.with_name(f"{stems[0]}.png"), formats, names[source])
+            outputs = [_fold_case(output) for output in job.outputs]
+            if taken.isdisjoint(outputs):
                 break
             number += 1
             stems = [*stems[1:], f"{relative.stem}_{number}"]
-        taken.update(job.outputs)
+        taken.update(outputs)
         jobs.append(job)
     return jobs
+
+
+def _fold_case(path: Path) -> str:
+    """Spell a path as file systems compare it that do not tell capital letters from small ones."""
+    return str(path).casefold()
+
+
+def _distinct_names(images: Mapping[ImageSource, PurePath]) -> dict[ImageSource, str]:
+    """Name each image by its path relative to its folder; those of one name from the folder that they share."""
+    groups: dict[str, list[ImageSource]] = {}
+    for source, relative in images.items():
+        groups.setdefault(relative.as_posix(), []).append(source)
+    names = {group[0]: name for name, group in groups.items() if len(group) == 1}
+    for group in groups.values():
+        if len(group) > 1:
+            files = {source: source.resolve() for source in group if isinstance(source, Path)}
+            shared = _shared_folder(files.values())
+            names.update(
+                (source, (file.relative_to(shared) if shared else file).as_posix()) for source, file in files.items()
+            )
+            names.update((source, str(source)) for source in group if source not in files)
+    return names
+
+
+def _shared_folder(files: Iterable[Path]) -> Path | str:
+    """Find the innermost folder that all files are in."""
+    try:
+        return os.path.commonpath([file.parent for file in files])
+    except ValueError:  # there is none, on two drives of Windows
+        return ""
 
 
 def result_mark(source: object, settings: Any) -> Mark:
@@ -161,6 +196,9 @@ def segment_image(segmenter: Segmenter, job: ImageJob, settings: Mapping[str, An
     mark = result_mark(job.source, settings)  # of the file as it is now, should it change meanwhile
     if _has_coordinates(job):
         return _segment_georeferenced(segmenter, job, settings, mark)
+    geo_options = settings.get("geo_options", {})
+    if unused := [f"--{name}" for name in ("bands", "scale", "wgs84") if geo_options.get(name)]:
+        raise AtrousError(f"{job.source}: it has no coordinates of a map; leave out {', '.join(unused)}.")
     pixels = read_image(job.open())
     start = time.perf_counter()
     probabilities = any(get_format(name).needs_probabilities for name in job.formats)

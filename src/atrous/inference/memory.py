@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,12 @@ PROBE_SIDE = 129
 
 MEMMAP_PIXELS = 2**26
 """Label maps of at least this many pixels are memory-mapped files, which the system can move to disk."""
+
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where the control groups (version 2) are mounted."""
+
+CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
+"""The file that names the control group of this process."""
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
@@ -57,7 +63,9 @@ def free_memory(device: str) -> float:
     if device.startswith("cuda"):
         import torch
 
-        return float(torch.cuda.mem_get_info(torch.device(device))[0])
+        gpu = torch.device(device)
+        reusable = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)  # of earlier images
+        return float(torch.cuda.mem_get_info(gpu)[0] + reusable)
     if device != "cpu":
         return float("inf")
     return min(_free_system_memory(), _free_cgroup_memory())
@@ -83,11 +91,22 @@ def _free_system_memory() -> float:
 
 
 def _free_cgroup_memory() -> float:
-    """The memory left within a container's limit (control groups, version 2)."""
-    group = Path("/sys/fs/cgroup")
+    """The memory left within the limits of a container or service: those of its control group and the groups above."""
     try:
-        return float((group / "memory.max").read_text()) - float((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such file, or "max"
+        lines = CGROUP_OF_PROCESS.read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = (line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+    group = PurePosixPath(next(names, ""))
+    return min(_free_memory_of_group(CGROUPS / path) for path in (group, *group.parents))
+
+
+def _free_memory_of_group(group: Path) -> float:
+    try:
+        limit, used = (float((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return limit - used + float(numbers["inactive_file"]) + float(numbers["active_file"])  # the page cache is freed
+    except (OSError, ValueError, KeyError):  # no such file, or "max"
         return float("inf")
 
 

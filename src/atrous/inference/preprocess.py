@@ -95,13 +95,5 @@ def normalize(image: Pixels, preprocessing: Preprocessing, input_size: tuple[int
     return planes
 
 
-def rescale(image: Pixels, scale: float) -> Pixels:
-    """Resize an image to `scale` times its size; the aspect ratio is kept.
-
-    Shape: (H, W, 3) uint8 -> (round(scale H), round(scale W), 3) uint8.
-    """
-    return resize_image(image, *_scaled_size((image.shape[0], image.shape[1]), scale))
-
-
 def _scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

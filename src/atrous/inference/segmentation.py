@@ -89,7 +89,7 @@ class Segmentation:
 
     def to_labelme(self, *, file_name: str = "image", **options: Any) -> dict[str, Any]:
         """Describe the regions as annotations of labelme; `options` are those of `FormatOptions`."""
-        return labelme_annotations(self, file_name, FormatOptions(**options), PREDICTED)
+        return labelme_annotations(self, file_name, FormatOptions(**options))
 
     def save(
         self,

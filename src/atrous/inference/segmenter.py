@@ -53,8 +53,9 @@ SMALL_IMAGE_PIXELS = 2**20
 class Segmenter:
     """Segment images of any kind and size with a network: `segmenter(image)` returns a `Segmentation`.
 
-    `Segmenter(model)` runs a model as it is, so that changes of its weights take effect; `Segmenter.load` runs weights
-    by the fastest engine. `card` describes classes and preprocessing (by default `model.card`). `tta` selects test-time
+    `Segmenter(model)` switches a model to evaluation mode and runs it as it is, so that changes of its weights take
+    effect; where it is in training mode again, each call switches it for its duration. `Segmenter.load` runs weights by
+    the fastest engine. `card` describes classes and preprocessing (by default `model.card`). `tta` selects test-time
     augmentation, by the name of a preset (`atrous.inference.tta.PRESETS`) or as a `TTAConfig`. With `tile`, images are
     segmented in tiles of this side in pixels: the card's resize is skipped, and neighboring tiles overlap by the
     fraction `overlap`. Without `tile` an image is segmented as a whole; if it would not fit into memory, in tiles
@@ -238,8 +239,8 @@ class Segmenter:
     def segment_many(self, images: Iterable[ImageLike], *, batch: int = 1) -> Iterator[Segmentation]:
         """Segment images in order: while the network runs, others are read, labeled, and preprocessed.
 
-        Up to `batch` consecutive images whose network inputs have the same size share a forward pass. Images are never
-        padded to the size of others, which would change their scores.
+        Up to `batch` consecutive images whose network inputs have the same size share a forward pass, unless they do
+        not fit into memory together. Images are never padded to the size of others, which would change their scores.
 
         Raises: `AtrousError` for an image that cannot be read, when its turn comes.
         """
@@ -251,10 +252,20 @@ class Segmenter:
             yield from segmentations
 
     def _segment_batch(self, group: list[Pixels]) -> list[Segmentation]:
-        if len(group) == 1:
-            return [self(group[0])]
-        predictions = self._predict_batch(group)
+        predictions = self._predict_together(group) if len(group) > 1 else None
+        if predictions is None:
+            return [self(pixels) for pixels in group]
         return [self.to_segmentation(*pair) for pair in zip(group, predictions, strict=True)]
+
+    def _predict_together(self, group: list[Pixels]) -> list[CoarsePrediction] | None:
+        """Run the network on images whose inputs have the same size, in one batch; None if it exceeds the memory."""
+        try:
+            inputs = [self._to_input(pixels) for pixels in group]
+            return self.predict_batch(inputs) if self.fits_in_memory(inputs) else None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
 
     def probabilities(self, image: ImageLike) -> Tensor:
         """Compute the softmax over classes at the size of the image: a path, PIL image, array or tensor.
@@ -298,7 +309,7 @@ class Segmenter:
         if not self._fits_in_memory(pixels):
             return self._fall_back_to_tiles(pixels, "Not enough free memory for")
         try:
-            return self._predict_batch([pixels])[0]
+            return self.predict_batch([self._to_input(pixels)])[0]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -311,13 +322,12 @@ class Segmenter:
         """
         if self.tile is not None or self.tta.crop is not None or not self._fits_in_memory(pixels):
             return None
-        planes, content_size = preprocess(pixels, self.card.preprocessing)
-        return NetworkInput(planes, content_size, (pixels.shape[0], pixels.shape[1]))
+        return self._to_input(pixels)
 
     def fits_in_memory(self, inputs: Sequence[NetworkInput]) -> bool:
         """Tell whether the activations of a batch of inputs fit into the free memory."""
         height, width = inputs[0].size
-        return self._has_memory_for(len(inputs) * height * width * max(self.tta.scales) ** 2)
+        return self._has_memory_alone_for(len(inputs) * height * width * max(self.tta.scales) ** 2)
 
     def predict_batch(self, inputs: Sequence[NetworkInput]) -> list[CoarsePrediction]:
         """Run the network on inputs of one size in a single batch, and keep the coarse scores of each."""
@@ -392,13 +402,9 @@ class Segmenter:
 
         return torch.as_tensor(self._run_network(image))
 
-    def _predict_batch(self, images: list[Pixels]) -> list[CoarsePrediction]:
-        """Run the network on whole images whose inputs have the same size, in one batch."""
-        sizes = [(pixels.shape[0], pixels.shape[1]) for pixels in images]
-        inputs = [preprocess(pixels, self.card.preprocessing) for pixels in images]
-        return self.predict_batch(
-            [NetworkInput(*planes_and_content, size) for planes_and_content, size in zip(inputs, sizes, strict=True)]
-        )
+    def _to_input(self, pixels: Pixels) -> NetworkInput:
+        planes, content_size = preprocess(pixels, self.card.preprocessing)
+        return NetworkInput(planes, content_size, (pixels.shape[0], pixels.shape[1]))
 
     def _run_views(self, batch: NDArray[np.float32]) -> list[Scores]:
         if self.tta.scales == (1.0,) and not self.tta.flip:
@@ -469,10 +475,14 @@ class Segmenter:
 
     def _fits_in_memory(self, pixels: Pixels) -> bool:
         height, width = self._input_size(pixels)
-        if height * width <= SMALL_IMAGE_PIXELS:
+        area = height * width
+        return area <= SMALL_IMAGE_PIXELS or self._has_memory_alone_for(area * max(self.tta.scales) ** 2)
+
+    def _has_memory_alone_for(self, area: float) -> bool:
+        """Tell whether the activations of an input of `area` pixels fit into what is free without other images."""
+        if self._has_memory_for(area):
             return True
-        area = height * width * max(self.tta.scales) ** 2
-        with self._slots.take(alone=True):  # what other images occupy will be free
+        with self._slots.take(alone=True):
             return self._has_memory_for(area)
 
     def _has_memory_for(self, area: float) -> bool:
@@ -484,15 +494,24 @@ class Segmenter:
         return needed <= free_memory(device) or (release_freed_memory() and needed <= free_memory(device))
 
     def _batches(self, images: Iterator[Pixels], max_batch: int) -> Iterator[list[Pixels]]:
-        """Group up to `max_batch` consecutive images whose network inputs have the same size."""
+        """Group up to `max_batch` consecutive images whose network inputs have the same size.
+
+        Raises: an exception of the iterator, after the group of the images before it.
+        """
         group: list[Pixels] = []
-        for pixels in images:
-            if group and (len(group) == max_batch or self._input_size(pixels) != self._input_size(group[0])):
-                yield group
-                group = []
-            group.append(pixels)
+        failure: Exception | None = None
+        try:
+            for pixels in images:
+                if group and (len(group) == max_batch or self._input_size(pixels) != self._input_size(group[0])):
+                    yield group
+                    group = []
+                group.append(pixels)
+        except Exception as error:
+            failure = error
         if group:
             yield group
+        if failure is not None:
+            raise failure
 
     def _input_size(self, pixels: Pixels) -> tuple[int, int]:
         return preprocessed_size((pixels.shape[0], pixels.shape[1]), self.card.preprocessing)

@@ -69,8 +69,12 @@ def named_stream(content: bytes, name: str) -> BinaryIO:
     return file
 
 
-def expand_source(text: str, *, allow_private: bool = False) -> list[tuple[ImageSource, Path]]:
+def expand_source(
+    text: str, *, results: Path | None = None, allow_private: bool = False
+) -> list[tuple[ImageSource, Path]]:
     """Expand an argument to images, each with its path relative to the folder or pattern.
+
+    If the folder `results` is inside the one that is expanded, its images are left out.
 
     Raises: `AtrousError` for a folder or pattern without images.
     """
@@ -79,6 +83,7 @@ def expand_source(text: str, *, allow_private: bool = False) -> list[tuple[Image
     from atrous.imaging.io import IMAGE_SUFFIXES
     from atrous.inference.video import VIDEO_SUFFIXES
 
+    suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
     if text == "-":
         return [(StandardInput(), Path("stdin"))]
     if is_url(text):
@@ -87,11 +92,11 @@ def expand_source(text: str, *, allow_private: bool = False) -> list[tuple[Image
         raise AtrousError(f"{text}: not a file of this machine; --ray reads addresses such as s3://bucket/photos.")
     path = Path(text)
     if path.is_dir():
-        files = sorted(
-            p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and p.is_file()
+        files = _without_results(
+            path, [p for p in sorted(path.rglob("*")) if p.suffix.lower() in suffixes and p.is_file()], results
         )
         videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-        images = [file for file in files if file not in set(videos)]
+        images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
         left_out = f"{len(videos)} video{'s' * (len(videos) > 1)} such as {videos[0]}" if videos else ""
         if not images:
             advice = f", but {left_out}: name each video itself." if videos else ": choose another one."
@@ -107,6 +112,23 @@ def expand_source(text: str, *, allow_private: bool = False) -> list[tuple[Image
             raise AtrousError(f"'{text}' matches no file: check the folder and the suffix, such as 'photos/*.jpg'.")
         return [(match, Path(match.name)) for match in matches if match.is_file()]
     return [(path, Path(path.name))]
+
+
+def _without_results(folder: Path, files: list[Path], results: Path | None) -> list[Path]:
+    """Leave out the files in the folder of results, if that is inside the folder they were found in, and say so."""
+    if results is None or folder.resolve() not in results.resolve().parents:
+        return files
+    inside = folder / results.resolve().relative_to(folder.resolve())
+    kept = [file for file in files if inside not in file.parents]
+    note_results(len(files) - len(kept), inside)
+    return kept
+
+
+def note_results(count: int, place: str | Path) -> None:
+    """Tell that images inside the folder of results are left out, if there are any."""
+    if count:
+        template = "[yellow]note[/]: {} images in {}, where the results are, are left out"
+        print_line(template, count, place, stderr=True)
 
 
 def _file_name(url: str) -> Path:

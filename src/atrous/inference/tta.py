@@ -18,9 +18,10 @@ class TTAConfig:
     - `"mean_logits"`: the mean of the resized scores;
     - `"max_logits"`: the largest score, on the grid of the first view's scores.
 
-    `crop` selects the protocol of PSPNet instead: the longer side of the image becomes `long_side` times each scale,
-    windows of `crop` pixels are moved by two thirds of their size, and each pixel's probability is the mean over the
-    windows that cover it. In a window the scores of its mirror image are added before the softmax, whatever `merge`.
+    `crop` selects the protocol of PSPNet instead: the longer side of the image becomes (`long_side` - 1) times each
+    scale, plus 1, windows of `crop` pixels are moved by two thirds of their size, and each pixel's probability is the
+    mean over the windows that cover it. In a window the scores of its mirror image are added before the softmax,
+    whatever `merge`.
 
     Raises: `AtrousError` for scales that are not positive, or a crop without a longer side.
     """
@@ -53,11 +54,14 @@ PRESETS = {
     "v3": TTAConfig(_SIX, flip=True, source="DeepLab v3, section 4.1"),
     "v3_plus": TTAConfig(_SIX, flip=True, source="DeepLab v3+, section 4"),
     "cityscapes": TTAConfig((0.75, 1.0, 1.25), flip=True, source="TensorFlow DeepLab's model zoo, Cityscapes"),
-    "refinenet": TTAConfig((0.4, 0.6, 0.8, 1.0, 1.2), merge="mean_logits", source="RefineNet, section 4"),
-    "pspnet": TTAConfig(_SIX, flip=True, crop=473, long_side=512, source="PSPNet, released test code, VOC and ADE20K"),
-    "pspnet_single": TTAConfig(flip=True, crop=473, long_side=512, source="PSPNet, released test code, one scale"),
+    "refinenet": TTAConfig((0.4, 0.6, 0.8, 1.0, 1.2), source="RefineNet, released demo_predict_mscale_voc.m"),
+    "pspnet": TTAConfig(_SIX, flip=True, crop=473, long_side=513, source="PSPNet, released test code, VOC and ADE20K"),
+    "pspnet_single": TTAConfig(flip=True, crop=473, long_side=513, source="PSPNet, released test code, one scale"),
     "pspnet_cityscapes": TTAConfig(
-        flip=True, crop=713, long_side=2048, source="PSPNet, released test code, Cityscapes"
+        flip=True, crop=713, long_side=2049, source="PSPNet, released test code, Cityscapes, one scale"
+    ),
+    "pspnet_cityscapes_multi": TTAConfig(
+        _SIX, flip=True, crop=713, long_side=2049, source="PSPNet, released test code, Cityscapes"
     ),
 }
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from atrous.card import Preprocessing
-from atrous.imaging.io import Pixels
-from atrous.inference.preprocess import normalize, rescale
+from atrous.imaging.io import Pixels, resize_image
+from atrous.inference.preprocess import normalize
 from atrous.inference.tta import TTAConfig
 from atrous.layers.resize import resize
 
@@ -81,15 +81,15 @@ def run_crops(
     """Compute the probabilities of PSPNet's protocol, one map for each scale, of the size of the image at that scale.
 
     Shape: (H, W, 3) uint8 -> each (K, h, w).
-    Source: PSPNet's released `scale_process.m`, and its port in semseg, `tool/test.py`.
+    Source: PSPNet's released `eval_sub.m` and `scale_process.m`; their port in semseg, `tool/test.py`, has longer sides
+    without the plus 1.
     """
     assert config.crop is not None
     assert config.long_side is not None
     crop, maps = config.crop, []
     for scale in config.scales:
-        resized = rescale(image, round(config.long_side * scale) / max(image.shape[:2]))
-        height, width = resized.shape[:2]
-        planes = normalize(resized, preprocessing, (max(height, crop), max(width, crop)))
+        height, width = _size_at(image, scaled_side(config.long_side, scale, align_corners=True))
+        planes = normalize(resize_image(image, height, width), preprocessing, (max(height, crop), max(width, crop)))
         tensor = torch.from_numpy(planes).to(device)
         total: Tensor | None = None
         visits = tensor.new_zeros(tensor.shape[-2:])
@@ -105,6 +105,13 @@ def run_crops(
         assert total is not None
         maps.append((total / visits)[:, :height, :width])
     return maps
+
+
+def _size_at(image: Pixels, longer_side: int) -> tuple[int, int]:
+    """Compute the size of an image at a length of its longer side; halves are rounded up, as by MATLAB's `round`."""
+    longest = max(image.shape[:2])
+    height, width = (max(1, (2 * side * longer_side + longest) // (2 * longest)) for side in image.shape[:2])
+    return height, width
 
 
 def window_starts(length: int, crop: int) -> list[int]:

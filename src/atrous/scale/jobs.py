@@ -148,7 +148,7 @@ def run_jobs(
     ledger.check_inputs((job.source for job in jobs), (output for job in jobs for output in job.outputs))
     marked = [(job, mark(job)) for job in jobs]
     remaining = [
-        (job, digest_key(job.outputs[0], job_mark))
+        (job, digest_key(job.outputs, job_mark))
         for job, job_mark in marked
         if options.overwrite or not ledger.is_finished(job.outputs, job_mark)
     ]

@@ -68,7 +68,7 @@ def predict(
     Raises: `AtrousError` for images that are not found, results that cannot be written, and options that the network
     does not support.
     """
-    jobs = plan_targets(list_images(images, allow_private=allow_private), Path(), formats=formats)
+    jobs = plan_targets(list_images(images, results=out, allow_private=allow_private), Path(), formats=formats)
 
     def arguments(resources: Resources) -> dict[str, Any]:
         return {

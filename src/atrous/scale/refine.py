@@ -21,7 +21,8 @@ def refine(
 
     Raises: `AtrousError` for folders without images or probabilities, and results that cannot be written.
     """
-    jobs, errors = pair_jobs(list_images([images]), list_images([probabilities], suffixes=SUFFIXES), keep=keep)
+    sources, maps = list_images([images], results=out), list_images([probabilities], suffixes=SUFFIXES)
+    jobs, errors = pair_jobs(sources, maps, keep=keep)
 
     def arguments(resources: Resources) -> dict[str, Any]:
         return {"options": options}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from atrous.errors import AtrousError
@@ -30,9 +31,10 @@ class ResultFolder:
             return False
         finished = True
         for output in outputs:
-            ends = self._storage.read_ends(output.as_posix(), SEARCHED)
-            existing = None if ends is None else find_mark(ends)
-            name = self._storage.name(output.as_posix())
+            path = output.as_posix()
+            ends = self._storage.read_ends(path, SEARCHED)
+            existing = None if ends is None else find_mark(ends, partial(self._storage.read, path))
+            name = self._storage.name(path)
             if ends is not None and (existing is None or existing.command != mark.command):
                 raise foreign_file_error(name, mark)
             if existing is not None:
@@ -77,16 +79,19 @@ class Ledger:
         self.storage = Storage(address)
         if self.storage.folder is not None:
             check_writable(self.storage.folder)
-        self._existing = {file.path for file in self.storage.list()}
+        files = list(self.storage.list())
+        self._modified = {file.path: file.modified for file in files}
         self.index = DoneIndex(self.storage)
-        self._keys = self.index.load(self._existing)
+        self._finished = self.index.load(files)
 
     def is_finished(self, outputs: Iterable[Path], mark: Mark) -> bool:
-        """Tell whether an earlier job finished this result, and its files are still there, without opening any."""
+        """Tell whether an earlier job finished this result, and its files did not change since, without opening any.
+
+        Where the storage does not tell when files changed, no result is finished: workers look at the marks.
+        """
         outputs = list(outputs)
-        return digest_key(outputs[0], mark) in self._keys and all(
-            output.as_posix() in self._existing for output in outputs
-        )
+        limit = self._finished.get(digest_key(outputs, mark), 0)
+        return all(0 < self._modified.get(output.as_posix(), 0) <= limit for output in outputs)
 
     def check_inputs(self, sources: Iterable[ImageSource], outputs: Iterable[Path]) -> None:
         """Check that no output would replace an input.

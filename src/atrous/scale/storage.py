@@ -17,7 +17,7 @@ from atrous.errors import AtrousError
 from atrous.files import writing
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileInfo, FileSystem
+    from pyarrow.fs import FileSystem
 
 OBJECT_STORES = ("s3", "s3a", "gcs", "gs", "abfs", "abfss", "az", "memory")
 """The kinds of storage in which a new object appears complete or not at all, by their names in Arrow and fsspec."""
@@ -48,6 +48,11 @@ def is_remote(text: str) -> bool:
     return "://" in text
 
 
+def to_path(text: str) -> str:
+    """Convert an address that begins with `file://` to the path on this machine; others and paths stay as they are."""
+    return url2pathname(urlsplit(text).path) if text.startswith("file://") else text
+
+
 class Storage:
     """A folder, or a single file, on this machine or at an address such as `s3://bucket/photos`.
 
@@ -57,9 +62,7 @@ class Storage:
     """
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        self.address = os.fspath(address)
-        if self.address.startswith("file://"):
-            self.address = url2pathname(urlsplit(self.address).path)
+        self.address = to_path(os.fspath(address))
         self.folder = None if is_remote(self.address) else Path(self.address)
         self._filesystem, self._root = _open(self.address)
         self._is_object_store = not _kinds(self._filesystem).isdisjoint(OBJECT_STORES)
@@ -76,7 +79,7 @@ class Storage:
     def list(self) -> Iterator[StoredFile]:
         """List all files, in the order of their paths; none where there is no such folder.
 
-        A single file is listed by its name.
+        A storage that is a single file lists it with an empty path.
 
         Raises: `AtrousError` if the place cannot be reached.
         """
@@ -85,15 +88,21 @@ class Storage:
         try:
             root = self._filesystem.get_file_info(self._root)
             if root.type == FileType.File:
-                self._root = posixpath.dirname(self._root)
-                yield _stored(root, self._root)
+                yield StoredFile("", root.size or 0, root.mtime_ns or 0)
                 return
             selector = FileSelector(self._root, allow_not_found=True, recursive=True)
             infos = [info for info in self._filesystem.get_file_info(selector) if info.type == FileType.File]
         except OSError as error:
             raise self._error("cannot be listed", "", error) from error
         for info in sorted(infos, key=lambda info: PurePosixPath(info.path)):
-            yield _stored(info, self._root)
+            path = posixpath.relpath(info.path.replace("\\", "/"), self._root)
+            yield StoredFile(path, info.size or 0, info.mtime_ns or 0)
+
+    def locate(self, other: Storage) -> str | None:
+        """Find the path of another storage that is below this one; None if it is elsewhere."""
+        root, path = PurePosixPath(self._root), PurePosixPath(other._root)
+        below = self._filesystem == other._filesystem and root in path.parents
+        return path.relative_to(root).as_posix() if below else None
 
     def read(self, path: str) -> bytes:
         """Read a file.
@@ -152,11 +161,6 @@ class Storage:
     def _error(self, problem: str, path: str, error: OSError) -> AtrousError:
         reason = " ".join(str(error).split())[:300]
         return AtrousError(f"{self.name(path)}: {problem} ({reason}). Check the address and the permissions.")
-
-
-def _stored(info: FileInfo, root: str) -> StoredFile:
-    path = info.path.replace("\\", "/")
-    return StoredFile(posixpath.relpath(path, root), info.size or 0, info.mtime_ns or 0)
 
 
 def _open(address: str) -> tuple[FileSystem, str]:

@@ -74,6 +74,12 @@ def test_a_deferred_conversion_takes_place_at_the_second_use(weights: Path, monk
     assert asked_for.name == "onnxruntime"
 
 
+def test_a_precision_that_is_asked_for_is_not_deferred(weights: Path) -> None:
+    pytest.importorskip("openvino")
+    names = [create_engine(weights, precision="bfloat16", device="cpu", defer_conversion=True).name for _ in range(2)]
+    assert names == ["openvino", "openvino"]
+
+
 def test_other_weights_of_the_same_name_are_converted(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conversions = count_conversions(monkeypatch)
     create_engine(weights, device="cpu")

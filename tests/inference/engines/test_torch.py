@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -113,6 +116,44 @@ def test_an_eager_engine_follows_the_network() -> None:
     nn.init.zeros_(model.classifier.weight)
     nn.init.zeros_(model.classifier.bias)
     assert not engine(batch).any()
+
+
+def test_an_eager_engine_computes_in_evaluation_mode_and_restores_the_modes() -> None:
+    model = Unusual()
+    model.norm.eval()
+    modes = [module.training for module in model.modules()]
+    engine = EagerEngine(model, letter_card(False), "cpu")
+    batch = images(2, 20, 30)
+    expected = engine(batch).clone()
+    for module, training in zip(model.modules(), modes, strict=True):
+        module.training = training
+    before = copy.deepcopy(model.state_dict())
+    assert torch.equal(engine(batch), expected)
+    assert engine.metadata.bytes_per_pixel > 0
+    assert [module.training for module in model.modules()] == modes
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
+def test_the_memory_is_measured_without_images_of_other_threads() -> None:
+    model = SmallNetwork(False)
+    expected = EagerEngine(model, letter_card(False), "cpu").metadata.bytes_per_pixel
+    engines = [EagerEngine(model, letter_card(False), "cpu") for _ in range(2)]
+    small, large = images(1, 129, 129), images(1, 1000, 1000)
+    measuring, run = threading.Event(), model.body.forward
+
+    def forward(x: Tensor) -> Tensor:
+        if x.shape == small.shape:
+            measuring.set()
+            time.sleep(0.3)  # in which another thread could run its image through the hooks
+        return run(x)
+
+    model.body.forward = forward
+    with ThreadPoolExecutor(3) as executor:
+        metadata = executor.submit(lambda: engines[0].metadata)
+        assert measuring.wait(60)
+        scores = [executor.submit(engine, large) for engine in engines]
+        assert metadata.result().bytes_per_pixel == expected
+    assert all(each.result().shape == (1, 5, 250, 250) for each in scores)
 
 
 @pytest.mark.slow

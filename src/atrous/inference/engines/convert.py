@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from atrous.inference.engines.engine import ConversionError, Engine, to_numpy
 from atrous.inference.engines.metadata import METADATA_KEY, NetworkMetadata, encode_metadata
 from atrous.inference.engines.onnxruntime import IMAGE, SCORES
 from atrous.inference.memory import bytes_per_pixel
+from atrous.layers.mode import evaluation_mode
 from atrous.models import SegmentationModel
 
 OPSET = 18
@@ -48,7 +48,7 @@ class ScoreModule(nn.Module):
 
 def describe_network(model: SegmentationModel, card: Card) -> NetworkMetadata:
     """Make the metadata of a network at its present output stride; its memory is measured on a small image."""
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         return NetworkMetadata(
             card=card,
             output_stride=model.output_stride,
@@ -69,9 +69,10 @@ def to_onnx(model: SegmentationModel, metadata: NetworkMetadata) -> bytes:
     name = type(model).__name__
     if not model.is_convertible:
         raise ConversionError(f"{name} contains operations that only torch has: use the engine 'torch'.")
-    with _evaluation_mode(model) as scores:
+    module = ScoreModule(model)
+    with evaluation_mode(module):
         try:
-            content = _export(scores, torch.zeros(TRACED_SIZE, device=module_device(model)))
+            content = _export(module, torch.zeros(TRACED_SIZE, device=module_device(model)))
         except Exception as error:  # the exporters raise many kinds
             reason = str(error).strip().splitlines()[0]
             raise ConversionError(f"{name} cannot be converted to ONNX ({reason}): use the engine 'torch'.") from error
@@ -84,7 +85,8 @@ def check_scores(engine: Engine, model: SegmentationModel) -> None:
     Raises: `ConversionError` if they differ by more than the engine's precision explains.
     """
     image = torch.rand(CHECKED_SIZE, generator=torch.Generator().manual_seed(0)) * 4 - 2
-    with _evaluation_mode(model) as module, torch.no_grad():
+    module = ScoreModule(model)
+    with evaluation_mode(module), torch.no_grad():
         expected = module(image.to(module_device(model))).numpy(force=True)
     scores = to_numpy(engine(image))
     if scores.shape != expected.shape or not _is_close(scores, expected, TOLERANCES[engine.precision]):
@@ -95,15 +97,6 @@ def check_scores(engine: Engine, model: SegmentationModel) -> None:
 
 def _is_close(scores: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float) -> bool:
     return bool(np.abs(scores - expected).max() <= tolerance * np.abs(expected).max())
-
-
-@contextlib.contextmanager
-def _evaluation_mode(model: SegmentationModel) -> Iterator[ScoreModule]:
-    training = model.training
-    try:
-        yield ScoreModule(model).eval()
-    finally:
-        model.train(training)
 
 
 def module_device(model: nn.Module) -> torch.device:

@@ -38,10 +38,9 @@ class WeightsFile:
         from atrous.weights.tensors import damaged_file_error
 
         if not has_card(path):
-            from atrous.weights.download import compute_sha256
-            from atrous.weights.importers.formats import list_files
+            from atrous.weights.importers.formats import digest_files
 
-            return cls(path, None, " ".join(map(compute_sha256, list_files(path))))
+            return cls(path, None, digest_files(path))
         header, digest = read_header(path), digest_file(path)
         if header.digest not in (None, digest):
             raise damaged_file_error(path, "the checksum of the tensors differs")

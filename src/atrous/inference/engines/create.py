@@ -78,7 +78,9 @@ def create_engine(
     if name in ("torch", "compile"):
         return _torch_engine(weights, settings)
     try:
-        converted = converted_engine(weights, settings, defer=defer_conversion and engine == "auto")
+        # Until a network is converted, PyTorch runs it in float32.
+        defer = defer_conversion and engine == "auto" and arithmetic == "float32"
+        converted = converted_engine(weights, settings, defer=defer)
     except ConversionError as error:
         if engine != "auto":
             raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +19,21 @@ from atrous.errors import AtrousError
 from atrous.inference.engines.convert import TRACED_SIZE, ScoreModule, describe_network, module_device
 from atrous.inference.engines.engine import Batch, Engine
 from atrous.inference.engines.metadata import NetworkMetadata, Precision
+from atrous.layers.mode import evaluation_mode
 from atrous.layers.norm import BatchNorm2d
 from atrous.models import SegmentationModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+_LOCKS: WeakKeyDictionary[nn.Module, threading.Lock] = WeakKeyDictionary()
+"""A lock for each network that is run as it is: its modules' modes and hooks are shared by all threads and engines."""
+
 
 class EagerEngine(Engine):
     """Run a network as it is, so that changes of its weights take effect.
+
+    Scores are always those of evaluation mode: a network in training mode is switched for the call, and each module's
+    mode is restored. Threads that call take turns; none may train the network meanwhile.
 
     Shape: (N, 3, H, W) float32 -> (N, K, h, w) tensor on the network's device.
     """
@@ -36,6 +45,7 @@ class EagerEngine(Engine):
         self.model = model.eval().to(device)
         self.device = device
         self._card = card
+        self._lock = _LOCKS.setdefault(model, threading.Lock())
         self._metadata: NetworkMetadata | None = None
 
     @property
@@ -49,13 +59,15 @@ class EagerEngine(Engine):
     @property
     def metadata(self) -> NetworkMetadata:  # type: ignore[override]  # that of the present output stride
         if self._metadata is None or self._metadata.output_stride != self.model.output_stride:
-            self._metadata = describe_network(self.model, self._card)
+            with self._lock:  # a forward pass of another thread would be measured, too
+                self._metadata = describe_network(self.model, self._card)
         return self._metadata
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> Tensor:
         image = torch.as_tensor(batch).to(self.device)
-        return self.model.scores(image) if self.model.output_is_resized_scores else self.model(image)
+        with self._lock, evaluation_mode(self.model):
+            return self.model.scores(image) if self.model.output_is_resized_scores else self.model(image)
 
 
 class TorchEngine(Engine):

@@ -18,7 +18,7 @@ VERSION = "5.5.0"
 """The version of labelme whose files these are."""
 
 
-def labelme_annotations(segmentation: Segmented, file_name: str, options: FormatOptions, mark: Mark) -> dict[str, Any]:
+def labelme_annotations(segmentation: Segmented, file_name: str, options: FormatOptions) -> dict[str, Any]:
     """Describe the regions of a segmentation as labelme's shapes, without those of background classes.
 
     For labelme, background is what no shape covers. Its polygons have no holes: slits of no width lead into them.
@@ -40,7 +40,6 @@ def labelme_annotations(segmentation: Segmented, file_name: str, options: Format
     ]
     return {
         "version": VERSION,
-        "software": str(mark),
         "flags": {},
         "imagePath": file_name,
         "imageData": None,
@@ -51,5 +50,9 @@ def labelme_annotations(segmentation: Segmented, file_name: str, options: Format
 
 
 def encode_labelme(segmentation: Segmented, file_name: str, options: FormatOptions, mark: Mark) -> bytes:
-    """Encode the regions of a segmentation as a file of labelme, which lies beside its image or refers to it."""
-    return json.dumps(labelme_annotations(segmentation, file_name, options, mark), indent=1).encode()
+    """Encode the regions of a segmentation as a file of labelme, which lies beside its image or refers to it.
+
+    labelme keeps the mark when it saves corrections: a seal tells them from a file that may be replaced.
+    """
+    content = {"software": str(mark), **labelme_annotations(segmentation, file_name, options)}
+    return mark.seal(json.dumps(content, indent=1).encode())
