@@ -22,7 +22,7 @@ COPY examples examples
 COPY src src
 RUN /opt/atrous/bin/pip install --extra-index-url "${TORCH_INDEX}" -c constraints.txt ".[${EXTRAS}]"
 RUN mkdir /opt/weights && \
-    for id in ${WEIGHTS}; do ATROUS_CACHE=/opt/weights /opt/atrous/bin/atrous info "$id" || exit 1; done
+    for id in ${WEIGHTS}; do ATROUS_CACHE=/opt/weights /opt/atrous/bin/atrous weights "$id" --download || exit 1; done
 
 FROM python:${PYTHON}-slim
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin atrous && \

@@ -14,6 +14,7 @@ from atrous.card import Card, Preprocessing
 from atrous.data.datasets import voc
 from atrous.weights import save
 from tests.command_line import Run  # noqa: F401  (the tests of commands import it from here)
+from tests.weights.importers.library_networks import CSAILDecoder, CSAILEncoder
 
 
 @pytest.fixture
@@ -29,6 +30,22 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         preprocessing=Preprocessing(resize="squeeze", size=(33, 33)),
     )
     return save(model, tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture
+def halves(tmp_path: Path) -> tuple[Path, Path]:
+    """Random weights of a network of CSAIL of two classes: the files of its encoder and its decoder."""
+    paths = tmp_path / "encoder_epoch_20.pth", tmp_path / "decoder_epoch_20.pth"
+    networks = CSAILEncoder(50), CSAILDecoder("c1", 2, deepsup=False)
+    for network, path in zip(networks, paths, strict=True):
+        torch.save(network.state_dict(), path)
+    return paths
+
+
+def change(path: Path) -> None:
+    """Scale all floating-point weights of a state dict."""
+    state = torch.load(path, weights_only=True)
+    torch.save({key: value * 0.9 if value.is_floating_point() else value for key, value in state.items()}, path)
 
 
 @pytest.fixture

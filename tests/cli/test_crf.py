@@ -13,8 +13,10 @@ import atrous.crf
 from atrous.cli.crf import PRESETS
 from atrous.crf import Gaussian
 from atrous.data.datasets import voc
+from atrous.errors import AtrousError
 from atrous.evaluation.crf_search import SearchResult, Trial
-from tests.cli.conftest import Run
+from atrous.inference import Segmenter
+from tests.cli.conftest import Run, change
 from tests.training.conftest import write_folder
 
 
@@ -84,6 +86,56 @@ def test_a_search_resumes(run: Run, shared_data: Path, tmp_path: Path) -> None:
     second = run(*arguments)
     assert second.out == first.out
     assert sorted((tmp_path / "out" / "search.jsonl").read_text().splitlines()) == sorted(log.splitlines())
+
+
+def test_a_search_on_other_data_in_the_same_folder_begins_anew(run: Run, weights: Path, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "mine", voc.CLASSES, images=2)
+
+    def tune(out: str) -> str:
+        result = run(
+            "crf", "tune", "--data", f"{data}?split=all", "--iterations", 1, "-w", weights, "-o", tmp_path / out
+        )
+        assert result.code == 0, result.err
+        return re.findall(r"mIoU .*", result.out)[0]
+
+    before = tune("first")
+    rng = np.random.default_rng(1)
+    for file in (tmp_path / "mine").rglob("*.*g"):
+        size = Image.open(file).size[::-1]
+        pixels = rng.integers(0, 21, size) if "masks" in file.parts else rng.integers(0, 256, (*size, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(file)
+    assert tune("first") == tune("second") != before
+
+
+def test_a_search_keeps_no_probabilities_where_half_of_the_weights_changed(
+    run: Run, halves: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(weights: str) -> None:
+        raise AtrousError("Stopped before the network is loaded.")
+
+    monkeypatch.setattr(Segmenter, "load", stop)
+    encoder, decoder = halves
+    data = write_folder(tmp_path / "mine", images=1)
+    arguments = (
+        "crf", "tune", "--data", f"{data}?split=all", "--iterations", 1, "-w", encoder, "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert "Stopped" in run(*arguments).err
+    (tmp_path / "out" / "probabilities" / "earlier.npy").touch()
+    assert "Stopped" in run(*arguments).err
+    change(decoder)
+    assert "contains the probabilities of other weights" in run(*arguments).err
+
+
+def test_images_whose_names_differ_in_slashes_alone(run: Run, weights: Path, tmp_path: Path) -> None:
+    for name in ("a/b_1.png", "a_b/1.png"):
+        for kind in ("images", "masks"):
+            path = tmp_path / "mine" / kind / name
+            path.parent.mkdir(parents=True)
+            Image.fromarray(np.zeros((20, 30), np.uint8)).save(path)
+    (tmp_path / "mine" / "classes.yaml").write_text(f"classes: [{', '.join(voc.CLASSES)}]")
+    arguments = ("--data", tmp_path / "mine", "--iterations", 1, "-w", weights, "-o", tmp_path / "search")
+    assert run("crf", "tune", *arguments).code == 0
+    assert len(list((tmp_path / "search" / "probabilities").glob("*.npy"))) == 2
 
 
 def test_predict_refines_with_default_and_named_preset(run: Run, shared_data: Path, tmp_path: Path) -> None:

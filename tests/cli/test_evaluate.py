@@ -15,8 +15,9 @@ from atrous import create_model
 from atrous.card import Card, Preprocessing
 from atrous.data.datasets import cityscapes, voc
 from atrous.errors import AtrousError
+from atrous.evaluation import EvaluationResult
 from atrous.weights import read_card, save, write_card
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, change
 from tests.inference.networks import waves
 from tests.training.conftest import write_folder
 
@@ -62,6 +63,27 @@ def test_the_command_writes_figures_pictures_and_the_card(run: Run, folder: Path
     assert str(round(measured["mIoU"].value, 2)) in result.out or f"{measured['mIoU'].value:.2f}" in result.out
     again = run("evaluate", "-w", weights, "--data", folder, "-o", tmp_path / "out", "--json", "--crf", "v2")
     assert json.loads(again.out)["crf"] == "v2"
+
+
+def test_an_evaluation_begins_anew_where_half_of_the_weights_changed(
+    run: Run, folder: Path, halves: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, decoder = halves
+    arguments = ("evaluate", "-w", encoder, "--data", folder, "--engine", "torch", "-o", tmp_path / "out")
+    original = EvaluationResult.add
+
+    def interrupt(self, index, *others):
+        if index == 1:
+            raise KeyboardInterrupt
+        original(self, index, *others)
+
+    monkeypatch.setattr(EvaluationResult, "add", interrupt)
+    assert run(*arguments).code == 130
+    assert "resuming" in run(*arguments).err
+    change(decoder)
+    result = run(*arguments)
+    assert result.code == 130
+    assert "resuming" not in result.err
 
 
 def test_predict_and_evaluate_give_the_same_labels_with_the_crf(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from atrous.imaging.io import read_image
 from atrous.imaging.probabilities import read_probabilities
 from atrous.inference import Segmentation, Segmenter
 from atrous.weights import save
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, change
 from tests.inference.networks import letter_card
 from tests.pictures import bomb
 
@@ -241,6 +241,63 @@ def test_files_of_others_are_never_replaced(run: Run, photographs: Path, weights
     assert other.read_bytes() == before
 
 
+def test_results_inside_the_folder_are_no_images(
+    run: Run, photographs: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photographs)
+    assert run("predict", ".", "-w", weights).out.count("->") == 3  # to out/
+    result = run("predict", ".", "-w", weights)
+    assert "3 of 3 images were segmented before" in result.err
+    assert "6 images in out, where the results are, are left out" in result.err
+    assert run("predict", ".", "-w", weights, "-o", "out/again").code == 0
+    assert len(list(Path("out/again").rglob("*_overlay.png"))) == 9
+
+
+def test_names_that_differ_in_case_alone_are_different_files_everywhere(tmp_path: Path) -> None:
+    for name in ("IMG.jpg", "img.png", "Img.bmp"):
+        (tmp_path / name).touch()
+    names = [str(output).lower() for job in plan_images([str(tmp_path)], tmp_path / "out") for output in job.outputs]
+    assert len(set(names)) == 6
+
+
+def test_images_of_one_name_are_told_apart_in_annotations(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "x.jpg", tmp_path / "b" / "c" / "x.jpg", tmp_path / "b" / "y.jpg"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    urls = ["http://localhost/1/z.jpg", "http://localhost/2/z.jpg"]
+    jobs = plan_images([*map(str, paths), *urls], tmp_path / "out", formats=("coco",))
+    assert [job.file_name("coco") for job in jobs] == ["a/x.jpg", "b/c/x.jpg", "y.jpg", *urls]
+
+
+def test_a_labelme_file_on_another_drive_names_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def relpath(path: object, start: object) -> str:  # as on Windows
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    (tmp_path / "x.jpg").touch()
+    (job,) = plan_images([str(tmp_path / "x.jpg")], tmp_path / "out", formats=("labelme",))
+    monkeypatch.setattr("os.path.relpath", relpath)
+    assert job.file_name("labelme") == (tmp_path / "x.jpg").resolve().as_posix()
+
+
+@pytest.mark.parametrize("name", ["2023", "2023.mp4"])
+def test_a_folder_named_as_a_camera_or_a_video(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    photographs.rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert run("predict", name, "-w", weights).out.count("->") == 3
+
+
+def test_options_of_geotiff_are_not_ignored(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
+    arguments = ("predict", photographs / "a.png", "-w", weights, "-o", tmp_path / "out")
+    for options in (("--bands", "3,2,1"), ("--scale", "0,300"), ("--wgs84",)):
+        assert f"{options[0]} is for GeoTIFF: add --format geotiff or geojson" in run(*arguments, *options).err
+        result = run(*arguments, "--format", "geojson", *options)
+        assert result.code == 2
+        assert f"it has no coordinates of a map; leave out {options[0]}" in " ".join(result.err.split())
+
+
 def test_two_results_never_share_a_name(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
     shutil.copy(photographs / "a.jpg", photographs / "a_overlay.jpg")
     shutil.copy(photographs / "a.jpg", photographs / "a_overlay.png")
@@ -347,6 +404,17 @@ def test_a_folder_is_continued(run: Run, photographs: Path, weights: Path, tmp_p
 
     assert run(*arguments, "--tta", "flip").out.count("->") == 3  # other settings
     assert run(*arguments, "--overwrite").out.count("->") == 3
+
+
+def test_a_folder_is_segmented_again_where_half_of_the_weights_changed(
+    run: Run, photographs: Path, halves: tuple[Path, Path], tmp_path: Path
+) -> None:
+    encoder, decoder = halves
+    arguments = ("predict", photographs, "-w", encoder, "--engine", "torch", "-o", tmp_path / "out")
+    assert run(*arguments).code == 0
+    assert "3 of 3 images were segmented before" in run(*arguments).err
+    change(decoder)
+    assert run(*arguments).out.count("->") == 3
 
 
 def test_probabilities_are_refined_by_the_crf(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:
@@ -566,6 +634,24 @@ def test_the_collection_replaces_no_other_file(run: Run, photographs: Path, weig
     assert len(json.loads((tmp_path / "out" / "annotations.coco.json").read_text())["images"]) == 3
     result = run(*arguments, "--simplify", "-1")
     assert "simplify is -1.0; expected a tolerance in pixels" in result.err
+
+
+def test_annotations_corrected_by_hand_are_not_replaced(
+    run: Run, photographs: Path, weights: Path, tmp_path: Path
+) -> None:
+    corrected = tmp_path / "out" / "a.json"
+    arguments = ("predict", photographs, "-w", weights, "-o", tmp_path / "out", "--format", "labelme")
+    assert run(*arguments).code == 0
+    assert "3 of 3 images were segmented before" in run(*arguments).err
+    content = {**json.loads(corrected.read_text()), "shapes": []}
+    corrected.write_text(json.dumps(content, indent=2))
+    for options in ((), ("--simplify", "1")):
+        result = run(*arguments, *options)
+        assert result.code == 2
+        assert f"{corrected} exists and is not a file of `atrous predict`, or was edited" in result.err
+    assert json.loads(corrected.read_text()) == content
+    assert run(*arguments, "--overwrite").code == 0
+    assert json.loads(corrected.read_text())["shapes"]
 
 
 def test_geotiff_in_and_out(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from atrous import Segmenter, create_model
-from atrous.weights import save
+from atrous.data import open_dataset
+from atrous.data.overlap import image_digests, pack_digests
+from atrous.weights import read_card, save, write_card
 from tests.command_line import Run
 from tests.inference.networks import letter_card
 from tests.offline import skip_without
@@ -48,6 +50,20 @@ def test_the_command_prints_and_stores_what_it_costs(run: Run, folder: Path) -> 
     figures = {each.name: each for each in Segmenter.load(out).card.measured}
     assert figures["mIoU"].data == f"folder:{folder}, split val (2 images)"
     assert figures["mIoU"].command.startswith("atrous quantize -w")
+
+
+def test_validation_images_that_were_trained_on_are_refused_at_once(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, out = folder.parent / "small.safetensors", folder.parent / "small8.onnx"
+    trained = pack_digests(image_digests(open_dataset(f"{folder}?split=val")))
+    write_card(weights, read_card(weights).model_copy(update={"trained_images": trained}))
+    arguments = ("quantize", "-w", weights, "-d", folder, "-o", out, "--max-drop", 100, "--images", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("nncf.quantize_with_accuracy_control", None)
+        assert "2 of its 2 images were trained on" in run(*arguments).err
+    assert run(*arguments, "--allow-overlap").code == 0
+    assert out.is_file()
 
 
 def test_mistakes_are_named(run: Run, folder: Path) -> None:

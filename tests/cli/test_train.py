@@ -80,7 +80,7 @@ def test_the_plan_alone(train: Train, tmp_path: Path) -> None:
     data = write_cells(tmp_path / "own")
     code, printed = train("unet_folder", "--data", f"folder:{data}", "--dry-run")
     assert code == 0, printed
-    assert "20,000 of 1 images of 388 x 388" in printed
+    assert "20,000 of 1 images of 572 x 572" in printed
     assert "GB per process" in printed
     assert not (tmp_path / "runs").exists()
 
@@ -249,6 +249,16 @@ def test_a_run_is_resumed_by_its_folder(train: Train, tmp_path: Path) -> None:
     code, printed = train("--resume", "runs/street", "batch=4")
     assert code == 2
     assert "stages.0.batch: 2 in the run, 4 now" in printed.replace("\n", " ")
+
+
+def test_a_run_of_another_name_is_resumed_from_what_it_began_with(train: Train, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "own")
+    arguments = ("--model", "deeplab_v3.mobilenet_v2", "--data", data, "name=street", *TINY)
+    code, printed = train(*arguments, "steps=1", "backbone_weights=none")
+    assert code == 0, printed
+    code, printed = train(*arguments, "steps=2", "--resume")
+    assert code == 0, printed
+    assert [row["step"] for row in read_csv(tmp_path / "runs" / "street" / "log.csv")] == ["1", "2"]
 
 
 def test_resuming_without_a_run(train: Train, tmp_path: Path) -> None:

@@ -81,3 +81,13 @@ def test_models_health_and_metrics(client: TestClient, service: Any, png: bytes)
     service.stop()
     assert client.get("/readyz").status_code == 503
     assert client.post("/v1/segment", content=png).json()["code"] == "stopping"
+
+
+def test_an_internal_error_is_counted_as_it_is_answered(
+    service: Any, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "segment", None)
+    client = TestClient(create_app(service), raise_server_exceptions=False)
+    answer = client.post("/v1/segment", content=png)
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert 'atrous_requests_total{code="500",route="/v1/segment"} 1.0' in client.get("/metrics").text

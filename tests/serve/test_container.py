@@ -109,6 +109,22 @@ def test_the_entry_point_is_a_command_of_this_version() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_build_downloads_the_weights_it_is_asked_for(tmp_path: Path) -> None:
+    (loop,) = (argument for keyword, argument in parse(DOCKERFILE) if keyword == "RUN" and "${WEIGHTS}" in argument)
+    assert "--download" in loop
+
+    def build(ids: str) -> subprocess.CompletedProcess[str]:
+        command = loop.replace("/opt/atrous/bin/atrous", f"{sys.executable} -m atrous").replace("/opt", str(tmp_path))
+        environment = {**os.environ, "WEIGHTS": ids, "ATROUS_WEIGHTS": "", "ATROUS_OFFLINE": "1"}
+        shutil.rmtree(tmp_path / "weights", ignore_errors=True)
+        return subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+
+    assert build("").returncode == 0
+    assert build("deeplab_v3_plus.efficientnet_lite0.camvid").returncode == 0
+    assert "ATROUS_OFFLINE is set" in build("deeplab_v3.mobilenet_v2.voc").stderr
+    assert build("no_such_weights").returncode != 0
+
+
 def torch_index() -> dict[str, str]:
     """The build argument for torch: the Dockerfile's own index where it can be reached, else none beside pip's."""
     (default,) = re.findall(r"^ARG TORCH_INDEX=(.+)$", DOCKERFILE, re.MULTILINE)

@@ -127,12 +127,12 @@ def segmenter(server: Server, cache: Path) -> Any:
 def upload(page: Any, file: Any) -> None:
     """Choose a file, and wait for its result."""
     page.set_input_files("atrous-viewer input[type=file]", file)
-    page.wait_for_selector("atrous-viewer:not([aria-busy]) figure")
+    page.wait_for_selector("atrous-viewer:not([data-busy]) figure")
 
 
 def segment_again(page: Any, figures: int = 1) -> None:
     page.click("#segment")
-    page.wait_for_selector("atrous-viewer:not([aria-busy])")
+    page.wait_for_selector("atrous-viewer:not([data-busy])")
     assert page.locator("figure").count() == figures
 
 
@@ -208,6 +208,9 @@ def test_example_legend_pointer_and_keys(open_page: OpenPage) -> None:
         assert re.fullmatch(r"x \d+, y \d+: sky (9\d|100) %", page.inner_text(".readout"))
         assert page.get_attribute(".readout", "aria-live") == "polite"
 
+        pixel = """x => [...document.querySelector('.overlay').getContext('2d').getImageData(x, 100, 1, 1).data]"""
+        assert page.evaluate(pixel, 959) == page.evaluate(pixel, 955)  # no outline where the image ends
+        assert page.evaluate(pixel, 0) != page.evaluate(pixel, 959)
         page.locator("[name=opacity]").fill("25")
         assert page.evaluate("getComputedStyle(document.querySelector('.overlay')).opacity") == "0.25"
         classes = page.evaluate("document.querySelector('.overlay').toDataURL()")
@@ -335,14 +338,24 @@ def test_paste_drop_and_camera(open_page: OpenPage, photograph: Path) -> None:
     with open_page() as page:
         for kind in ("paste", "drop"):
             page.evaluate(give, [kind, content])
-            page.wait_for_selector("atrous-viewer:not([aria-busy]) figure")
+            page.wait_for_selector("atrous-viewer:not([data-busy]) figure")
             assert page.inner_text(".source .name") == f"{kind}.jpg"
-        page.get_by_role("button", name="Camera").click()
+        page.evaluate("""() => {
+            const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            window.streams = [];
+            navigator.mediaDevices.getUserMedia = async options => {
+                const stream = await open(options);
+                window.streams.push(stream);
+                return stream;
+            };
+        }""")
+        page.evaluate("document.querySelectorAll('[data-do=camera]').forEach(each => { each.click(); each.click(); })")
         page.wait_for_function("document.querySelector('video').videoWidth > 2")
         page.get_by_role("button", name="Take the photograph").click()
-        page.wait_for_selector("atrous-viewer:not([aria-busy])")
+        page.wait_for_selector("atrous-viewer:not([data-busy])")
         assert page.inner_text(".source .name") == "camera.jpg"
         assert page.evaluate("document.querySelector('video').srcObject") is None  # the camera is off
+        assert page.evaluate("window.streams.map(each => each.active)") == [False]
 
 
 def test_progress_and_cancel(open_page: OpenPage, photograph: Path) -> None:
@@ -350,9 +363,9 @@ def test_progress_and_cancel(open_page: OpenPage, photograph: Path) -> None:
         waiting: list[Any] = []
         page.route("**/viewer/segment*", lambda route: waiting.append(route))
         page.set_input_files("input[type=file]", photograph)
-        page.wait_for_function("document.querySelector('[role=status]').dataset.seconds === ' 1 s'")
+        page.wait_for_function("document.querySelector('.task').dataset.seconds === ' 1 s'")
         assert page.get_by_role("progressbar").is_visible()
-        assert page.inner_text("[role=status]") == "Segmenting"
+        assert page.inner_text(".task") == "Segmenting"
         page.get_by_role("button", name="Cancel").click()
         page.wait_for_selector(".work", state="hidden")
         assert not page.get_by_role("alert").is_visible()

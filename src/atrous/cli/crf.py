@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from atrous.inference.refine_jobs import RefineOptions
 
 
-PRESETS = ("v1", "v2", "v2_resnet", "crf_rnn", "krahenbuhl")
+PRESETS = (
+    "v1", "v2", "v2_resnet", "crf_rnn", "krahenbuhl", "v1_released", "v2_released", "v2_resnet_released",
+)  # fmt: skip
 """The names of `atrous.crf.PRESETS`, repeated here so that `atrous --help` does not load numpy."""
 
 
@@ -135,7 +137,7 @@ def _refine_here(
     errors: list[AtrousError] = []
     if image.is_dir():
         files = {path: path.relative_to(probabilities) for path in probabilities.rglob("*") if path.suffix in SUFFIXES}
-        jobs, errors = pair_jobs(dict(expand_source(str(image))), dict(sorted(files.items())), keep=keep)
+        jobs, errors = pair_jobs(dict(expand_source(str(image), results=out)), dict(sorted(files.items())), keep=keep)
     else:
         jobs = [RefineJob(image, probabilities, Path(f"{image.stem}.png"), keep)]
     jobs = [job._replace(target=out / job.target) for job in jobs]
@@ -224,6 +226,8 @@ def tune(
 
 def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> list[SearchImage]:
     """Compute the network's probabilities once, save them as 16-bit floats, and pair them with the data set."""
+    from urllib.parse import quote
+
     import numpy as np
 
     from atrous.evaluation.crf_search import SearchImage
@@ -233,7 +237,7 @@ def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> 
     from atrous.inference import Segmenter
 
     _record_weights(weights, folder)
-    files = [folder / f"{name.replace('/', '_')}.npy" for name in dataset.names]
+    files = [folder / f"{quote(item.name, safe='')}.{_version(item.image)}.npy" for item in dataset.items]
     missing = [index for index, file in enumerate(files) if not file.exists()]
     if missing:
         segmenter = Segmenter.load(weights)
@@ -253,7 +257,19 @@ def _search_images(dataset: SegmentationDataset, weights: str, folder: Path) -> 
 
         return load
 
-    return [SearchImage(name, loader(index)) for index, name in enumerate(dataset.names)]
+    return [
+        SearchImage(item.name, loader(index), _version(item.image, item.mask))
+        for index, item in enumerate(dataset.items)
+    ]
+
+
+def _version(*files: Path | None) -> str:
+    """Tell files from others of the same name, and from later versions of themselves: their digest, without reading."""
+    import hashlib
+
+    paths = [path.resolve() for path in files if path is not None and path.is_file()]
+    states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(repr(states).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def _record_weights(weights: str, folder: Path) -> None:
@@ -261,14 +277,13 @@ def _record_weights(weights: str, folder: Path) -> None:
 
     Raises: `AtrousError` if the folder contains probabilities of other weights.
     """
-    import hashlib
-
     from atrous.files import write_text
     from atrous.weights import find_weights
+    from atrous.weights.importers.formats import digest_files
 
-    digest = hashlib.sha256(find_weights(weights).read_bytes()).hexdigest()
+    digest = digest_files(find_weights(weights))
     record = folder / "weights.sha256"
-    earlier = record.read_text("utf-8").split()[:1] if record.is_file() else []
-    if earlier != [digest] and next(folder.glob("*.npy"), None) is not None:
+    earlier = record.read_text("utf-8").strip() if record.is_file() else ""
+    if earlier != digest and next(folder.glob("*.npy"), None) is not None:
         raise AtrousError(f"{folder} contains the probabilities of other weights: choose another folder with -o.")
     write_text(record, f"{digest}\n")

@@ -120,6 +120,7 @@ def voc_aug(
 
       atrous data voc-aug --voc VOCdevkit/VOC2012 --sbd benchmark_RELEASE --voc2011 VOCdevkit/VOC2011
     """
+    from atrous.data.catalog import DatasetSpec
     from atrous.data.datasets.sbd import build_seg11valid, build_trainaug
     from atrous.data.datasets.voc import FOLDERS
     from atrous.data.layout import find_root
@@ -132,9 +133,9 @@ def voc_aug(
     built = {"trainaug": names}
     if voc2011 is not None:
         built["seg11valid"] = build_seg11valid(voc2011, sbd, target, partial=partial)
-    aug = f"&aug={out.resolve()}" if out else ""
+    aug = {"aug": str(out.resolve())} if out else {}
     for split, names in built.items():
-        spec = f"voc2012:{voc}?split={split}{aug}"
+        spec = DatasetSpec("voc2012", str(voc), {"split": split, **aug})
         print_line("{:,} images -> '{}'", len(names), spec)
 
 

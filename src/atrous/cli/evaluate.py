@@ -16,6 +16,7 @@ import typer
 from atrous.cli.crf import CRF
 from atrous.cli.options import (
     TTA,
+    AllowOverlap,
     Device,
     Engine,
     MaxPixels,
@@ -66,9 +67,7 @@ def evaluate(
     engine: Engine = "auto",
     precision: Precision = "auto",
     boundaries: Annotated[bool, typer.Option(help="Compute trimap curve, boundary IoU and boundary F too.")] = True,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Evaluate on images that the network was trained on, too.")
-    ] = False,
+    allow_overlap: AllowOverlap = False,
     write_card: Annotated[
         bool,
         typer.Option(
@@ -149,7 +148,7 @@ def evaluate(
         precision=precision,
         throughput=True,
     )
-    check_classes(segmenter, dataset)
+    check_classes(segmenter.card, dataset)
     if server is not None:
         _submit(segmenter, dataset, server, out, crf)
         return
@@ -215,14 +214,15 @@ def _card_copy(weights: Path, out: Path | None) -> Path | None:
 
 
 def _digest_network(weights: Path) -> str:
-    """Compute the SHA-256 of a file of weights, without the figures in its card, which --write-card adds to."""
+    """Compute the SHA-256 of all files of weights, without the figures in a card, which --write-card adds to."""
     from atrous.weights.header import has_card, read_header
+    from atrous.weights.importers.formats import digest_files
 
-    content = weights.read_bytes()
     header = read_header(weights) if has_card(weights) else None
-    if header is not None and header.digest is not None:
-        content = (header.card.model_dump_json(exclude={"measured"}) + header.digest).encode()
-    return hashlib.sha256(content).hexdigest()
+    if header is None or header.digest is None:
+        return digest_files(weights)
+    content = header.card.model_dump_json(exclude={"measured"}) + header.digest
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _submit(segmenter: Segmenter, dataset: SegmentationDataset, server: Server, archive: Path, crf: str | None) -> None:

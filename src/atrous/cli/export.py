@@ -49,21 +49,22 @@ def export(
 
       atrous export -w deeplab_v3_plus.efficientnet_lite0.camvid -o street.pte --size 353x481
     """
-    from atrous.cli.predict_jobs import plan_images
     from atrous.export import export_model
     from atrous.files import check_writable
     from atrous.imaging.io import read_image
+    from atrous.inference.sources import expand_source
     from atrous.marks import check_replaceable
     from atrous.weights import load
 
     fixed = parse_size(size) if size is not None else None
     check_writable(out.parent)
     check_replaceable([out, out.with_suffix(".bin")] if out.suffix == ".xml" else [out], None, overwrite=overwrite)
-    jobs = [] if images is None else plan_images([str(images)], out.parent)[:3]
+    sources = [] if images is None else [source for source, _ in expand_source(str(images))[:3]]
+    opened = (source if isinstance(source, Path) else source.open() for source in sources)
     model = load(weights)
     if output_stride is not None:
         model.set_output_stride(output_stride)
-    report = export_model(model, out, labels=labels, size=fixed, images=[read_image(job.open()) for job in jobs])
+    report = export_model(model, out, labels=labels, size=fixed, images=[read_image(each) for each in opened])
     sizes = ", ".join(f"{width} x {height}" for height, width in sorted({each.size for each in report.differences}))
     print_line(
         "-> {}, {:.1f} MB; differs from the network by at most {:.1g} of the largest score (at {} pixels)",

@@ -20,6 +20,7 @@ OutputStride = Annotated[
 ]
 TTA_PRESETS = (
     "none", "flip", "v2", "v3", "v3_plus", "cityscapes", "refinenet", "pspnet", "pspnet_single", "pspnet_cityscapes",
+    "pspnet_cityscapes_multi",
 )  # fmt: skip
 """The names of `atrous.inference.tta.PRESETS`, repeated here so that `atrous --help` does not load torch."""
 
@@ -43,6 +44,9 @@ Tile = Annotated[
     typer.Option(help="Segment in overlapping windows of this side in pixels, at the image's own scale."),
 ]
 
+AllowOverlap = Annotated[
+    bool, typer.Option("--allow-overlap", help="Evaluate on images that the network was trained on, too.")
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing files, too, that this command did not write itself.")
 ]

@@ -168,6 +168,7 @@ def predict(
     from atrous.inference.formats import FormatOptions
     from atrous.inference.video import TemporalSmoother
     from atrous.weights import find_weights
+    from atrous.weights.importers.formats import list_files
 
     videos = [source for source in images if is_video(source)]
     others = [source for source in images if source not in videos]
@@ -181,7 +182,11 @@ def predict(
     TemporalSmoother(smooth)  # checks the option before anything is loaded
     path = find_weights(weights or DEFAULT_WEIGHTS)
     settings = {
-        "weights": [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns],
+        "weights": [
+            value
+            for file in list_files(path)
+            for value in (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+        ],
         "tta": tta,
         "tile": tile,
         "crf": crf,
@@ -189,7 +194,7 @@ def predict(
         "engine": engine,
         "precision": precision,
         "format_options": {"polygons": polygons, "simplify": simplify},
-        "geo_options": plan_geo_options(bands, scale, simplify=simplify, wgs84=wgs84),
+        "geo_options": plan_geo_options(bands, scale, simplify=simplify, wgs84=wgs84, formats=image_formats),
         "version": __version__,
     }
     if resources is not None:
@@ -217,7 +222,8 @@ def predict(
     if formats is None:
         note_coordinates(image_jobs)
     finished = [] if overwrite else _select_finished(image_jobs, settings)
-    all_jobs, image_jobs = image_jobs, [job for job in image_jobs if job not in set(finished)]
+    skipped = set(finished)
+    all_jobs, image_jobs = image_jobs, [job for job in image_jobs if job not in skipped]
     if not image_jobs and not video_jobs and not as_json:
         merge_annotations(all_jobs, folder, settings)
         return

@@ -26,6 +26,11 @@ VIDEO_FORMATS = ("overlay", "png")
 """Formats of videos: the overlay, which is always written, and a PNG per frame of labels."""
 
 
+def is_camera(text: str) -> bool:
+    """Tell whether an argument is the number of a camera, not a folder or a file of that name."""
+    return text.isdecimal() and not Path(text).exists()
+
+
 class VideoJob(NamedTuple):
     """A video file, or the number of a camera, the video that it is segmented to, and a folder for labels if wanted."""
 
@@ -48,11 +53,12 @@ def plan_images(
 ) -> list[ImageJob]:
     """Expand files, folders and patterns to images, and choose different output files for each.
 
-    Folders keep their inner structure. Images of the same name get their suffix or a number appended.
+    Folders keep their inner structure; `out`, if it is inside one, is left out. Images of the same name get their
+    suffix or a number appended.
 
     Raises: `AtrousError` for a folder or pattern without images, or a result that would overwrite an image.
     """
-    sources = dict(pair for text in paths for pair in expand_source(text, allow_private=allow_private))
+    sources = dict(pair for text in paths for pair in expand_source(text, results=out, allow_private=allow_private))
     jobs = plan_targets(sources, out, formats=formats)
     _check_sources(jobs, jobs)
     return jobs
@@ -69,7 +75,7 @@ def plan_videos(videos: list[str], out: Path, *, labels: bool = False) -> list[V
     taken: set[Path] = set()
     jobs = []
     for video in unique:
-        if video.isdigit():
+        if is_camera(video):
             jobs.append(VideoJob(int(video), out / f"camera_{video}.mp4"))
             continue
         path = Path(video)
@@ -123,11 +129,18 @@ def plan_formats(text: str | None, videos: list[str], *, probabilities: bool) ->
     return tuple(dict.fromkeys((*formats, "npz"))) if probabilities else formats
 
 
-def plan_geo_options(bands: str | None, scale: str | None, *, simplify: float, wgs84: bool) -> dict[str, Any]:
+def plan_geo_options(
+    bands: str | None, scale: str | None, *, simplify: float, wgs84: bool, formats: tuple[str, ...]
+) -> dict[str, Any]:
     """Parse the options of georeferenced images, as those of `GeoOptions`.
 
-    Raises: `AtrousError` for bands or a scale that are not numbers separated by commas.
+    Raises: `AtrousError` for bands or a scale that are not numbers separated by commas, and for options without effect
+    on any of the formats.
     """
+    options = [("--bands", bands is not None), ("--scale", scale is not None), ("--wgs84", wgs84)]
+    unused = [name for name, is_set in options if is_set and not {GEOTIFF, "geojson"} & set(formats)]
+    if unused:
+        raise AtrousError(f"{unused[0]} is for GeoTIFF: add --format {GEOTIFF} or geojson.")
     return {
         "bands": None if bands is None else _numbers("bands", bands, int, (1, 3), "3,2,1 or 1"),
         "scale": None if scale is None else _numbers("scale", scale, float, (2,), "0,10000"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from atrous.cli.predict_jobs import VideoJob
+from atrous.cli.predict_jobs import VideoJob, is_camera
 from atrous.console import print_line
 from atrous.inference.jobs import result_mark
 from atrous.progress import progress_bar
@@ -21,7 +21,7 @@ def is_video(text: str) -> bool:
     """Tell whether an argument is a video file, by its suffix, or the number of a camera."""
     from atrous.inference.video import VIDEO_SUFFIXES
 
-    return text.isdigit() or Path(text).suffix.lower() in VIDEO_SUFFIXES
+    return is_camera(text) or (Path(text).suffix.lower() in VIDEO_SUFFIXES and not Path(text).is_dir())
 
 
 def segment_video_job(segmenter: Segmenter, job: VideoJob, smooth: float, *, as_json: bool) -> None:

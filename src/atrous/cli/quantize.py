@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from atrous.cli.options import MaxPixels, OutputStride, Overwrite, parse_size
+from atrous.cli.options import AllowOverlap, MaxPixels, OutputStride, Overwrite, parse_size
 from atrous.console import print_line
 
 
@@ -31,6 +31,7 @@ def quantize(
         str | None, typer.Option(metavar="HxW", help="Fix the size of the input, such as 513x513; any size otherwise.")
     ] = None,
     output_stride: OutputStride = None,
+    allow_overlap: AllowOverlap = False,
     max_pixels: MaxPixels = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -69,6 +70,7 @@ def quantize(
         size=fixed,
         data=validation or f"{data}, split val",
         command=shlex.join(["atrous", *sys.argv[1:]]),
+        allow_overlap=allow_overlap,
     )
     typer.echo(report.table())
     print_line("-> {}", report.path)

@@ -100,7 +100,8 @@ def train(
         words = [str(run / RECIPE) if Path(word) == run else word for word in words]
         out = out or run
     if model and resume:
-        words += _initial_weights_of_run(words, out or Path("runs") / model)
+        name = next((word.partition("=")[2] for word in reversed(words) if word.startswith("name=")), model)
+        words += _initial_weights_of_run(words, out or Path("runs") / name)
     recipe, download = (
         _read_without_download(words, model, specs) if dry_run else (_read_recipe(words, model, specs), "")
     )
@@ -139,7 +140,7 @@ def _read_recipe(words: list[str], model: str, data: list[str]) -> Recipe:
     if names and model:
         raise AtrousError(f"Give a recipe or --model; to train another network by {names[0]}, write model={model}.")
     if names:
-        return read_recipe(names[0], overrides).with_data(data)
+        return read_recipe(names[0], overrides, data)
     if not model or not data:
         raise AtrousError(
             f"Give a recipe ({', '.join(list_recipes())}), or a network with --model and its data with --data."

@@ -1,4 +1,4 @@
-"""`atrous weights`: list the known weights."""
+"""`atrous weights`: list the known weights, and download them ahead of their use."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ if TYPE_CHECKING:
 
 
 def weights(
-    pattern: Annotated[str, typer.Argument(help="A wildcard such as '*voc', or a part of an id.")] = "*",
+    pattern: Annotated[
+        str, typer.Argument(help="A wildcard such as '*voc', or a part of an id; with --download a whole id.")
+    ] = "*",
     hub: Annotated[
         str | None,
         typer.Option(metavar="USER", help="List the repositories of a user or an organization on the hub instead."),
     ] = None,
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download", help="Download the weights of this id unless they are on this machine, and print their file."
+        ),
+    ] = False,
 ) -> None:
-    """List the weights that can be used by id, and their files.
+    """List the weights that can be used by id, and their files, or download them ahead of their use.
 
     Files are searched for in the folders of ATROUS_WEIGHTS, in the user's cache and in the package; all others are
     downloaded when they are first used. "published" are figures of the publisher; `atrous info ID` tells on which data.
@@ -30,14 +38,31 @@ def weights(
       atrous weights voc
 
       atrous weights --hub USER
+
+      atrous weights deeplab_v3.mobilenet_v2.voc --download
     """
     from rich.table import Table
 
+    if download:
+        _download(pattern, hub)
+        return
     table = Table("id", "weights", show_lines=True)
     table.columns[0].no_wrap = True
     for row in _known_rows(pattern) if hub is None else _hub_rows(hub, pattern):
         table.add_row(*row)
     make_console().print(table)
+
+
+def _download(name: str, hub: str | None) -> None:
+    """Download the weights of an id, and print their file."""
+    from atrous.errors import AtrousError
+    from atrous.weights import find_weights
+
+    if hub is not None:
+        raise AtrousError("--hub lists repositories; to download one: atrous weights hf://USER/NAME --download.")
+    if name == "*":
+        raise AtrousError("Name the weights: atrous weights ID --download; `atrous weights` lists the ids.")
+    typer.echo(find_weights(name))
 
 
 def _known_rows(pattern: str) -> list[tuple[str, str]]:

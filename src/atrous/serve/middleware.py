@@ -37,7 +37,7 @@ class CountRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        code = 499
+        code: int | None = None
 
         async def counted(message: Message) -> None:
             nonlocal code
@@ -47,9 +47,12 @@ class CountRequests:
 
         try:
             await self._app(scope, receive, counted)
+        except Exception:
+            code = code or 500  # which Starlette answers outside of all middleware
+            raise
         finally:
             route = getattr(scope.get("route"), "path", None) or "other"
-            self._metrics.requests.labels(route, code).inc()
+            self._metrics.requests.labels(route, code or 499).inc()
 
 
 class LimitHeaders:

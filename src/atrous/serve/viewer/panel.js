@@ -73,7 +73,8 @@ export class Panel {
       if (view === "confidence") {
         pixels[i] = fills[label] && confidencePalette[probability[i]];
       } else {
-        const inside = label === (labels[i + 1] ?? label) && label === (labels[i + width] ?? label);
+        const right = (i + 1) % width ? labels[i + 1] : label; // not the first pixel of the next row
+        const inside = label === right && label === (labels[i + width] ?? label);
         pixels[i] = (inside ? fills : outlines)[label];
       }
     }

@@ -35,7 +35,10 @@ class AtrousViewer extends HTMLElement {
     if (this.file) document.querySelector(SEGMENT_BUTTON).click();
   }
 
-  disconnectedCallback() { this.connection.abort(); } // the document outlives this element
+  disconnectedCallback() {
+    this.connection.abort(); // the document outlives this element
+    this.stopCamera();
+  }
 
   $(selector) { return this.querySelector(selector); }
 
@@ -80,11 +83,18 @@ class AtrousViewer extends HTMLElement {
       this.fail("The camera needs an address with https, or this machine's own. Choose a file instead.");
       return;
     }
+    if (this.isOpening) return; // a second stream would stay on
+    this.isOpening = true;
     try {
-      this.$("video").srcObject = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}});
+      const stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}});
+      this.$("[data-do=shoot]").disabled = true;
+      this.$("video").addEventListener("loadeddata", () => this.$("[data-do=shoot]").disabled = false, {once: true});
+      this.$("video").srcObject = stream;
       this.$("dialog").showModal();
     } catch (error) { // no camera, or no permission
       this.fail(`The camera cannot be used (${error.message ?? error}). Choose a file instead.`);
+    } finally {
+      this.isOpening = false;
     }
   }
 
@@ -156,12 +166,13 @@ class AtrousViewer extends HTMLElement {
     const start = performance.now();
     const tick = () => {
       const seconds = Math.floor((performance.now() - start) / 1000);
-      this.$("[role=status]").dataset.seconds = seconds ? ` ${seconds} s` : "";
+      this.$(".task").dataset.seconds = seconds ? ` ${seconds} s` : "";
     };
     this.fail("");
     tick();
     this.$(".work").hidden = false;
-    this.setAttribute("aria-busy", "true");
+    this.dataset.busy = "true";
+    this.$(".result").setAttribute("aria-busy", "true"); // not around errors and status, which are to be read at once
     const timer = setInterval(tick, 1000);
     try {
       await task();
@@ -170,13 +181,18 @@ class AtrousViewer extends HTMLElement {
     } finally {
       clearInterval(timer);
       if (this.abort === abort) {
+        if (this.$(".work").contains(document.activeElement)) { // the button to cancel, which goes
+          (this.$(".picture") ?? this.$("[data-do=choose]")).focus();
+        }
         this.$(".work").hidden = true;
-        this.removeAttribute("aria-busy");
+        this.$(".result").removeAttribute("aria-busy");
+        delete this.dataset.busy;
       }
     }
   }
 
-  tell(text) { this.$("[role=status]").textContent = text; }
+  /** Tell what is being done, on the page and to screen readers. */
+  tell(text) { this.$("[role=status]").textContent = this.$(".task").textContent = text; }
 
   fail(text) {
     this.$(".error").textContent = text;
@@ -205,7 +221,7 @@ class AtrousViewer extends HTMLElement {
     this.differences = results.length > 1 ? differingPixels(...results) : null;
     this.$(".differences").hidden = !this.differences;
     this.at = null;
-    this.$(".readout").textContent = this.summary();
+    this.$(".readout").textContent = this.$("[role=status]").textContent = this.summary();
     this.showLegend(results);
     const confidence = this.$("[value=confidence]"); // an image too large for probabilities has none
     confidence.disabled = results.some(result => !result.probability);
