@@ -1,6 +1,6 @@
 """Speed, memory and scaling of the dense CRF, measured against pydensecrf2 in the same run.
 
-    PYTHONPATH=src python benchmarks/crf.py --data ../shared/data -o crf_scaling.png
+    PYTHONPATH=src python benchmarks/crf.py --data DATA -o crf_scaling.png
 
 Prints the ratio of whole calls on random smooth classes and on a real network's output, with all classes and with
 absent ones pruned, on one thread and on all; the peak memory of either package in its own process; the time of each

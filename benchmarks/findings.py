@@ -7,7 +7,8 @@ training of their own: output stride, scales, mirror images and the CRF at test 
 ResNet, whose blocks it was made for.
 
 The script goes on where it was stopped, and stops by itself after `--minutes`. It writes the figures of each evaluation
-to `benchmarks/results/findings.csv`, and prints the table of what is finished.
+to `findings.csv` in `--results`, and prints the table of what is finished. What the table has is not trained again: to
+repeat the comparison, give an empty folder.
 
 Source: DeepLab v3, tables 1 to 8 and 10; v3+, tables 1 and 3; v1 and v2, the CRF.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from heads import BUDGET, RESULTS, SEEDS
+from heads import BUDGET, SEEDS
 from trainings import OutOfTimeError, Rows, Trainings, mean_and_spread, parse_arguments
 
 
@@ -70,23 +71,27 @@ def main() -> None:
     """Train and evaluate what is not yet, and tell what is."""
     arguments = parse_arguments(__doc__, 3000, "findings")
     trainings = Trainings(arguments.out, arguments.data, shared=SHARED, end=arguments.end)
-    rows = Rows()
-    try:
-        for finding in FINDINGS:
-            if arguments.only not in finding.name:
-                continue
+    rows = Rows(arguments.results / "findings.csv", ("training", "evaluation", "steps", "seed"))
+    for finding in FINDINGS:
+        if arguments.only not in finding.name:
+            continue
+        evaluations = (("plain", "", {}), *finding.evaluations)
+        try:
             for seed in SEEDS:
                 name = f"{finding.name}.{arguments.steps}.{seed}"
+                known = all(rows.find(finding.title, title, arguments.steps, seed) for _, title, _ in evaluations)
+                if known and not trainings.finished(name):
+                    continue
                 trainings.train(name, (*finding.overrides, f"steps={arguments.steps}", f"seed={seed}"))
-                for key, title, options in (("plain", "", {}), *finding.evaluations):
-                    keys = {"training": finding.title, "evaluation": title, "seed": seed}
-                    rows.add(keys, trainings.evaluate(name, key, **options) | trainings.describe(name))
-    except OutOfTimeError:
-        print("the time is over: the same command continues", file=sys.stderr)
-    rows.write(RESULTS / "findings.csv")
+                for key, title, options in evaluations:
+                    figures = trainings.evaluate(name, key, **options) | trainings.describe(name)
+                    rows.add((finding.title, title, arguments.steps, seed), figures)
+        except OutOfTimeError:
+            print(f"{finding.title}: not finished; the same command continues", file=sys.stderr)
     print("\n| training | evaluation | mIoU | boundary F | s per step |\n|---|---|---:|---:|---:|")
-    for title in dict.fromkeys((row["training"], row["evaluation"]) for row in rows.rows):
-        group = [row for row in rows.rows if (row["training"], row["evaluation"]) == title]
+    finished = [row for row in rows.rows if row["steps"] == str(arguments.steps)]
+    for title in dict.fromkeys((row["training"], row["evaluation"]) for row in finished):
+        group = [row for row in finished if (row["training"], row["evaluation"]) == title]
         cells = (mean_and_spread([row[key] for row in group]) for key in ("miou", "boundary_f"))
         print(f"| {' | '.join((*title, *cells))} | {group[0]['seconds_per_step']:.1f} |")
 

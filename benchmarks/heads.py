@@ -3,13 +3,14 @@
     python benchmarks/heads.py --data camvid:/data/CamVid -o runs/heads [--steps 500] [--minutes 120] [--only v3]
         [--mobilenet-weights tf2_mobilenet_v2_1.0_224_ptq.tflite]
 
-Each network has its full width, and a backbone with ImageNet weights: EfficientNet-Lite0, and MobileNetV2 for some. All
-are trained with the same steps, crops, augmentation and schedule; the learning rate is that of three with the best mIoU
-after a short training of its own. Two seeds each. SegNet does not apply: its decoder needs the pooling indices of VGG.
+Each network has its full width, its default output stride, and a backbone with ImageNet weights:
+EfficientNet-Lite0, and MobileNetV2 for some. All are trained with the same steps, crops, augmentation and schedule; the
+learning rate is that of three with the best mIoU after a short training of its own. Two seeds each. SegNet does not
+apply: its decoder needs the pooling indices of VGG.
 
 The script goes on where it was stopped, and stops by itself after `--minutes`. It writes the figures of each training
-to `benchmarks/results/heads.csv`, the search to `heads_search.csv`, a plot of mIoU against time per image, and prints
-the table of what is finished.
+to `heads.csv` in `--results`, the search to `heads_search.csv`, a plot of mIoU against time per image, and prints the
+table of what is finished. What the tables have is not trained again: to repeat the comparison, give an empty folder.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from trainings import OutOfTimeError, Rows, Trainings, mean_and_spread, parse_arguments
 
@@ -25,7 +27,6 @@ from atrous.analysis.counts import count_parameters, multiply_adds
 from atrous.inference.benchmark import benchmark_engines
 from atrous.models import SegmentationModel
 
-RESULTS = Path(__file__).parent / "results"
 LITE0, MOBILENET = "efficientnet_lite0", "mobilenet_v2"
 NETWORKS = (
     ("FCN-8s", "fcn_8s_at_once", LITE0),
@@ -60,6 +61,10 @@ BUDGET = (
 )
 
 
+Groups = list[tuple[str, str, list[dict[str, Any]]]]
+"""Title, backbone, and rows of the seeds of each network."""
+
+
 def overrides(model: str, backbone: str, rate: str, steps: int, seed: int) -> tuple[str, ...]:
     """Describe a training of the comparison, except for the weights of its backbone."""
     optimizer = f"optimizer={{name: adamw, lr: {rate}, weight_decay: 0.01, lr_mult: {{head: 5}}}}"
@@ -80,10 +85,11 @@ def search_rate(trainings: Trainings, model: str, backbone: str, weights: tuple[
     scores = {}
     for rate in RATES:
         name = f"search/{model}.{backbone}.{rate}"
-        trainings.train(name, (*overrides(model, backbone, rate, SEARCH_STEPS, 0), *weights))
-        figures = trainings.evaluate(name)
-        scores[rate] = figures["miou"]
-        rows.add({"network": model, "backbone": backbone, "rate": rate}, figures)
+        row = rows.find(model, backbone, rate)
+        if row is None or trainings.finished(name):
+            trainings.train(name, (*overrides(model, backbone, rate, SEARCH_STEPS, 0), *weights))
+            row = rows.add((model, backbone, rate), trainings.evaluate(name))
+        scores[rate] = row["miou"]
     return max(scores, key=lambda rate: scores[rate])
 
 
@@ -93,6 +99,7 @@ def measure_cost(weights: Path) -> dict[str, float]:
     assert isinstance(model, SegmentationModel)
     timing = benchmark_engines(weights, [("onnxruntime", "float32")], size=SIZE).timings[-1]
     return {
+        "output_stride": model.output_stride,
         "parameters": count_parameters(model),
         "multiply_adds": multiply_adds(model, *SIZE),
         "milliseconds": 1000 * timing.median,
@@ -104,35 +111,46 @@ def main() -> None:
     file = "ImageNet weights of MobileNetV2, instead of those that are downloaded"
     arguments = parse_arguments(__doc__, 500, "networks", mobilenet_weights=file)
     trainings = Trainings(arguments.out, arguments.data, shared=BUDGET, end=arguments.end)
-    rows, searched = Rows(), Rows()
-    try:
-        for title, model, backbone in NETWORKS:
-            if arguments.only not in f"{model}.{backbone}":
-                continue
-            start = choose_weights(backbone, arguments.mobilenet_weights)
+    rows = Rows(arguments.results / "heads.csv", ("title", "network", "backbone", "steps", "seed", "rate"))
+    searched = Rows(arguments.results / "heads_search.csv", ("network", "backbone", "rate"))
+    for title, model, backbone in NETWORKS:
+        if arguments.only not in f"{model}.{backbone}":
+            continue
+        start = choose_weights(backbone, arguments.mobilenet_weights)
+        try:
             rate = search_rate(trainings, model, backbone, start, searched)
             for seed in SEEDS:
                 name = f"{model}.{backbone}.{arguments.steps}.{seed}"
+                keys = title, model, backbone, arguments.steps, seed, rate
+                if rows.find(*keys) and not trainings.finished(name):
+                    continue
                 weights = trainings.train(name, (*overrides(model, backbone, rate, arguments.steps, seed), *start))
-                keys = {"title": title, "network": model, "backbone": backbone, "seed": seed, "rate": rate}
                 figures = trainings.evaluate(name) | trainings.describe(name)
                 rows.add(keys, figures | measure_cost(weights / "last.safetensors"))
-    except OutOfTimeError:
-        print("the time is over: the same command continues", file=sys.stderr)
-    rows.write(RESULTS / "heads.csv")
-    searched.write(RESULTS / "heads_search.csv")
-    print_table(rows)
-    plot(rows, arguments.out / "heads.png")
+        except OutOfTimeError:
+            print(f"{title}, {backbone}: not finished; the same command continues", file=sys.stderr)
+    groups = group_seeds([row for row in rows.rows if row["steps"] == str(arguments.steps)])
+    print_table(groups)
+    plot(groups, arguments.out / "heads.png")
 
 
-def print_table(rows: Rows) -> None:
+def group_seeds(rows: list[dict[str, Any]]) -> Groups:
+    """Group the rows of the seeds of each network."""
+    return [
+        (title, backbone, group)
+        for title, model, backbone in NETWORKS
+        if (group := [row for row in rows if (row["network"], row["backbone"]) == (model, backbone)])
+    ]
+
+
+def print_table(groups: Groups) -> None:
     """Print the means over the seeds as Markdown."""
-    print(
-        "\n| network | backbone | mIoU | boundary F | mIoU within 5 pixels of boundaries | thin classes | parameters | "
-        "multiply-adds | ms per image | memory in training |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
-    )
-    for title, _, backbone, group in _groups(rows):
+    names = ("output stride", "mIoU", "boundary F", "mIoU within 5 pixels of boundaries", "thin classes", "parameters")
+    names = (*names, "multiply-adds", "ms per image", "memory in training")
+    print(f"\n| network | backbone | {' | '.join(names)} |\n|---|---|{'---:|' * len(names)}")
+    for title, backbone, group in groups:
         cells = [
+            f"{group[0]['output_stride']:.0f}",
             *(mean_and_spread([row[key] for row in group]) for key in ("miou", "boundary_f", "trimap_5")),
             mean_and_spread([statistics.mean(row[f"iou {name}"] for name in THIN) for row in group]),
             f"{group[0]['parameters'] / 1e6:.1f} M",
@@ -143,7 +161,7 @@ def print_table(rows: Rows) -> None:
         print(f"| {title} | {backbone} | {' | '.join(cells)} |")
 
 
-def plot(rows: Rows, path: Path) -> None:
+def plot(groups: Groups, path: Path) -> None:
     """Draw mIoU, from the lowest to the highest of the seeds, against milliseconds per image."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
@@ -151,7 +169,7 @@ def plot(rows: Rows, path: Path) -> None:
     colors = {LITE0: "C0", MOBILENET: "C1"}
     figure = Figure((7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for title, _, backbone, group in _groups(rows):
+    for title, backbone, group in groups:
         x = statistics.median(row["milliseconds"] for row in group)
         scores = [row["miou"] for row in group]
         axes.plot([x, x], [min(scores), max(scores)], colors[backbone], marker="_")
@@ -165,15 +183,6 @@ def plot(rows: Rows, path: Path) -> None:
     axes.xaxis.set_minor_formatter(ScalarFormatter())
     axes.margins(x=0.15)
     figure.savefig(path, dpi=150)
-
-
-def _groups(rows: Rows) -> list[tuple[str, str, str, list[dict[str, float]]]]:
-    """Group the rows of the seeds of each network."""
-    return [
-        (title, model, backbone, group)
-        for title, model, backbone in NETWORKS
-        if (group := [row for row in rows.rows if (row["network"], row["backbone"]) == (model, backbone)])
-    ]
 
 
 if __name__ == "__main__":

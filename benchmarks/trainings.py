@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from atrous.data.catalog import open_dataset
 from atrous.evaluation import evaluate
 from atrous.files import read_csv, writing
 
+RESULTS = Path(__file__).parent / "results"
 STOPPED = 128 + signal.SIGTERM
 """The exit status of a training that wrote its checkpoint after SIGTERM."""
 
@@ -51,7 +52,7 @@ class Trainings:
         Raises: `OutOfTimeError`, after the checkpoint was written.
         """
         out = self.folder / name
-        if (out / "last.safetensors").is_file():
+        if self.finished(name):
             return out
         if time.monotonic() > self.end:
             raise OutOfTimeError
@@ -73,6 +74,10 @@ class Trainings:
         if code == STOPPED:
             raise OutOfTimeError
         return out
+
+    def finished(self, name: str) -> bool:
+        """Tell whether the training is in the folder, and finished."""
+        return (self.folder / name / "last.safetensors").is_file()
 
     def describe(self, name: str) -> dict[str, float]:
         """Read seconds per step, their median, and the peak memory in MiB of a training."""
@@ -101,6 +106,7 @@ def parse_arguments(description: str | None, steps: int, what: str, **options: s
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--only", default="", help=f"{what} whose name contains this")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables; what is there is not trained again")
     for name, text in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", default="", help=text)
     arguments = parser.parse_args()
@@ -124,27 +130,36 @@ def evaluate_weights(
     return {name: 100 * float(value) for name, value in figures.items()}
 
 
-@dataclass
 class Rows:
-    """The rows of a table, one for each evaluated training."""
+    """A table of one row for each evaluated training, in a CSV file; the rows of earlier runs are kept."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, path: Path, keys: Sequence[str]) -> None:
+        """Read the file, if there is one; `keys` are the columns that say which training a row is of."""
+        self.path, self.keys = path, tuple(keys)
+        self.rows: list[dict[str, Any]] = [
+            {name: value if name in self.keys else float(value) for name, value in row.items()}
+            for row in read_csv(path)
+        ]
 
-    def add(self, keys: Mapping[str, Any], figures: Mapping[str, float]) -> None:
-        """Add a row, and print it."""
-        self.rows.append({**keys, **{name: round(value, 3) for name, value in figures.items()}})
-        print(", ".join(str(value) for value in keys.values()), f"mIoU {figures['miou']:.2f}", flush=True)
+    def find(self, *keys: object) -> dict[str, Any] | None:
+        """Find the row with these keys, in the order of the columns."""
+        return next((row for row in self.rows if [row[name] for name in self.keys] == [*map(str, keys)]), None)
 
-    def write(self, path: Path) -> None:
-        """Write the rows as CSV, if there are any."""
-        if not self.rows:
-            return
+    def add(self, keys: Sequence[object], figures: Mapping[str, float]) -> dict[str, Any]:
+        """Add a row, or replace the one with these keys; write the file, print the row, and return it."""
+        row = dict(zip(self.keys, map(str, keys), strict=True)) | {name: round(value, 3) for name, value in figures.items()}
+        if earlier := self.find(*keys):
+            self.rows[self.rows.index(earlier)] = row
+        else:
+            self.rows.append(row)
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with writing(path) as temporary, temporary.open("w", newline="") as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
+        print(", ".join(map(str, keys)), f"mIoU {figures['miou']:.2f}", flush=True)
+        return row
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
