@@ -106,7 +106,9 @@ def parse_arguments(description: str | None, steps: int, what: str, **options: s
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--only", default="", help=f"{what} whose name contains this")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables; what is there is not trained again")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the tables; what is there is not trained again"
+    )
     for name, text in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", default="", help=text)
     arguments = parser.parse_args()
@@ -147,7 +149,9 @@ class Rows:
 
     def add(self, keys: Sequence[object], figures: Mapping[str, float]) -> dict[str, Any]:
         """Add a row, or replace the one with these keys; write the file, print the row, and return it."""
-        row = dict(zip(self.keys, map(str, keys), strict=True)) | {name: round(value, 3) for name, value in figures.items()}
+        row = dict(zip(self.keys, map(str, keys), strict=True)) | {
+            name: round(value, 3) for name, value in figures.items()
+        }
         if earlier := self.find(*keys):
             self.rows[self.rows.index(earlier)] = row
         else:

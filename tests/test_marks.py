@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from atrous.errors import AtrousError
-from atrous.marks import Mark, check_replaceable, read_mark
+from atrous.marks import Mark, SealedWriter, check_replaceable, read_mark
 
 MARK = Mark("predict", {"image": "1f", "state": "aa"})
 
@@ -55,6 +55,20 @@ def test_a_sealed_mark_is_void_once_the_file_was_edited(tmp_path: Path) -> None:
     assert read_mark(path) is None
     with pytest.raises(AtrousError, match="is not a file of `atrous predict`, or was edited: choose"):
         check_replaceable([path], MARK, overwrite=False)
+
+
+def test_a_file_written_in_pieces_is_sealed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with path.open("wb") as file:
+        pieces = SealedWriter(file, MARK)
+        for number in range(100_000):
+            pieces.write(f"{number} ü\n")
+        pieces.finish(f"the end, {MARK}\n")
+    content = path.read_bytes()
+    assert read_mark(path) == MARK
+    assert content == MARK.seal(content.replace(content[content.index(b" content=") :], b";\n"))
+    path.write_bytes(content.replace(b"99998", b"99997"))
+    assert read_mark(path) is None
 
 
 def test_only_files_of_the_same_command_are_replaced(tmp_path: Path) -> None:

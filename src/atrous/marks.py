@@ -6,9 +6,11 @@ import hashlib
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from atrous.errors import AtrousError
 
@@ -17,6 +19,8 @@ SEARCHED = 4096
 _MARK = re.compile(rb"written by atrous ([a-z][a-z-]*)((?: [a-z]+=[0-9a-f]+)*);")
 _DIGEST = "content"
 """The name of the detail that is the digest of the file without it."""
+_CHUNK = 1 << 20
+"""The number of bytes of a file in memory at a time."""
 _PNG_HEADER = 33
 """The length of a PNG's signature and its first chunk, IHDR, which others follow."""
 
@@ -43,8 +47,11 @@ class Mark:
 
     def seal(self, content: bytes) -> bytes:
         """Add a digest of the content to the mark inside it, so that the mark is void once the file has been edited."""
+        return self._insert_digest(content, hashlib.sha256(content))
+
+    def _insert_digest(self, content: bytes, digest: hashlib._Hash) -> bytes:
         text = str(self).encode()
-        return content.replace(text, text[:-1] + _digest_detail(_digest(content)) + b";", 1)
+        return content.replace(text, text[:-1] + _digest_detail(digest) + b";", 1)
 
     def append_to(self, path: Path) -> None:
         """Append the mark to an MP4, as a box of free space, or to a file whose readers ignore what follows its end."""
@@ -55,6 +62,27 @@ class Mark:
             file.write(content)
 
 
+class SealedWriter:
+    """Write a file in pieces, the last of which has the mark, with a digest of all of them as in `Mark.seal`."""
+
+    def __init__(self, file: BinaryIO, mark: Mark) -> None:
+        self._file = file
+        self._mark = mark
+        self._digest = hashlib.sha256()
+
+    def write(self, text: str) -> None:
+        """Write a piece."""
+        content = text.encode()
+        self._digest.update(content)
+        self._file.write(content)
+
+    def finish(self, text: str) -> None:
+        """Write the last piece, of at most `SEARCHED` bytes, with the mark in it."""
+        content = text.encode()
+        self._digest.update(content)
+        self._file.write(self._mark._insert_digest(content, self._digest))
+
+
 def read_mark(path: Path) -> Mark | None:
     """Read the mark of a file; None if it has none, or cannot be read, or has been edited since it was sealed."""
     try:
@@ -63,15 +91,16 @@ def read_mark(path: Path) -> Mark | None:
             size = file.seek(0, 2)
             file.seek(max(0, size - SEARCHED))
             ends += file.read()
-        return find_mark(ends, path.read_bytes)
+            file.seek(0)
+            return find_mark(ends, iter(partial(file.read, _CHUNK), b""))
     except OSError:
         return None
 
 
-def find_mark(ends: bytes, read: Callable[[], bytes]) -> Mark | None:
+def find_mark(ends: bytes, chunks: Iterable[bytes]) -> Mark | None:
     """Find the mark in the first and last bytes of a file, `SEARCHED` of them each, as `read_mark`.
 
-    `read` reads the whole file, which is needed if it is sealed.
+    `chunks` are those of the whole file; they are read only if it is sealed.
     """
     match = _MARK.search(ends)
     if match is None:
@@ -79,17 +108,33 @@ def find_mark(ends: bytes, read: Callable[[], bytes]) -> Mark | None:
     pairs = (pair.partition("=") for pair in match[2].decode().split())
     details = {key: value for key, _, value in pairs}
     digest = details.pop(_DIGEST, None)
-    if digest is not None and _digest(read().replace(_digest_detail(digest), b"", 1)) != digest:
-        return None
+    if digest is not None:
+        detail = f" {_DIGEST}={digest}".encode()
+        if _digest_detail(_digest_without(detail, chunks)) != detail:
+            return None
     return Mark(match[1].decode(), details)
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def _digest_without(text: bytes, chunks: Iterable[bytes]) -> hashlib._Hash:
+    """Compute the digest of a file without the first occurrence of a text."""
+    digest, rest = hashlib.sha256(), b""
+    remaining = iter(chunks)
+    for chunk in remaining:
+        before, separator, after = (rest + chunk).partition(text)
+        if separator:
+            digest.update(before)
+            rest = after
+            break
+        digest.update(before[: -len(text)])
+        rest = before[-len(text) :]
+    digest.update(rest)
+    for chunk in remaining:
+        digest.update(chunk)
+    return digest
 
 
-def _digest_detail(digest: str) -> bytes:
-    return f" {_DIGEST}={digest}".encode()
+def _digest_detail(digest: hashlib._Hash) -> bytes:
+    return f" {_DIGEST}={digest.hexdigest()[:16]}".encode()
 
 
 def check_replaceable(

@@ -636,14 +636,23 @@ def test_the_collection_replaces_no_other_file(run: Run, photographs: Path, weig
     assert "simplify is -1.0; expected a tolerance in pixels" in result.err
 
 
+@pytest.mark.parametrize(
+    ("format", "name", "key"),
+    [
+        ("labelme", "a.json", "shapes"),
+        ("geojson", "a.geojson", "features"),
+        ("coco", "a.coco.json", "annotations"),
+        ("coco", "annotations.coco.json", "annotations"),
+    ],
+)
 def test_annotations_corrected_by_hand_are_not_replaced(
-    run: Run, photographs: Path, weights: Path, tmp_path: Path
+    run: Run, photographs: Path, weights: Path, tmp_path: Path, format: str, name: str, key: str
 ) -> None:
-    corrected = tmp_path / "out" / "a.json"
-    arguments = ("predict", photographs, "-w", weights, "-o", tmp_path / "out", "--format", "labelme")
+    corrected = tmp_path / "out" / name
+    arguments = ("predict", photographs, "-w", weights, "-o", tmp_path / "out", "--format", format)
     assert run(*arguments).code == 0
     assert "3 of 3 images were segmented before" in run(*arguments).err
-    content = {**json.loads(corrected.read_text()), "shapes": []}
+    content = {**json.loads(corrected.read_text()), key: []}
     corrected.write_text(json.dumps(content, indent=2))
     for options in ((), ("--simplify", "1")):
         result = run(*arguments, *options)
@@ -651,7 +660,7 @@ def test_annotations_corrected_by_hand_are_not_replaced(
         assert f"{corrected} exists and is not a file of `atrous predict`, or was edited" in result.err
     assert json.loads(corrected.read_text()) == content
     assert run(*arguments, "--overwrite").code == 0
-    assert json.loads(corrected.read_text())["shapes"]
+    assert json.loads(corrected.read_text())[key]
 
 
 def test_geotiff_in_and_out(run: Run, photographs: Path, weights: Path, tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ def test_small_batches_with_batch_norm_are_warned_of() -> None:
     assert "4 images at a time" in batch_norm_warning(tiny_model(), per_process, processes=4)
     frozen = ("batch=1", "batch_norm=frozen")
     assert not batch_norm_warning(prepared(*frozen), stage_of(*frozen), processes=1)
+    head = ("batch=1", "batch_norm=train")
+    assert batch_norm_warning(prepared(*head, "freeze=[backbone]"), stage_of(*head), processes=1)
+    everywhere = "freeze=[backbone, aspp, decoder]"
+    assert not batch_norm_warning(prepared(*head, everywhere), stage_of(*head), processes=1)
 
 
 def test_frozen_parts_are_not_trained_and_run_in_evaluation_mode() -> None:

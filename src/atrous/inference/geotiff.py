@@ -25,7 +25,7 @@ from atrous.imaging.labels import Color, count_labels, fractions_of_counts, labe
 from atrous.inference.formats.format import PREDICTED, FormatOptions
 from atrous.inference.formats.geojson import Projection, polygon_features
 from atrous.inference.formats.polygons import Polygons, PolygonTracer
-from atrous.marks import Mark
+from atrous.marks import Mark, SealedWriter
 
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Segmenter
@@ -154,14 +154,15 @@ def _write_features(
 ) -> None:
     """Write polygons as GeoJSON in the coordinates of an image, one feature in memory at a time."""
     project, crs = _projection(image, wgs84=options.wgs84)
-    header: dict[str, Any] = {"type": "FeatureCollection", "software": str(mark), "name": target.stem}
+    header: dict[str, Any] = {"type": "FeatureCollection", "name": target.stem}
     if crs is not None:
         header["crs"] = {"type": "name", "properties": {"name": crs}}
-    with writing(target) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with writing(target) as temporary, temporary.open("wb") as binary:
+        file = SealedWriter(binary, mark)
         file.write(f'{json.dumps(header)[:-1]}, "features": [')
         for number, feature in enumerate(polygon_features(polygons, card.classes, card.colors, project)):
             file.write(f"{',' if number else ''}\n{json.dumps(feature, separators=(',', ':'))}")
-        file.write("\n]}\n")
+        file.finish(f'\n], "software": {json.dumps(str(mark))}}}\n')
 
 
 def _projection(image: GeoImage, *, wgs84: bool) -> tuple[Projection, str | None]:

@@ -267,5 +267,5 @@ def merge_annotations(jobs: list[ImageJob], out: Path, settings: Any) -> Path | 
     parts = [path for path, job in planned if read_mark(path) == result_mark(job.source, settings)]
     if not parts:
         return None
-    merge_coco(parts, out / COLLECTION)
+    merge_coco(parts, out / COLLECTION, Mark(COMMAND))
     return out / COLLECTION

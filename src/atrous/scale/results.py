@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from atrous.errors import AtrousError
@@ -33,7 +32,7 @@ class ResultFolder:
         for output in outputs:
             path = output.as_posix()
             ends = self._storage.read_ends(path, SEARCHED)
-            existing = None if ends is None else find_mark(ends, partial(self._storage.read, path))
+            existing = None if ends is None else find_mark(ends, map(self._storage.read, [path]))
             name = self._storage.name(path)
             if ends is not None and (existing is None or existing.command != mark.command):
                 raise foreign_file_error(name, mark)

@@ -191,9 +191,10 @@ def build_model(recipe: Recipe, stage: StageConfig, data: SegmentationDataset) -
 
 
 def prepare_model(model: SegmentationModel, stage: StageConfig) -> None:
-    """Set batch normalization, frozen parts, memory format and 64-bit parameters as a stage configures them."""
+    """Set training mode, batch normalization, frozen parts, memory format and 64-bit parameters for a stage."""
     set_batch_norm(model, stage.batch_norm, stage.batch_norm_momentum)
     model.freeze(*stage.freeze)
+    model.train()
     if stage.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if stage.precision == "64-true":
@@ -216,7 +217,7 @@ def restore_batch_norm(model: SegmentationModel, stage: StageConfig, data: Segme
 
 def batch_norm_warning(model: nn.Module, stage: StageConfig, processes: int) -> str:
     """Return a warning about batch normalization over too few images, or an empty string."""
-    trained = any(isinstance(layer, BatchNorm2d) and not layer.frozen for layer in model.modules())
+    trained = any(isinstance(layer, BatchNorm2d) and layer.training for layer in model.modules())
     images = stage.batch // stage.accumulate // (1 if stage.batch_norm == "sync" else processes)
     if not trained or images >= MIN_BATCH:
         return ""

@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 
 from atrous import AtrousError
 from atrous.inference.formats.coco import merge_coco
+from atrous.marks import Mark
 from tests.inference.formats.maps import label_maps, segmentation_of, smooth_map
 
 
@@ -78,7 +79,7 @@ def test_files_of_images_are_merged(tmp_path: Path) -> None:
     for index, labels in enumerate(maps):
         path = tmp_path / f"{index}.coco.json"
         parts += segmentation_of(labels, 4).save(path, "coco", file_name=f"deep/{index}.jpg")
-    merge_coco(parts, tmp_path / "all.json")
+    merge_coco(parts, tmp_path / "all.json", Mark("predict"))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(tmp_path / "all.json"))
     for index, labels in enumerate(maps):
@@ -87,5 +88,5 @@ def test_files_of_images_are_merged(tmp_path: Path) -> None:
     assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1))
     parts[1].write_bytes(parts[1].read_bytes()[:-9])
     with pytest.raises(AtrousError, match=r"1\.coco\.json: not a complete annotation file"):
-        merge_coco(parts, tmp_path / "b.json")
+        merge_coco(parts, tmp_path / "b.json", Mark("predict"))
     assert not (tmp_path / "b.json").exists()

@@ -19,7 +19,7 @@ from atrous.imaging.labels import Color
 from atrous.inference.formats.format import FormatOptions, Segmented
 from atrous.inference.formats.polygons import join_holes, trace_polygons
 from atrous.inference.formats.rle import encode_runs
-from atrous.marks import Mark
+from atrous.marks import Mark, SealedWriter
 
 
 def coco_dataset(segmentation: Segmented, file_name: str, options: FormatOptions, mark: Mark) -> dict[str, Any]:
@@ -41,7 +41,8 @@ def coco_dataset(segmentation: Segmented, file_name: str, options: FormatOptions
 
 def encode_coco(segmentation: Segmented, file_name: str, options: FormatOptions, mark: Mark) -> bytes:
     """Encode a segmentation as a COCO annotation file of one image."""
-    return json.dumps(coco_dataset(segmentation, file_name, options, mark), separators=(",", ":")).encode()
+    content = coco_dataset(segmentation, file_name, options, mark)
+    return mark.seal(json.dumps(content, separators=(",", ":")).encode())
 
 
 def _header(classes: Sequence[str], colors: Sequence[Color], mark: Mark) -> dict[str, Any]:
@@ -93,15 +94,15 @@ def shorten_numbers(values: NDArray[np.float64]) -> list[Any]:
     return numbers
 
 
-def merge_coco(parts: Sequence[Path], target: Path) -> None:
+def merge_coco(parts: Sequence[Path], target: Path, mark: Mark) -> None:
     """Merge annotation files of one image each into one file, with consecutive ids; one of them is in memory at a time.
 
     Raises: `AtrousError` for a part that is not readable, and if the file cannot be written.
     """
     dump = json.JSONEncoder(separators=(",", ":")).encode
-    with writing(target) as temporary, temporary.open("w", encoding="utf-8") as file:
-        first = _read_part(parts[0])
-        file.write(f'{{"info":{dump(first["info"])},"categories":{dump(first["categories"])},"images":[')
+    with writing(target) as temporary, temporary.open("wb") as binary:
+        file, first = SealedWriter(binary, mark), _read_part(parts[0])
+        file.write(f'{{"categories":{dump(first["categories"])},"images":[')
         for number, part in enumerate(parts, start=1):
             (image,) = _read_part(part)["images"]
             file.write(f"{',' if number > 1 else ''}\n{dump({**image, 'id': number})}")
@@ -112,7 +113,7 @@ def merge_coco(parts: Sequence[Path], target: Path) -> None:
                 written += 1
                 entry = dump({**annotation, "id": written, "image_id": number})
                 file.write(f"{',' if written > 1 else ''}\n{entry}")
-        file.write("\n]}\n")
+        file.finish(f'\n],"info":{dump({**first["info"], "software": str(mark)})}}}\n')
 
 
 def _read_part(path: Path) -> dict[str, Any]:

@@ -67,4 +67,5 @@ def geojson_collection(segmentation: Segmented, file_name: str, options: FormatO
 
 def encode_geojson(segmentation: Segmented, file_name: str, options: FormatOptions, mark: Mark) -> bytes:
     """Encode the regions of a segmentation as GeoJSON, in pixels from the upper left corner, y downward."""
-    return json.dumps(geojson_collection(segmentation, file_name, options, mark), separators=(",", ":")).encode()
+    content = geojson_collection(segmentation, file_name, options, mark)
+    return mark.seal(json.dumps(content, separators=(",", ":")).encode())
