@@ -150,7 +150,7 @@ def print_table(groups: Groups) -> None:
     print(f"\n| network | backbone | {' | '.join(names)} |\n|---|---|{'---:|' * len(names)}")
     for title, backbone, group in groups:
         cells = [
-            f"{group[0]['output_stride']:.0f}",
+            str(group[0]["output_stride"]),
             *(mean_and_spread([row[key] for row in group]) for key in ("miou", "boundary_f", "trimap_5")),
             mean_and_spread([statistics.mean(row[f"iou {name}"] for name in THIN) for row in group]),
             f"{group[0]['parameters'] / 1e6:.1f} M",

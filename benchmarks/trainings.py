@@ -139,7 +139,7 @@ class Rows:
         """Read the file, if there is one; `keys` are the columns that say which training a row is of."""
         self.path, self.keys = path, tuple(keys)
         self.rows: list[dict[str, Any]] = [
-            {name: value if name in self.keys else float(value) for name, value in row.items()}
+            {name: value if name in self.keys else _parse_number(value) for name, value in row.items()}
             for row in read_csv(path)
         ]
 
@@ -172,6 +172,10 @@ def mean_and_spread(values: Sequence[float]) -> str:
         return "-"
     half = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
     return f"{np.mean(values):.1f}{half}"
+
+
+def _parse_number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
 
 
 def _keep_largest(path: Path, number: int) -> None:
