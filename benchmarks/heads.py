@@ -181,7 +181,7 @@ def plot(groups: Groups, path: Path) -> None:
     axes.set(xscale="log", xlabel="milliseconds per image of 480 x 360", ylabel="mIoU, CamVid val")
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(ScalarFormatter())
-    axes.margins(x=0.25)
+    axes.margins(x=0.3)
     figure.savefig(path, dpi=150)
 
 
