@@ -1,4 +1,4 @@
-"""Compare the heads of the lineage on one backbone and one budget: accuracy, cost and memory.
+"""Compare the heads of several papers on one backbone and one budget: accuracy, cost and memory.
 
     python benchmarks/heads.py --data camvid:/data/CamVid -o runs/heads [--steps 500] [--minutes 120] [--only v3]
         [--mobilenet-weights tf2_mobilenet_v2_1.0_224_ptq.tflite]

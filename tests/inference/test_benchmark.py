@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from atrous import load
 from atrous.errors import AtrousError
 from atrous.export import export_model
 from atrous.inference.benchmark import Benchmark, Run, TimedProcess, Timing, benchmark_engines, take_turns
 from atrous.models import SegmentationModel
+from atrous.weights import save
 
 PACKAGED = "deeplab_v3_plus.efficientnet_lite0.camvid"
 
@@ -75,6 +77,18 @@ def test_multiply_adds_of_an_exported_file_are_those_at_its_stride(tmp_path: Pat
     export_model(model.set_output_stride(16), tmp_path / "street.onnx")
     result = benchmark_engines(tmp_path / "street.onnx", [("onnxruntime", "float32")], size=(65, 97), rounds=1)
     assert result.multiply_adds == benchmark_multiply_adds(65, 97)
+
+
+def test_scores_that_are_all_zero_differ_by_nothing(tmp_path: Path) -> None:
+    """As those of networks before their training, whose classifiers begin at zero."""
+    model = load(PACKAGED)
+    assert isinstance(model, SegmentationModel)
+    for layer in model.head():
+        for parameter in layer.parameters():
+            torch.nn.init.zeros_(parameter)
+    weights = save(model, tmp_path / "zero.safetensors")
+    result = benchmark_engines(weights, [("onnxruntime", "float32")], size=(65, 97), rounds=1)
+    assert [timing.difference for timing in result.timings] == [0, 0]
 
 
 def benchmark_multiply_adds(height: int, width: int) -> int:

@@ -248,7 +248,8 @@ def relative_difference(process: TimedProcess, reference: TimedProcess) -> float
     """
     if process.result is None or reference.result is None:
         return None
-    return float(np.abs(process.result - reference.result).max() / np.abs(reference.result).max())
+    largest = max(np.abs(reference.result).max(), np.finfo(np.float32).tiny)  # a new classifier's scores may all be 0
+    return float(np.abs(process.result - reference.result).max() / largest)
 
 
 def prepare_engine(
