@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from heads import BUDGET, SEEDS
+from heads import BUDGET, LITE0, SEEDS
 from trainings import OutOfTimeError, Rows, Trainings, mean_and_spread, parse_arguments
 
 
@@ -31,13 +31,15 @@ class Finding(NamedTuple):
     evaluations: tuple[tuple[str, str, dict[str, Any]], ...] = ()
 
 
-V1, V3, V3_PLUS = (f"model={name}" for name in ("deeplab_v1", "deeplab_v3", "deeplab_v3_plus"))
+V1, V3, V3_PLUS = (
+    (f"model={name}", f"model.options.backbone={LITE0}") for name in ("deeplab_v1", "deeplab_v3", "deeplab_v3_plus")
+)
 CRF = ("crf", "with the CRF of v2", {"crf": "v2"})
 FINDINGS = (
     Finding(
         "v3",
         "v3, output stride 16",
-        (V3,),
+        V3,
         (
             ("stride8", "evaluated at output stride 8", {"output_stride": 8}),
             ("stride32", "evaluated at output stride 32", {"output_stride": 32}),
@@ -46,25 +48,25 @@ FINDINGS = (
             ("scales8", "with six scales and mirror images, at output stride 8", {"tta": "v3", "output_stride": 8}),
         ),
     ),
-    Finding("v3.stride8", "v3, output stride 8", (V3, "model.options.output_stride=8")),
-    Finding("v3.stride32", "v3, output stride 32", (V3, "model.options.output_stride=32")),
-    Finding("v3.frozen", "v3, batch normalization frozen", (V3, "batch_norm=frozen")),
-    Finding("v3.labels", "v3, labels downsampled by 16 instead of logits upsampled", (V3, "loss_stride=16")),
-    Finding("v3.no_pooling", "v3, ASPP without image pooling", (V3, "model.options.image_pooling=false")),
-    Finding("v3.rates2", "v3, rates 12, 24, 36", (V3, "model.options.atrous_rates=[12, 24, 36]")),
-    Finding("v3_plus", "v3+, decoder with 48 channels", (V3_PLUS,), (CRF,)),
+    Finding("v3.stride8", "v3, output stride 8", (*V3, "model.options.output_stride=8")),
+    Finding("v3.stride32", "v3, output stride 32", (*V3, "model.options.output_stride=32")),
+    Finding("v3.frozen", "v3, batch normalization frozen", (*V3, "batch_norm=frozen")),
+    Finding("v3.labels", "v3, labels downsampled by 16 instead of logits upsampled", (*V3, "loss_stride=16")),
+    Finding("v3.no_pooling", "v3, ASPP without image pooling", (*V3, "model.options.image_pooling=false")),
+    Finding("v3.rates2", "v3, rates 12, 24, 36", (*V3, "model.options.atrous_rates=[12, 24, 36]")),
+    Finding("v3_plus", "v3+, decoder with 48 channels", V3_PLUS, (CRF,)),
     *(
         Finding(
             f"v3_plus.{channels}",
             f"v3+, decoder with {channels} channels",
-            (V3_PLUS, f"model.options.low_level_channels={channels}"),
+            (*V3_PLUS, f"model.options.low_level_channels={channels}"),
         )
         for channels in (16, 32, 64)
     ),
-    Finding("v1", "v1, LargeFOV at output stride 8", (V1,), (CRF,)),
+    Finding("v1", "v1, LargeFOV at output stride 8", V1, (CRF,)),
 )
 OPTIMIZER = "optimizer={name: adamw, lr: 3.0e-4, weight_decay: 0.01, lr_mult: {head: 5}}"
-SHARED = (*BUDGET, OPTIMIZER, "ema=0.98", "model.options.backbone=efficientnet_lite0", "backbone_weights=imagenet")
+SHARED = (*BUDGET, OPTIMIZER, "ema=0.98", "backbone_weights=imagenet")
 
 
 def main() -> None:
