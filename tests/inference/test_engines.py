@@ -151,8 +151,8 @@ def test_other_rates_than_the_default(tmp_path: Path) -> None:
 
 
 def test_a_large_image_is_tiled_if_memory_is_short(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atrous.inference.segmenter.SMALL_IMAGE_PIXELS", 100)
-    monkeypatch.setattr("atrous.inference.segmenter.free_memory", lambda device: 1e5)
+    monkeypatch.setattr("atrous.inference.runner.SMALL_IMAGE_PIXELS", 100)
+    monkeypatch.setattr("atrous.inference.runner.free_memory", lambda device: 1e5)
     monkeypatch.setattr("atrous.inference.segmenter.FALLBACK_TILE", 65)
     loaded, eager = pair(weights, "onnxruntime")
     tiled = Segmenter(small_network(), device="cpu", tile=65)

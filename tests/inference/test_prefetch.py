@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from atrous import AtrousError
-from atrous.inference.prefetch import BackgroundWorker, BusyTimer, Slots, parallel_map, prefetch
+from atrous.inference.prefetch import BackgroundWorker, BusyTimer, Slots, group_consecutive, parallel_map, prefetch
 
 
 def test_items_are_prefetched_in_order() -> None:
@@ -122,6 +125,15 @@ def test_an_error_of_a_thread_is_raised_in_its_turn(broken: str) -> None:
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="bad"):
         next(results)
+
+
+@given(st.lists(st.integers(0, 2)), st.integers(1, 4))
+def test_groups_are_of_one_key_and_as_large_as_allowed(items: list[int], limit: int) -> None:
+    groups = list(group_consecutive(items, lambda item: item, limit))
+    assert [item for group in groups for item in group] == items
+    assert all(len(set(group)) == 1 and len(group) <= limit for group in groups)
+    for group, following in pairwise(groups):
+        assert len(group) == limit or group[0] != following[0]
 
 
 def test_the_timer_counts_time_in_several_threads_once() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from atrous import AtrousError, Segmenter, create_model, list_models
 from atrous.card import Preprocessing
 from atrous.imaging.io import resize_image
-from atrous.inference import segmenter
+from atrous.inference import runner, segmenter
 from atrous.inference.engines.engine import Engine
 from atrous.inference.preprocess import preprocess, resized_size
 from atrous.layers.resize import resize
@@ -130,9 +130,9 @@ def test_images_that_do_not_fit_into_memory_together_are_segmented_one_by_one(mo
     model, pictures = SmallNetwork(False), [noise(40, 50)] * 4
     many = Segmenter(model, letter_card(False), device="cpu")
     expected = many(pictures[0]).labels
-    bytes_of_one = 40 * 50 * many.engine.metadata.bytes_per_pixel / segmenter.MEMORY_FRACTION
-    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
-    monkeypatch.setattr(segmenter, "free_memory", lambda device: 1.5 * bytes_of_one)
+    bytes_of_one = 40 * 50 * many.engine.metadata.bytes_per_pixel / runner.MEMORY_FRACTION
+    monkeypatch.setattr(runner, "SMALL_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(runner, "free_memory", lambda device: 1.5 * bytes_of_one)
     batches: list[int] = []
     network = model.body.forward
     model.body.forward = lambda x: batches.append(len(x)) or network(x)
@@ -159,9 +159,9 @@ def test_a_batch_waits_for_memory_that_other_images_occupy(monkeypatch: pytest.M
     many = Segmenter(model, letter_card(False), device="cpu")
     assert many.engine.metadata.bytes_per_pixel > 0  # measured by a forward pass of its own
     free = iter([0, 1e12])
-    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
-    monkeypatch.setattr(segmenter, "release_freed_memory", lambda: False)
-    monkeypatch.setattr(segmenter, "free_memory", lambda device: next(free))
+    monkeypatch.setattr(runner, "SMALL_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(runner, "release_freed_memory", lambda: False)
+    monkeypatch.setattr(runner, "free_memory", lambda device: next(free))
     batches: list[int] = []
     network = model.body.forward
     model.body.forward = lambda x: batches.append(len(x)) or network(x)
@@ -172,9 +172,9 @@ def test_a_batch_waits_for_memory_that_other_images_occupy(monkeypatch: pytest.M
 def test_an_image_too_large_for_memory_is_tiled_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(runner, "SMALL_IMAGE_PIXELS", 0)
     monkeypatch.setattr(segmenter, "FALLBACK_TILE", 64)
-    monkeypatch.setattr(segmenter, "free_memory", lambda device: 1e6)
+    monkeypatch.setattr(runner, "free_memory", lambda device: 1e6)
     model = SmallNetwork(False)
     with caplog.at_level(logging.WARNING, "atrous"):
         labels = Segmenter(model, letter_card(False), device="cpu")(noise(300, 400)).labels
@@ -186,9 +186,9 @@ def test_memory_kept_from_earlier_images_counts_as_free(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     free = [1e6]
-    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
-    monkeypatch.setattr(segmenter, "free_memory", lambda device: free[-1])
-    monkeypatch.setattr(segmenter, "release_freed_memory", lambda: free.append(1e12) or True)
+    monkeypatch.setattr(runner, "SMALL_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(runner, "free_memory", lambda device: free[-1])
+    monkeypatch.setattr(runner, "release_freed_memory", lambda: free.append(1e12) or True)
     with caplog.at_level(logging.WARNING, "atrous"):
         Segmenter(SmallNetwork(False), letter_card(False), device="cpu")(noise(300, 400))
     assert free == [1e6, 1e12]
@@ -199,7 +199,8 @@ def test_a_long_strip_is_refused_before_it_fills_the_memory(monkeypatch: pytest.
     """The shorter side says nothing of the longer one: 16 x 2000 would be 545 x 67,505."""
     model = create_model("deeplab_v3.mobilenet_v2", num_classes=3, width=0.125)
     segmenter = Segmenter(model, rgb_card(resize="shorter_side", size=(540, 720), grid=16), device="cpu")
-    monkeypatch.setattr("atrous.inference.segmenter.free_memory", lambda device: 2**20)
+    for module in ("runner", "segmenter"):
+        monkeypatch.setattr(f"atrous.inference.{module}.free_memory", lambda device: 2**20)
     with pytest.raises(AtrousError, match=r"a network input of 67505 x 545 .* image of 2000 x 16: .*--tile 513"):
         segmenter(quadrants(16, 2000))
 
@@ -236,8 +237,8 @@ def test_windows_are_at_the_scale_of_the_card(
     logits = tiled.logits(resize_image(image, *resized_size(size, preprocessing)))
     expected = resize(logits[None], size, align_corners=align_corners)[0]
     monkeypatch.setattr(segmenter, "FALLBACK_TILE", 128)
-    monkeypatch.setattr(segmenter, "SMALL_IMAGE_PIXELS", 0)
-    monkeypatch.setattr(segmenter, "free_memory", lambda device: 2e6)
+    monkeypatch.setattr(runner, "SMALL_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(runner, "free_memory", lambda device: 2e6)
     whole = Segmenter(model, card, device="cpu")
     with caplog.at_level(logging.WARNING, "atrous"):
         labels = whole(image).labels

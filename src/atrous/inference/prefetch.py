@@ -98,6 +98,27 @@ def _tasks(
         yield failed
 
 
+def group_consecutive(items: Iterable[T], key: Callable[[T], object], limit: int) -> Iterator[list[T]]:
+    """Group up to `limit` consecutive items whose `key` is the same.
+
+    Raises: an exception of the iterable, after the group of the items before it.
+    """
+    group: list[T] = []
+    failure: Exception | None = None
+    try:
+        for item in items:
+            if group and (len(group) == limit or key(item) != key(group[0])):
+                yield group
+                group = []
+            group.append(item)
+    except Exception as error:
+        failure = error
+    if group:
+        yield group
+    if failure is not None:
+        raise failure
+
+
 class Slots:
     """Limit the threads that use something at once: `with slots.take():` waits until one of `count` slots is free."""
 

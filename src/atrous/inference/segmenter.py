@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.allocator import keep_freed_memory, release_freed_memory
+from atrous.allocator import keep_freed_memory
 from atrous.card import Card
 from atrous.errors import AtrousError
 from atrous.imaging.io import ImageLike, Pixels, read_image, resize_image
@@ -23,8 +22,9 @@ from atrous.inference.engines.create import EXPORTED, check_available, create_en
 from atrous.inference.engines.engine import Batch, Engine
 from atrous.inference.memory import allocate_labels, free_memory, is_out_of_memory
 from atrous.inference.prediction import CoarsePrediction
-from atrous.inference.prefetch import BusyTimer, Slots, parallel_map, prefetch
+from atrous.inference.prefetch import group_consecutive, parallel_map, prefetch
 from atrous.inference.preprocess import NetworkInput, preprocess, preprocessed_size, resized_size
+from atrous.inference.runner import EngineRunner
 from atrous.inference.segmentation import Segmentation
 from atrous.inference.tta import TTAConfig, tta_preset
 from atrous.inference.upsampled_argmax import Scores
@@ -43,12 +43,6 @@ log = logging.getLogger("atrous")
 FALLBACK_TILE = 1024
 """The side of the windows for an image that does not fit into memory."""
 
-MEMORY_FRACTION = 0.8
-"""The fraction of the free memory that a forward pass may use."""
-
-SMALL_IMAGE_PIXELS = 2**20
-"""Up to this many pixels an image is assumed to fit into memory."""
-
 
 class Segmenter:
     """Segment images of any kind and size with a network: `segmenter(image)` returns a `Segmentation`.
@@ -63,8 +57,8 @@ class Segmenter:
 
     It may be called from several threads.
 
-    Attributes: `engine` computes the scores; `on_progress`, if set, is called for each window of a tiled image with the
-    numbers of finished and of all windows.
+    Attributes: `on_progress`, if set, is called for each window of a tiled image with the number of
+    finished windows and that of all.
     Raises: `AtrousError` for a model without a card or with that of other classes, an unknown preset, an empty window.
     """
 
@@ -98,7 +92,7 @@ class Segmenter:
 
     def _set_up(self, engine: Engine, card: Card, tta: str | TTAConfig, tile: int | None, overlap: float) -> None:
         keep_freed_memory()
-        self.engine = engine
+        self._runner = EngineRunner(engine)
         self.card = card
         self.tta = tta_preset(tta)
         if tile is not None:
@@ -110,8 +104,6 @@ class Segmenter:
         self.tile = tile
         self.overlap = overlap
         self.on_progress: OnProgress | None = None
-        self._slots = Slots(engine.parallel)
-        self._network_time = BusyTimer()
         self._path: Path | None = None
         self._engine_options: dict[str, Any] = {}
 
@@ -192,6 +184,11 @@ class Segmenter:
         return self._model
 
     @property
+    def engine(self) -> Engine:
+        """The engine that computes the scores."""
+        return self._runner.engine
+
+    @property
     def device(self) -> torch.device:
         """The device that the network runs on."""
         import torch
@@ -211,7 +208,7 @@ class Segmenter:
         if self._path is None:
             self.model.set_output_stride(output_stride)
         elif output_stride != self.engine.output_stride:
-            self.engine = create_engine(self._path, **self._engine_options, output_stride=output_stride)
+            self._runner.engine = create_engine(self._path, **self._engine_options, output_stride=output_stride)
             if self._model is not None:
                 self._model.set_output_stride(output_stride)
         return self
@@ -229,7 +226,7 @@ class Segmenter:
     @property
     def network_seconds(self) -> float:
         """The time spent in forward passes so far; passes at the same time count once."""
-        return self._network_time.seconds
+        return self._runner.seconds
 
     @property
     def workers(self) -> int:
@@ -247,7 +244,7 @@ class Segmenter:
         if batch == 1 or self.tile is not None or self.tta.crop is not None:
             yield from parallel_map(self, images, self.workers)
             return
-        groups = self._batches(prefetch(map(read_image, images), depth=max(2, batch)), batch)
+        groups = group_consecutive(prefetch(map(read_image, images), depth=max(2, batch)), self._input_size, batch)
         for segmentations in parallel_map(self._segment_batch, groups, self.workers):
             yield from segmentations
 
@@ -327,7 +324,7 @@ class Segmenter:
     def fits_in_memory(self, inputs: Sequence[NetworkInput]) -> bool:
         """Tell whether the activations of a batch of inputs fit into the free memory."""
         height, width = inputs[0].size
-        return self._has_memory_alone_for(len(inputs) * height * width * max(self.tta.scales) ** 2)
+        return self._runner.has_memory_alone_for(len(inputs) * height * width * max(self.tta.scales) ** 2)
 
     def predict_batch(self, inputs: Sequence[NetworkInput]) -> list[CoarsePrediction]:
         """Run the network on inputs of one size in a single batch, and keep the coarse scores of each."""
@@ -383,19 +380,13 @@ class Segmenter:
         return Segmentation(pixels, labels, self.card.classes, self.card.colors)
 
     def _run_network(self, batch: Batch) -> Batch:
-        """Run the engine, and add the time to `network_seconds`.
+        """Run the engine at the output stride of `model`, which may have been changed there.
 
         Shape: (N, 3, H, W) -> (N, K, h, w).
         """
         if self._path is not None and self._model is not None:
-            self.set_output_stride(self._model.output_stride)  # it may have been changed there
-        area = batch.shape[0] * batch.shape[-2] * batch.shape[-1]
-        alone = self.engine.parallel > 1 and not self._has_memory_for(area * self.engine.parallel)
-        with self._slots.take(alone=alone), self._network_time:
-            scores = self.engine(batch)
-            if self.engine.device.startswith("cuda"):
-                sys.modules["torch"].cuda.synchronize(self.engine.device)
-        return scores
+            self.set_output_stride(self._model.output_stride)
+        return self._runner(batch)
 
     def _run_on_tensor(self, image: Tensor) -> Tensor:
         import torch
@@ -475,43 +466,7 @@ class Segmenter:
 
     def _fits_in_memory(self, pixels: Pixels) -> bool:
         height, width = self._input_size(pixels)
-        area = height * width
-        return area <= SMALL_IMAGE_PIXELS or self._has_memory_alone_for(area * max(self.tta.scales) ** 2)
-
-    def _has_memory_alone_for(self, area: float) -> bool:
-        """Tell whether the activations of an input of `area` pixels fit into what is free without other images."""
-        if self._has_memory_for(area):
-            return True
-        with self._slots.take(alone=True):
-            return self._has_memory_for(area)
-
-    def _has_memory_for(self, area: float) -> bool:
-        """Tell whether the activations of an input of `area` pixels fit into the free memory."""
-        if area <= SMALL_IMAGE_PIXELS:
-            return True
-        needed = area * self.engine.metadata.bytes_per_pixel / MEMORY_FRACTION
-        device = self.engine.device
-        return needed <= free_memory(device) or (release_freed_memory() and needed <= free_memory(device))
-
-    def _batches(self, images: Iterator[Pixels], max_batch: int) -> Iterator[list[Pixels]]:
-        """Group up to `max_batch` consecutive images whose network inputs have the same size.
-
-        Raises: an exception of the iterator, after the group of the images before it.
-        """
-        group: list[Pixels] = []
-        failure: Exception | None = None
-        try:
-            for pixels in images:
-                if group and (len(group) == max_batch or self._input_size(pixels) != self._input_size(group[0])):
-                    yield group
-                    group = []
-                group.append(pixels)
-        except Exception as error:
-            failure = error
-        if group:
-            yield group
-        if failure is not None:
-            raise failure
+        return self._runner.has_memory_alone_for(height * width * max(self.tta.scales) ** 2)
 
     def _input_size(self, pixels: Pixels) -> tuple[int, int]:
         return preprocessed_size((pixels.shape[0], pixels.shape[1]), self.card.preprocessing)
