@@ -34,6 +34,8 @@ class Finding(NamedTuple):
 V1, V3, V3_PLUS = (
     (f"model={name}", f"model.options.backbone={LITE0}") for name in ("deeplab_v1", "deeplab_v3", "deeplab_v3_plus")
 )
+STRIDE8 = ("stride8", "evaluated at output stride 8", {"output_stride": 8})
+SCALES = ("scales", "with six scales and mirror images", {"tta": "v3"})
 CRF = ("crf", "with the CRF of v2", {"crf": "v2"})
 FINDINGS = (
     Finding(
@@ -41,11 +43,12 @@ FINDINGS = (
         "v3, output stride 16",
         V3,
         (
-            ("stride8", "evaluated at output stride 8", {"output_stride": 8}),
+            STRIDE8,
             ("stride32", "evaluated at output stride 32", {"output_stride": 32}),
             ("flip", "with mirror images", {"tta": "flip"}),
-            ("scales", "with six scales and mirror images", {"tta": "v3"}),
+            SCALES,
             ("scales8", "with six scales and mirror images, at output stride 8", {"tta": "v3", "output_stride": 8}),
+            CRF,
         ),
     ),
     Finding("v3.stride8", "v3, output stride 8", (*V3, "model.options.output_stride=8")),
@@ -54,7 +57,7 @@ FINDINGS = (
     Finding("v3.labels", "v3, labels downsampled by 16 instead of logits upsampled", (*V3, "loss_stride=16")),
     Finding("v3.no_pooling", "v3, ASPP without image pooling", (*V3, "model.options.image_pooling=false")),
     Finding("v3.rates2", "v3, rates 12, 24, 36", (*V3, "model.options.atrous_rates=[12, 24, 36]")),
-    Finding("v3_plus", "v3+, decoder with 48 channels", V3_PLUS, (CRF,)),
+    Finding("v3_plus", "v3+, decoder with 48 channels", V3_PLUS, (STRIDE8, SCALES, CRF)),
     *(
         Finding(
             f"v3_plus.{channels}",
