@@ -16,6 +16,7 @@ from atrous.imaging.io import resize_image
 from atrous.inference import runner, segmenter
 from atrous.inference.engines.engine import Engine
 from atrous.inference.preprocess import preprocess, resized_size
+from atrous.inference.tta import TTAConfig
 from atrous.layers.resize import resize
 from atrous.weights import save
 from tests.inference.engines.examples import small_network
@@ -180,6 +181,19 @@ def test_an_image_too_large_for_memory_is_tiled_with_a_warning(
         labels = Segmenter(model, letter_card(False), device="cpu")(noise(300, 400)).labels
     assert labels.shape == (300, 400)
     assert "400 x 300 pixels: segmenting it in windows of 64" in caplog.text
+
+
+def test_memory_is_needed_for_the_largest_scale(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runner, "SMALL_IMAGE_PIXELS", 80 * 100)
+    monkeypatch.setattr(segmenter, "FALLBACK_TILE", 64)
+    monkeypatch.setattr(runner, "free_memory", lambda device: 1e4)
+    model, image = SmallNetwork(False), noise(80, 100)
+    for scales, tiled in (((1.0,), False), ((1.0, 1.5), True)):
+        with caplog.at_level(logging.WARNING, "atrous"):
+            Segmenter(model, letter_card(False), device="cpu", tta=TTAConfig(scales=scales))(image)
+        assert ("in windows of 64" in caplog.text) == tiled
 
 
 def test_memory_kept_from_earlier_images_counts_as_free(
